@@ -1,0 +1,34 @@
+# One environment in .venv; its stamp is renewed when what is to be installed changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+CONFIG ?= pipelines/configs/demo.yaml
+RUN_DIR ?= runs/demo
+
+.PHONY: setup demo test lint ui clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml infra/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint infra/constraints.txt --editable '.[cluster,dev]'
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/python pipelines/full.py --config $(CONFIG)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+ui: setup
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(RUN_DIR)/mlflow.db --host 127.0.0.1 --port 5000
+
+clean:
+	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
