@@ -1,0 +1,13 @@
+"""Closed, typed settings: the base class of every part of a configuration, and the names of the stages."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+StageName = Literal["hq_codebook", "lq_codebook", "association", "restoration"]
+
+
+class Settings(BaseModel):
+    """A closed set of typed, unchangeable settings: an unknown key or an impossible value is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,0 +1,58 @@
+"""The few things that the ranks of a training do together; alone, all of them are no-ops."""
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """The number of processes that train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Return the sum over all ranks; the argument is left as it is."""
+    if count() == 1:
+        return tensor
+    summed = tensor.clone()
+    dist.all_reduce(summed)
+    return summed
+
+
+def average(tensor: Tensor) -> Tensor:
+    """Return the mean over all ranks; the argument is left as it is."""
+    return tensor if count() == 1 else total(tensor) / count()
+
+
+def broadcast(tensor: Tensor) -> None:
+    """Overwrite a tensor with rank 0's."""
+    if count() > 1:
+        dist.broadcast(tensor.data, src=0)
+
+
+def gather(value: T) -> list[T]:
+    """Return the values of all ranks, in their order."""
+    if count() == 1:
+        return [value]
+    gathered: list[T] = [value] * count()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def wrap(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Make a module average its gradients over the ranks."""
+    if count() == 1:
+        return module
+    # BatchNorm statistics stay each rank's own: sending them before every pass would undo the pass before
+    return torch.nn.parallel.DistributedDataParallel(
+        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )

@@ -1,0 +1,78 @@
+"""Options that make the same network faster: memory layout, arithmetic and compilation."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from daefr.config import Settings
+from daefr.network.autoencoder import Level, Middle
+from daefr.network.predictor import PredictorLayer
+
+M = TypeVar("M", bound=nn.Module)
+
+# Small enough for the last convolution to stay outside: a gradient of its weight alone must not run all of a compiled
+# network's backward pass.
+COMPILED = (Level, Middle, PredictorLayer)
+IMAGE_DIMENSIONS = 4
+
+
+class Speed(Settings):
+    """How the networks are computed; None is what suits the device.
+
+    On a CPU that is channels-last without the other two, as measured on 2 cores: channels-last makes the 512x512
+    forward pass 1.5 times faster, bfloat16 autocast makes it 4 times slower, and compilation takes longer to start
+    than a small training lasts. On CUDA all three are on, which is what such devices are built for; that choice was
+    not measured.
+    """
+
+    channels_last: bool | None = Field(None, description="Keep the channels of a pixel together in memory.")
+    autocast: Literal["bfloat16", "off"] | None = Field(
+        None, description="Type of the convolutions and products; weights, losses and codebook stay in float32."
+    )
+    compile: bool | None = Field(None, description="Compile the levels of the networks with torch.compile.")
+
+    @field_validator("autocast", mode="before")
+    @classmethod
+    def _read_yaml(cls, value: Any) -> Any:
+        # YAML takes a bare off for false
+        return "off" if value is False else value
+
+    def on(self, device: torch.device) -> "Speed":
+        """Return the same options with nothing left open."""
+        cuda = device.type == "cuda"
+        return Speed(
+            channels_last=True if self.channels_last is None else self.channels_last,
+            autocast=self.autocast or ("bfloat16" if cuda else "off"),
+            compile=cuda if self.compile is None else self.compile,
+        )
+
+    def prepare(self, module: M, device: torch.device) -> M:
+        """Move a network to a device, arrange its weights there, and compile its parts; names and values stay."""
+        chosen = self.on(device)
+        module.to(device)
+        if chosen.channels_last:
+            module.to(memory_format=torch.channels_last)
+        if chosen.compile:
+            for part in module.modules():
+                if isinstance(part, COMPILED):
+                    part.compile()
+        return module
+
+    def arrange(self, batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Move a batch to a device and arrange its images there; other tensors are only moved."""
+        layout = torch.channels_last if self.on(device).channels_last else torch.contiguous_format
+        return {
+            name: tensor.to(
+                device,
+                non_blocking=True,
+                memory_format=layout if tensor.dim() == IMAGE_DIMENSIONS else torch.preserve_format,
+            )
+            for name, tensor in batch.items()
+        }
+
+    def autocast_on(self, device: torch.device) -> torch.autocast:
+        """Return the context in which networks and losses are computed on a device."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.on(device).autocast == "bfloat16")
