@@ -1,0 +1,1 @@
+"""Images, shards and the order in which a training sees them."""

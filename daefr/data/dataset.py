@@ -1,0 +1,133 @@
+"""Faces as tensors: the datasets and loaders that the training stages and the measures read."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from daefr.data.components import COMPONENTS, Boxes, flip_boxes
+from daefr.data.images import Image, decode_image, to_tensor
+from daefr.data.manifest import DatasetManifest, Split, load_manifest
+from daefr.data.order import BatchOrder, Position
+from daefr.data.shards import ShardReader
+from daefr.errors import UserError
+from degradations import enlarge
+
+Part = Literal["hq", "mild", "severe", "components"]
+Batch = dict[str, torch.Tensor]
+"""What the stage reads. `hq` and `lq`: (B, 3, R, R) float32 RGB in [-1, 1]. `components`: (B, 3, 4) float32, the boxes
+of left eye, right eye and mouth, (x0, y0, x1, y1) in pixels."""
+
+
+class FaceDataset(Dataset[Batch]):
+    """The samples of one split, addressed by `Position`; decodes only the parts that it is asked for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        split: Split,
+        parts: Sequence[Part],
+        *,
+        seed: int = 0,
+        flip: bool = False,
+        draw: bool = False,
+    ) -> None:
+        """Open the dataset in `folder`.
+
+        `parts` names what to decode: `hq`, one kind of LQ image, which becomes `lq`, and the boxes of the facial
+        components. With `flip` half of the samples are mirrored; with `draw` each gets one of its LQ variants, without
+        always the first. Both are drawn from (seed, epoch, shard, sample) alone. Raises `UserError` when the dataset
+        lacks a part.
+        """
+        self._folder, self.manifest = folder, load_manifest(folder)
+        self._split, self._parts, self._seed = split, tuple(parts), seed
+        self._flip, self._draw = flip, draw
+        self._readers: dict[int, ShardReader] = {}
+        for part in self._parts:
+            if part in ("mild", "severe") and self.manifest.variants.get(part, 0) < 1:
+                raise UserError(f"dataset {folder} has no {part} images; it has {', '.join(self.manifest.variants)}")
+        if not self.manifest.samples(split):
+            raise UserError(f"dataset {folder} has no {split} samples")
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of samples in each shard."""
+        return [shard.samples for shard in self.manifest.shards(self._split)]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return sum(self.sizes)
+
+    def __getitem__(self, position: Position) -> Batch:
+        """Return one sample; see `Batch`."""
+        rng = np.random.default_rng([self._seed, *position])
+        flip, choice = bool(rng.integers(2)) and self._flip, float(rng.random()) if self._draw else 0.0
+        sample: Batch = {}
+        for part in self._parts:
+            if part == "components":
+                boxes = self._boxes(position)
+                sample[part] = torch.from_numpy(flip_boxes(boxes, self.manifest.resolution) if flip else boxes)
+                continue
+            image = self._read(position, part, choice)
+            sample["hq" if part == "hq" else "lq"] = to_tensor(image[:, ::-1] if flip else image)
+        return sample
+
+    def _read(self, position: Position, part: Part, choice: float) -> Image:
+        reader = self._reader(position.shard)
+        if part == "hq":
+            return decode_image(reader.read(position.sample, "hq.png"))
+        variant = int(choice * self.manifest.variants[part])
+        small = decode_image(reader.read(position.sample, f"{part}.{variant}.jpg"))
+        return enlarge(small, self.manifest.resolution)
+
+    def _boxes(self, position: Position) -> Boxes:
+        reader = self._reader(position.shard)
+        boxes = json.loads(reader.read(position.sample, "json")).get("components")
+        if boxes is None:
+            raise UserError(
+                f"{reader.path}: sample {reader.key(position.sample)} has no component boxes: make the dataset again, "
+                "or turn the component discriminators off with components.weight=0"
+            )
+        return np.array([boxes[name] for name in COMPONENTS], np.float32)
+
+    def _reader(self, shard: int) -> ShardReader:
+        if shard not in self._readers:
+            self._readers[shard] = ShardReader(self._folder, self.manifest.shards(self._split)[shard])
+        return self._readers[shard]
+
+
+def training_batches(
+    dataset: FaceDataset, *, seed: int, batch: int, rank: int, ranks: int, step: int, workers: int = 0
+) -> Iterable[Batch]:
+    """Yield this rank's part of every global batch from `step` on, without end. See `daefr.data.order`.
+
+    `workers` is the number of processes that decode, 0 for none but this one.
+    """
+    order = BatchOrder(dataset.sizes, seed=seed, batch=batch, rank=rank, ranks=ranks, step=step)
+    return DataLoader(
+        dataset,
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def validation_batches(dataset: FaceDataset, *, batch: int, rank: int = 0, ranks: int = 1) -> Iterable[Batch]:
+    """Yield every sample once, in the order of the shards, in batches; this rank gets every `ranks`-th batch.
+
+    The batches are the same for any number of ranks: a contrastive loss depends on who shares a batch with whom.
+    """
+    positions = [Position(0, shard, sample) for shard, size in enumerate(dataset.sizes) for sample in range(size)]
+    batches = [positions[start : start + batch] for start in range(0, len(positions), batch)]
+    return DataLoader(dataset, batch_sampler=batches[rank::ranks])
+
+
+def check_resolution(manifest: DatasetManifest, resolution: int, where: str) -> None:
+    """Raise `UserError` unless the dataset's images are of the side that the network is made for."""
+    if manifest.resolution != resolution:
+        raise UserError(f"{where}: the network takes {resolution} pixels, the dataset has {manifest.resolution}")

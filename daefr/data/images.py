@@ -1,0 +1,58 @@
+"""Reading, writing and converting 8-bit RGB images. OpenCV's BGR order never leaves this file."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Image = npt.NDArray[np.uint8]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def decode_image(data: bytes) -> Image:
+    """Decode JPEG, PNG or WebP bytes to (H, W, 3) uint8 RGB; raises `ValueError` when the bytes are no image."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ValueError("not a readable image")
+    return np.asarray(image, np.uint8)
+
+
+def encode_png(image: Image) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as PNG, level 3: close to the smallest size at a third of its time."""
+    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    if not ok:
+        raise ValueError(f"could not encode an image of shape {image.shape}")
+    return data.tobytes()
+
+
+def to_tensor(image: Image) -> torch.Tensor:
+    """Turn (H, W, 3) uint8 RGB into (3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(127.5).sub_(1.0)
+
+
+def to_image(tensor: torch.Tensor) -> Image:
+    """Turn (3, H, W) in [-1, 1] into (H, W, 3) uint8 RGB, rounded, values outside clipped."""
+    scaled = tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def shrink(image: Image, side: int) -> Image:
+    """Resize a square image to (side, side, 3) by area averaging; an image of that side is returned as it is."""
+    if image.shape[0] == side and image.shape[1] == side:
+        return image
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """List every file below `folder` except hidden ones, sorted by path: what is no image is for the reader to say."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
