@@ -1,0 +1,216 @@
+"""Stages 1a, 1b and 2: autoencoders with discriminators, one alone or two that are associated (paper 3.1 and 3.2)."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from daefr.config import StageName
+from daefr.data.dataset import Batch, Part
+from daefr.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss, with_gradient
+from daefr.losses.contrastive import contrast
+from daefr.losses.identity import IdentityLoss
+from daefr.losses.perceptual import PerceptualLoss
+from daefr.network.config import NetworkConfig
+from daefr.network.discriminator import Discriminator
+from daefr.network.quantizer import count_codes
+from daefr.network.vqgan import VQGAN, VQGANOutput
+from daefr.ranks import broadcast, total
+from daefr.stages.base import Average, Loss, Stage
+from daefr.stages.components import ComponentDiscriminators
+from daefr.stages.config import AutoencoderTraining
+
+Outputs = dict[str, VQGANOutput]
+Scores = dict[str, tuple[Tensor, Tensor]]
+
+
+class Autoencoders(nn.ModuleDict):
+    """One VQGAN a branch, called together so that distributed training sees one module."""
+
+    def branch(self, name: str) -> VQGAN:
+        """Return the VQGAN of one branch."""
+        vqgan = self[name]
+        assert isinstance(vqgan, VQGAN)  # noqa: S101  # the container's type forgets it
+        return vqgan
+
+    def forward(self, images: dict[str, Tensor]) -> Outputs:
+        """Reconstruct the images of every branch."""
+        return {name: vqgan(images[name]) for name, vqgan in self.items()}
+
+
+class Discriminators(nn.ModuleDict):
+    """One discriminator a branch, and where that term is on, those of the facial components."""
+
+    components: ComponentDiscriminators | None
+
+    def __init__(self, critics: dict[str, Discriminator], components: ComponentDiscriminators | None = None) -> None:
+        super().__init__(critics)
+        self.components = components
+
+    def forward(self, real: dict[str, Tensor], generated: dict[str, Tensor], boxes: Tensor | None = None) -> Scores:
+        """Return the scores of (real, generated) images of every branch, each a batch of its own to the BatchNorm.
+
+        With the component term on and the components' `boxes`, also those of the crops; see its module.
+        """
+        scores = {name: (self[name](real[name]), self[name](generated[name])) for name in real}
+        if self.components is not None and boxes is not None:
+            scores |= self.components(real, generated, boxes)
+        return scores
+
+
+class AutoencoderStage(Stage):
+    """HQ codebook, LQ codebook, or the association of the two."""
+
+    BRANCHES: ClassVar[dict[StageName, tuple[str, ...]]] = {
+        "hq_codebook": ("hq",),
+        "lq_codebook": ("lq",),
+        "association": ("hq", "lq"),
+    }
+    PARTS: ClassVar[dict[str, Part]] = {"hq": "hq", "lq": "mild"}
+
+    generator: Autoencoders
+    discriminator: Discriminators
+
+    def __init__(self, name: StageName, network: NetworkConfig, training: AutoencoderTraining) -> None:
+        super().__init__(name, network)
+        self._training = training
+        self.branches = self.BRANCHES[name]
+        self.parts = tuple(self.PARTS[branch] for branch in self.branches)
+        self.generator = Autoencoders({branch: VQGAN(network.autoencoder) for branch in self.branches})
+        critics = {branch: Discriminator(network.discriminator) for branch in self.branches}
+        components: ComponentDiscriminators | None = None
+        if training.components.weight:
+            self.parts = (*self.parts, "components")
+            components = ComponentDiscriminators(self.branches, network, training.components)
+        self.discriminator = Discriminators(critics, components)
+        self.perceptual: PerceptualLoss | None = None
+        if training.perceptual.weight:
+            self.perceptual = PerceptualLoss.load(training.perceptual.vgg16)
+        self.identity = IdentityLoss.load(training.identity.arcface) if training.identity.weight else None
+        for branch in self.branches:
+            self.register_buffer(f"counts_{branch}", torch.zeros(network.autoencoder.codes, dtype=torch.int64))
+
+    def is_adversarial(self, step: int) -> bool:
+        """See `Stage`: from `adversarial.start` on, unless the term is off."""
+        return self._training.adversarial.weight > 0 and step >= self._training.adversarial.start
+
+    def generator_input(self, batch: Batch) -> dict[str, Tensor]:
+        """See `Stage`."""
+        return {branch: batch[branch] for branch in self.branches}
+
+    def generator_loss(self, output: Outputs, batch: Batch, *, adversarial: bool, average: Average) -> Loss:
+        """Sum the branches' losses; the association adds the contrastive loss, once (paper equations 1 to 4)."""
+        total_loss = torch.zeros((), device=batch[self.branches[0]].device)
+        terms: dict[str, Tensor] = {}
+        for branch in self.branches:
+            loss = self._branch_loss(branch, output[branch], batch[branch], adversarial=adversarial, average=average)
+            total_loss = total_loss + loss.total
+            terms |= {self._label(branch, name): term for name, term in loss.terms.items()}
+            for extra in self._family_losses(branch, output[branch].reconstruction, batch, adversarial=adversarial):
+                total_loss = total_loss + extra.total
+                terms |= {self._label(branch, name): term for name, term in extra.terms.items()}
+        if len(self.branches) > 1:
+            contrastive, accuracy = contrast(output["hq"].z, output["lq"].z)
+            total_loss = total_loss + contrastive
+            terms |= {"contrastive": contrastive.detach(), "association_accuracy": accuracy}
+        return Loss(total_loss, terms)
+
+    def _branch_loss(
+        self, branch: str, output: VQGANOutput, target: Tensor, *, adversarial: bool, average: Average
+    ) -> Loss:
+        image = output.reconstruction
+        l1 = (image - target).abs().mean()
+        terms = {"l1": l1, "quantizer": output.loss}
+        reconstruction = l1
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(image, target).mean()
+            reconstruction = l1 + self._training.perceptual.weight * terms["perceptual"]
+        if adversarial:
+            # the gradients at the image, once: they give the weight, and they are what the decoder's pass begins with
+            (pull,) = torch.autograd.grad(reconstruction, image)
+            terms["generator"] = generator_loss(self._score_frozen(branch, image))
+            (push,) = torch.autograd.grad(terms["generator"], image)
+            last_layer = self.generator.branch(branch).decoder.last_layer
+            terms["adaptive_weight"] = adaptive_weight(image, pull, push, last_layer, average)
+            weight = self._training.adversarial.weight * terms["adaptive_weight"]
+            reconstruction = with_gradient(reconstruction + weight * terms["generator"], image, pull + weight * push)
+        return Loss(reconstruction + output.loss, {name: term.detach() for name, term in terms.items()})
+
+    def _family_losses(self, branch: str, image: Tensor, batch: Batch, *, adversarial: bool) -> Iterator[Loss]:
+        """Yield the terms that DAEFR's relatives have and it has not; none by default.
+
+        As there, they are outside of the reconstruction loss that the adaptive weight looks at.
+        """
+        if self.identity is not None:
+            identity = self.identity(image, batch[branch]).mean()
+            yield Loss(self._training.identity.weight * identity, {"identity": identity.detach()})
+        if adversarial and self.discriminator.components is not None:
+            yield self.discriminator.components.generator_loss(branch, image, batch[branch], batch["components"])
+
+    def _score_frozen(self, branch: str, image: Tensor) -> Tensor:
+        """Score an image with gradients to the image alone: the discriminator learns in its own turn."""
+        critic = self.discriminator[branch]
+        frozen = {name: parameter.detach() for name, parameter in critic.named_parameters()}
+        scores: Tensor = torch.func.functional_call(critic, frozen, (image,))
+        return scores
+
+    def discriminator_input(self, output: Outputs, batch: Batch) -> tuple[Any, ...]:
+        """See `Stage`: the real and the generated images of the generator's own pass, and the components' boxes."""
+        generated = {branch: output[branch].reconstruction.detach() for branch in self.branches}
+        boxes = () if self.discriminator.components is None else (batch["components"],)
+        return self.generator_input(batch), generated, *boxes
+
+    def discriminator_loss(self, scores: Scores) -> Loss:
+        """Sum the branches' hinge losses, and the losses of the facial components."""
+        losses: dict[str, Tensor] = {}
+        for branch in self.branches:
+            mine = {"discriminator": discriminator_loss(*scores[branch])}
+            if self.discriminator.components is not None:
+                mine |= self.discriminator.components.discriminator_losses(branch, scores)
+            losses |= {self._label(branch, name): loss for name, loss in mine.items()}
+        return Loss(torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()})
+
+    @torch.no_grad()
+    def before_training(self, batch: Batch, seed: int) -> None:
+        """Start the codes at the k-means centres of rank 0's first batch, where that is asked for."""
+        if not self._training.codebook.kmeans_start:
+            return
+        for branch in self.branches:
+            vqgan = self.generator.branch(branch)
+            vqgan.quantize.initialize(vqgan.encode(batch[branch]), torch.Generator().manual_seed(seed))
+            broadcast(vqgan.quantize.embedding.weight)
+
+    @torch.no_grad()
+    def after_step(self, step: int, output: Outputs, seed: int) -> None:
+        """Move codes that nobody used for a while onto positions of rank 0's batch, where that is asked for."""
+        remedies = self._training.codebook
+        if not remedies.restart_every or (remedies.restart_until and step > remedies.restart_until):
+            return
+        for branch in self.branches:
+            quantizer, counts = self.generator.branch(branch).quantize, self.get_buffer(f"counts_{branch}")
+            # of all ranks at every step: a checkpoint has room for one count
+            counts += total(count_codes(output[branch].indices, quantizer.codes))
+            if step % remedies.restart_every == 0:
+                generator = torch.Generator().manual_seed(seed + step)
+                quantizer.restart_dead(output[branch].z, counts, generator)
+                broadcast(quantizer.embedding.weight)
+                counts.zero_()
+
+    def pictures(self, output: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """See `Stage`: each branch's images beside their reconstructions."""
+        return {
+            title: image
+            for branch in self.branches
+            for title, image in (
+                (branch, batch[branch]),
+                (f"{branch} reconstruction", output[branch].reconstruction),
+            )
+        }
+
+    def code_indices(self, output: Outputs) -> dict[str, Tensor]:
+        """See `Stage`."""
+        return {branch if len(self.branches) > 1 else "": output[branch].indices for branch in self.branches}
+
+    def _label(self, branch: str, name: str) -> str:
+        return f"{branch}_{name}" if len(self.branches) > 1 else name
