@@ -1,0 +1,144 @@
+"""From a released checkpoint to a checkpoint directory and back, bit by bit."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from daefr.config import StageName
+from daefr.errors import UserError
+from daefr.released.layout import Layout, constants, layout_of, recognize
+from daefr.released.reading import read_released
+from daefr.released.sizes import Unseen, infer_network
+from daefr.stages.components import without_components
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What became of an export."""
+
+    tensors: int
+    left_out: list[str]
+    """Released names of the tensors that the checkpoint does not have."""
+
+
+def import_released(
+    source: Path, target: Path, kind: StageName | None = None, unseen: Unseen | None = None
+) -> Checkpoint:
+    """Turn a released checkpoint into a checkpoint directory, which appears whole or not at all.
+
+    Tensors that have no place in our network, or another shape in it, are kept beside the others as they are, so that
+    `export_released` gives them all back.
+
+    Args:
+        source: a `.ckpt` file: HQ or LQ codebook, association or restoration.
+        target: the directory, which must not exist.
+        kind: the stage; only needed for a codebook, as those of HQ and LQ have the same keys.
+        unseen: what the tensors' shapes do not tell.
+
+    Raises:
+        UserError: when `target` exists or cannot be written, or `source` is not such a checkpoint.
+
+    """
+    _refuse_existing(target)
+    tensors = read_released(source)
+    stage = recognize(tensors, kind, str(source))
+    network = infer_network(stage, tensors, unseen or Unseen(), str(source))
+    layout = layout_of(stage, network)
+    layout.check(tensors, str(source))
+    tensors = _unshared(tensors)
+    with _appearing(target) as temporary:
+        save_checkpoint(
+            temporary,
+            stage,
+            network,
+            {own: tensors[name].reshape(layout.forms[name].shape) for name, own in layout.own.items()},
+            released={name: tensor for name, tensor in tensors.items() if _is_not_ours(layout, name, tensor)},
+        )
+    return Checkpoint(target, stage, network)
+
+
+def export_released(directory: Path, target: Path, like: Path | None = None) -> Exported:
+    """Turn a checkpoint directory into a file in the released layout, which appears whole or not at all.
+
+    An imported checkpoint gives back every tensor as it was. One that was trained here lacks the weights of LPIPS, and
+    a restoration the codebooks that nothing reads: they are left out, or taken from a released checkpoint. The
+    discriminators of facial components, which the released layout has no place for, stay behind.
+
+    Args:
+        directory: the checkpoint.
+        target: the `.ckpt` file, which must not exist.
+        like: a released checkpoint of the same kind and sizes, for the tensors that `directory` lacks.
+
+    Raises:
+        UserError: when `target` exists or cannot be written, `directory` is no checkpoint, or `like` does not fit.
+
+    """
+    _refuse_existing(target)
+    checkpoint = load_checkpoint(directory)
+    layout = layout_of(checkpoint.stage, checkpoint.network)
+    weights = without_components(checkpoint.tensors())
+    if weights.keys() != set(layout.own.values()):
+        raise UserError(f"{directory} does not hold the tensors that its {layout.stage} should have")
+    extra = constants(layout.stage) | checkpoint.released()
+    if like is not None:
+        extra = _taken_from(like, layout) | extra
+    tensors = {name: weights[own] for name, own in layout.own.items()} | extra
+    with _appearing(target) as temporary, temporary.open("wb") as stream:
+        torch.save({"state_dict": tensors}, stream)
+    return Exported(len(tensors), [name for name in layout.forms if name not in tensors])
+
+
+def _is_not_ours(layout: Layout, name: str, tensor: Tensor) -> bool:
+    return name not in layout.own or tensor.shape != layout.forms[name].shape
+
+
+def _taken_from(like: Path, layout: Layout) -> dict[str, Tensor]:
+    tensors = read_released(like)
+    layout.check(tensors, str(like))
+    return {name: tensors[name] for name in layout.extra}
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{target} exists already: choose another name, or remove it first")
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """Yield a path that becomes `target` in the end; after a failure neither is there."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+        temporary.replace(target)
+    except (OSError, SafetensorError, RuntimeError) as error:  # a full disk: safetensors' error, or PyTorch's
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{target} cannot be written: {reason}") from None
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.unlink()
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy every tensor that shares its memory with one before it, which safetensors would not store."""
+    seen: set[int] = set()
+    result: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return result
