@@ -1,0 +1,106 @@
+"""Measuring both sides of a case in turns."""
+
+import multiprocessing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from statistics import median
+
+import torch
+
+from daefr.bench.cases import Case, Side
+from daefr.bench.worker import RUN, STOP, work
+from daefr.errors import UserError
+
+SIDES: tuple[Side, ...] = ("ours", "reference")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a case: medians, and the largest memory."""
+
+    seconds: float
+    reference_seconds: float
+    ratio: float
+    samples_per_second: float
+    reference_samples_per_second: float
+    peak_bytes: int
+    reference_peak_bytes: int
+    flops_per_second: float
+    """Of our side: operations of convolutions and matrix products that it needs, over its seconds."""
+    share_of_matrix_rate: float
+
+
+def measure(case: Case, repetitions: int, matrix_rate: float) -> Measured:
+    """Run both sides in turns, so that whatever else the machine does strikes both alike.
+
+    Raises:
+        UserError: when a side cannot be run.
+
+    """
+    workers = {side: Worker(case, side) for side in SIDES}
+    try:
+        seconds: dict[Side, list[float]] = {side: [] for side in SIDES}
+        for _ in range(repetitions):
+            for side, worker in workers.items():
+                seconds[side].append(worker.run())
+        peaks = {side: worker.stop() for side, worker in workers.items()}
+    finally:
+        for worker in workers.values():
+            worker.end()
+    ours, reference = (median(seconds[side]) for side in SIDES)
+    rate = workers["ours"].flops / ours
+    return Measured(
+        seconds=ours,
+        reference_seconds=reference,
+        ratio=ours / reference,
+        samples_per_second=case.batch / ours,
+        reference_samples_per_second=case.batch / reference,
+        peak_bytes=peaks["ours"],
+        reference_peak_bytes=peaks["reference"],
+        flops_per_second=rate,
+        share_of_matrix_rate=rate / matrix_rate,
+    )
+
+
+class Worker:
+    """A process that holds one side of a case, and runs it when told."""
+
+    def __init__(self, case: Case, side: Side) -> None:
+        """Start it, and wait until it is ready."""
+        context = multiprocessing.get_context("spawn")
+        self._what = f"{case.name}, {side}"
+        self._connection: Connection
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=work, args=(theirs, case, side), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.flops = int(self._receive())
+
+    def run(self) -> float:
+        """Run once; return the seconds it took."""
+        self._connection.send(RUN)
+        return self._receive()
+
+    def stop(self) -> int:
+        """Return the most memory that it took, in bytes."""
+        self._connection.send(STOP)
+        return int(self._receive())
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self._connection.close()
+        self._process.terminate()
+        self._process.join()
+
+    def _receive(self) -> float:
+        try:
+            received: float = self._connection.recv()
+        except EOFError:
+            raise UserError(f"{self._what}: the process that was to be measured failed; see above") from None
+        return received
+
+
+def products_type(case: Case) -> torch.dtype:
+    """The type in which our side multiplies matrices."""
+    autocast = case.speed.on(torch.device(case.device)).autocast
+    return torch.bfloat16 if autocast == "bfloat16" else torch.float32
