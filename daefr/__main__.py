@@ -1,0 +1,113 @@
+"""Command line on one machine: `python -m daefr restore IN OUT --model DIR`, and others; `--help` lists them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from daefr.bench.report import add_options as add_bench_options
+from daefr.bench.report import bench
+from daefr.errors import UserError
+from daefr.released import Unseen, export_released, import_released
+from daefr.restore import Restorer, count_files, restore_files
+from daefr.stages import STAGES
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return 0 when everything succeeded, 1 when some of it failed, 2 for the user's mistake."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = COMMANDS[options.command](options)
+        return status
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m daefr", description="DAEFR face restoration on one machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    restore = commands.add_parser("restore", help="restore aligned face crops")
+    restore.add_argument("source", metavar="IN", type=Path, help="an image, or a folder of images")
+    restore.add_argument("target", metavar="OUT", type=Path, help="folder for the restored images (for one: or a .png)")
+    restore.add_argument("--model", required=True, type=Path, help="a restoration checkpoint directory")
+    restore.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    _add_import(commands.add_parser("import", help="turn a released .ckpt file into a checkpoint directory"))
+    add_bench_options(commands.add_parser("bench", help="measure the cost of training and restoring"))
+    _add_export(commands.add_parser("export", help="turn a checkpoint directory into a .ckpt file like the released"))
+    return parser
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="CKPT", type=Path, help="a released codebook, association or restoration")
+    parser.add_argument("target", metavar="OUT", type=Path, help="checkpoint directory to write; must not exist")
+    parser.add_argument("--kind", choices=STAGES, help="the stage; only a codebook needs to be told")
+    parser.add_argument("--resolution", type=int, help="side of the images, where the file does not tell (default 512)")
+    parser.add_argument("--groups", type=int, default=Unseen.groups, help="of the normalizations (default %(default)s)")
+    parser.add_argument("--heads", type=int, default=Unseen.heads, help="of the predictor (default %(default)s)")
+    parser.add_argument(
+        "--fusion-heads", type=int, default=Unseen.fusion_heads, help="of the fusion (default %(default)s)"
+    )
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="DIR", type=Path, help="a checkpoint directory")
+    parser.add_argument("target", metavar="CKPT", type=Path, help="file to write; must not exist")
+    parser.add_argument(
+        "--like", metavar="CKPT", type=Path, help="a released file of the same kind: gives the tensors that DIR lacks"
+    )
+
+
+def _restore(options: argparse.Namespace) -> int:
+    restorer = Restorer.load(options.model, _device(options.device))
+    outcomes = restore_files(restorer, options.source, options.target)
+    restored = failed = 0
+    for outcome in tqdm(outcomes, total=count_files(options.source), unit=" faces", disable=not sys.stderr.isatty()):
+        if outcome.target is None:
+            failed += 1
+            tqdm.write(f"failed: {outcome.source}: {outcome.problem}", file=sys.stderr)
+        else:
+            restored += 1
+    sys.stdout.write(f"{restored} restored, {failed} failed\n")
+    return 1 if failed else 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    unseen = Unseen(options.resolution, options.groups, options.heads, options.fusion_heads)
+    imported = import_released(options.source, options.target, options.kind, unseen)
+    resolution = imported.network.autoencoder.resolution
+    sys.stdout.write(f"imported {imported.stage} at {resolution}x{resolution} pixels to {imported.path}\n")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    exported = export_released(options.source, options.target, options.like)
+    sys.stdout.write(f"exported {exported.tensors} tensors to {options.target}\n")
+    if exported.left_out:
+        sys.stdout.write(
+            f"left out {len(exported.left_out)} that {options.source} does not have, such as {exported.left_out[0]}: "
+            "--like CKPT takes them from a released file\n"
+        )
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    _device(options.device)
+    return bench(options)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name} is not to be had here; cpu is") from None
+    return device
+
+
+COMMANDS = {"restore": _restore, "import": _import, "export": _export, "bench": _bench}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The benchmark: that both sides compute the same, and what the command prints."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from daefr.__main__ import main
+from daefr.bench.cases import CASES, Case, CaseName, build_side, random_images
+from daefr.bench.measure import Measured, measure
+from daefr.bench.reference_way import ReferenceOptimization, restore_as_reference
+from daefr.bench.worker import count_flops
+from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
+from daefr.stages import RestorationStage
+from daefr.training.loop import Optimization
+from daefr.training.state import TrainingState
+
+# VGG16 halves the sides four times
+NETWORK = NetworkConfig(
+    autoencoder=AutoencoderConfig(
+        resolution=32,
+        channels=8,
+        multipliers=(1, 2, 2),
+        blocks=1,
+        attention_resolutions=(8,),
+        groups=4,
+        latent_channels=8,
+        codes=64,
+        code_channels=8,
+    ),
+    predictor=PredictorConfig(width=16, layers=2, heads=2, mlp=24, fusion_heads=2),
+    discriminator=DiscriminatorConfig(channels=8, layers=2),
+)
+TRAINED: tuple[CaseName, ...] = ("hq_codebook", "association", "restoration")
+
+
+def _step(case: Case, *, ours: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The scalars of a first step that moves nothing, and every gradient of it."""
+    stage, training = build_side(case, "ours" if ours else "reference")
+    still = TrainingState(stage.train(), training.model_copy(update={"base_learning_rate": 1e-30}))
+    optimization = Optimization(still, torch.device("cpu")) if ours else ReferenceOptimization(still)
+    _, terms = optimization.step(random_images(32, case.batch))
+    return terms, {name: parameter.grad for name, parameter in stage.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_both_sides_compute_the_same_losses_and_gradients(name: CaseName) -> None:
+    case = Case(name, NETWORK, batch=2)
+    (terms, gradients), (expected_terms, expected_gradients) = _step(case, ours=True), _step(case, ours=False)
+    own = {"gradient_norm", "discriminator_gradient_norm"}
+    assert terms.keys() - own == expected_terms.keys()
+    assert {term: terms[term].item() for term in expected_terms} == pytest.approx(
+        {term: value.item() for term, value in expected_terms.items()}, rel=1e-4, abs=1e-6
+    )
+    assert gradients.keys() == expected_gradients.keys()
+    largest = max(gradient.abs().max().item() for gradient in gradients.values())
+    for parameter, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[parameter], rtol=1e-3, atol=1e-5 * largest)
+
+
+def test_both_sides_restore_the_same() -> None:
+    case = Case("restore", NETWORK, batch=2)
+    (ours, _), (reference, _) = build_side(case, "ours"), build_side(case, "reference")
+    assert isinstance(ours, RestorationStage)
+    assert isinstance(reference, RestorationStage)
+    images = random_images(32, 2)["lq"]
+    restored = ours.eval().generator.restore(images).image
+    torch.testing.assert_close(restored, restore_as_reference(reference.eval().generator, images), rtol=1e-4, atol=1e-5)
+
+
+def test_the_reference_needs_more_operations() -> None:
+    for name in ("association", "restore"):
+        case = Case(name, NETWORK, batch=2)  # type: ignore[arg-type]
+        assert 0 < count_flops(case, "ours") < count_flops(case, "reference")
+
+
+def test_the_command_measures(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--channels", "32", "--restore-resolution", "16", "--restore-multipliers", "1,1", "--restore-batch", "2"]
+    assert main(["bench", "--json", "--stages", "restore", "--repetitions", "2", "--device", "cpu", *sizes]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() == {"restore"}
+    measured = Measured(**printed["restore"])
+    assert measured.ratio == pytest.approx(measured.seconds / measured.reference_seconds)
+    assert measured.samples_per_second == pytest.approx(2 / measured.seconds)
+    assert measured.flops_per_second > 0
+    assert measured.share_of_matrix_rate > 0
+    assert min(measured.peak_bytes, measured.reference_peak_bytes) > 2**25, "a whole process with its libraries"
+
+
+def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = Measured(1.5, 3, 0.5, 2, 1, 2**30, 2**31, 2e9, 0.25)
+    monkeypatch.setattr("daefr.bench.report.measure", lambda *_: figures)
+    assert main(["bench", "--device", "cpu"]) == 0
+    rate, titles, *rows = capsys.readouterr().out.splitlines()
+    assert "GFLOP/s" in rate
+    assert "peak MB" in titles
+    assert [row.split() for row in rows] == [
+        [name, "1.500", "3.000", "0.50", "2.000", "1024", "2048", "2", "25%"] for name in CASES
+    ]
+
+
+@pytest.mark.parametrize(("options", "problem"), [
+    (["--channels", "40"], "groups is 32, which does not divide"),
+    (["--resolution", "100"], "must be a multiple of 16"),
+    (["--device", "toaster"], "--device toaster is not to be had"),
+])  # fmt: skip
+def test_sizes_that_do_not_fit_are_refused(
+    capsys: pytest.CaptureFixture[str], options: list[str], problem: str
+) -> None:
+    assert main(["bench", "--stages", "hq_codebook", *options]) == 2
+    message = capsys.readouterr().err
+    assert problem in message
+    assert message.count("\n") == 1
+
+
+def test_a_side_that_cannot_be_run_is_said_so() -> None:
+    with pytest.raises(Exception, match="restore, ours: the process that was to be measured failed"):
+        measure(Case("restore", NETWORK, batch=1, device="meta"), repetitions=1, matrix_rate=1e9)

@@ -1,0 +1,99 @@
+"""PSNR and SSIM: identities that must hold, and the golden figures of degraded faces."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from daefr.data.images import Image
+from daefr.measures import psnr, ssim
+from degradations import decode_image, enlarge, replay
+from tests.daefr import tiny
+from tests.daefr.reference import needs_reference, path
+
+PSNR_TOLERANCE = 1e-3
+SSIM_TOLERANCE = 5e-4
+KINDS = {"iso": "isotropic", "aniso": "anisotropic"}
+FACES = Path(__file__).resolve().parents[3] / "shared" / "faces" / "val"
+
+
+@pytest.fixture
+def face() -> Image:
+    return tiny.face(np.random.default_rng(0), 40)
+
+
+def test_an_image_equals_itself(face: Image) -> None:
+    assert psnr(face, face) == float("inf")
+    assert ssim(face, face) == pytest.approx(1)
+
+
+def test_psnr_of_a_known_error(face: Image) -> None:
+    dark = face // 2
+    assert psnr(dark + np.uint8(10), dark) == pytest.approx(20 * np.log10(255 / 10))
+    one_channel = dark.copy()
+    one_channel[:, :, 1] += 10
+    # a third of the squared error
+    assert psnr(one_channel, dark) == pytest.approx(20 * np.log10(255 / 10) + 10 * np.log10(3))
+    black, white = np.zeros_like(face), np.full_like(face, 255)
+    assert psnr(black, white) == pytest.approx(0, abs=1e-5)
+
+
+def test_ssim_of_flat_images_compares_their_brightness() -> None:
+    first, second = np.full((20, 20, 3), 100, np.uint8), np.full((20, 20, 3), 150, np.uint8)
+    stabilizer = (0.01 * 255) ** 2
+    expected = (2 * 100 * 150 + stabilizer) / (100**2 + 150**2 + stabilizer)
+    assert ssim(first, second) == pytest.approx(expected, abs=SSIM_TOLERANCE)
+
+
+def test_ssim_averages_the_channels(face: Image) -> None:
+    grays = [np.repeat(face[:, :, channel : channel + 1], 3, axis=2) for channel in range(3)]
+    other = cv2.GaussianBlur(face, (0, 0), 2)
+    blurred = [np.repeat(other[:, :, channel : channel + 1], 3, axis=2) for channel in range(3)]
+    each = [ssim(gray, blur) for gray, blur in zip(grays, blurred, strict=True)]
+    assert ssim(face, other) == pytest.approx(np.mean(each))
+
+
+def test_ssim_looks_where_the_window_fits_whole() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (11, 11, 3)).astype(np.uint8)
+    other = rng.integers(0, 256, (11, 11, 3)).astype(np.uint8)
+    # exactly one window: the definition, written out
+    offsets = np.arange(11) - 5
+    weights = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window = np.outer(weights, weights)[:, :, None] / weights.sum() ** 2
+    x, y = image.astype(float), other.astype(float)
+    mean_x, mean_y = (window * x).sum((0, 1)), (window * y).sum((0, 1))
+    var_x, var_y = (window * x**2).sum((0, 1)) - mean_x**2, (window * y**2).sum((0, 1)) - mean_y**2
+    covariance = (window * x * y).sum((0, 1)) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    values /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    assert ssim(image, other) == pytest.approx(values.mean(), abs=1e-5)
+
+
+def test_both_are_symmetric_and_fall_with_the_damage(face: Image) -> None:
+    blurred = [cv2.GaussianBlur(face, (0, 0), sigma) for sigma in (0.5, 1, 2, 4)]
+    for measure in (psnr, ssim):
+        values = [measure(image, face) for image in blurred]
+        assert values == sorted(values, reverse=True)
+        assert measure(face, blurred[2]) == pytest.approx(values[2])
+
+
+@needs_reference
+@pytest.mark.skipif(not FACES.is_dir(), reason=f"the faces of the golden figures are not at {FACES}")
+def test_degraded_faces_have_the_golden_measures() -> None:
+    rows: list[dict[str, Any]] = json.loads(path("golden_metrics.json").read_text())["degraded"]
+    for row in rows:
+        hq = decode_image((FACES / row["image"]).read_bytes())
+        blur = {name: row[name] for name in ("ksize", "sigma_x", "sigma_y", "theta")}
+        steps = [
+            {"op": "blur", "kernel": KINDS[row["kernel"]], **blur},
+            {"op": "downsample", "r": row["scale"]},
+            {"op": "jpeg", "quality": row["jpeg"]},
+        ]
+        lq = enlarge(decode_image(replay(hq, {"steps": steps})), hq.shape[0])
+        assert psnr(lq, hq) == pytest.approx(row["psnr"], abs=PSNR_TOLERANCE)
+        assert ssim(lq, hq) == pytest.approx(row["ssim"], abs=SSIM_TOLERANCE)

@@ -1,0 +1,206 @@
+"""Restoring faces: by the command line, and by its parts."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from daefr.__main__ import main
+from daefr.checkpoint import Checkpoint
+from daefr.config import StageName
+from daefr.data.images import Image, decode_image, encode_png
+from daefr.restore import Restorer, count_files, restore_files
+from tests.daefr import tiny
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints: dict[StageName, Checkpoint]) -> Path:
+    return checkpoints["restoration"].path
+
+
+@pytest.fixture(scope="module")
+def restorer(model: Path) -> Restorer:
+    return Restorer.load(model)
+
+
+def _face(seed: int, side: int = tiny.SIDE) -> Image:
+    return tiny.face(np.random.default_rng(seed), side)
+
+
+def _write(path: Path, image: Image) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[:, :, ::-1])
+    return path
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """A folder with faces of several kinds and sizes at several depths."""
+    folder = tmp_path / "faces"
+    for number, (name, side) in enumerate({"one.png": 16, "a/two.jpg": 40, "a/b/three.webp": 9}.items()):
+        _write(folder / name, _face(number, side))
+    return folder
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def _run(source: Path, target: Path, model: Path, *more: str) -> int:
+    return main(["restore", str(source), str(target), "--model", str(model), "--device", "cpu", *more])
+
+
+def _assert_one_line(captured: Captured, *parts: str) -> None:
+    out, err = captured.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err
+
+
+def test_a_folder_keeps_its_structure(
+    faces: Path, tmp_path: Path, model: Path, restorer: Restorer, capsys: Captured
+) -> None:
+    out = tmp_path / "out"
+    assert _run(faces, out, model) == 0
+    assert _files(out) == {"one.png", "a/two.png", "a/b/three.png"}
+    for name in ("one.png", "a/two.jpg", "a/b/three.webp"):
+        written = decode_image((out / name).with_suffix(".png").read_bytes())
+        assert written.shape == (tiny.SIDE, tiny.SIDE, 3)
+        assert np.array_equal(written, restorer(decode_image((faces / name).read_bytes())))
+    assert capsys.readouterr().out == "3 restored, 0 failed\n"
+
+
+@pytest.mark.parametrize("target", ["out", "deep/face.png"])
+def test_a_single_file(faces: Path, tmp_path: Path, model: Path, restorer: Restorer, target: str) -> None:
+    written = target if target.endswith(".png") else f"{target}/one.png"
+    before = _files(tmp_path)
+    assert _run(faces / "one.png", tmp_path / target, model) == 0
+    assert _files(tmp_path) - before == {written}
+    assert np.array_equal(decode_image((tmp_path / written).read_bytes()), restorer(_face(0)))
+
+
+def test_running_again_overwrites_with_the_same_bytes(faces: Path, tmp_path: Path, model: Path) -> None:
+    out = tmp_path / "out"
+    assert _run(faces, out, model) == 0
+    first = {name: (out / name).read_bytes() for name in _files(out)}
+    assert _run(faces, out, model) == 0
+    assert {name: (out / name).read_bytes() for name in _files(out)} == first
+
+
+def test_what_cannot_be_restored_is_counted_and_nothing_is_written_for_it(
+    faces: Path, tmp_path: Path, model: Path, capsys: Captured
+) -> None:
+    (faces / "text.png").write_text("no image")
+    (faces / "a" / "empty.jpg").write_bytes(b"")
+    (faces / "half.png").write_bytes(encode_png(_face(3))[:60])
+    _write(faces / "wide.png", _face(4)[:9])
+    out = tmp_path / "out"
+    assert _run(faces, out, model) == 1
+    assert _files(out) == {"one.png", "a/two.png", "a/b/three.png"}
+    captured = capsys.readouterr()
+    assert captured.out == "3 restored, 4 failed\n"
+    failures = [line for line in captured.err.splitlines() if line.startswith("failed: ")]
+    assert len(failures) == 4
+    for name in ("text.png", "empty.jpg", "half.png", "wide.png"):
+        assert sum(name in line for line in failures) == 1
+    assert sum("not square: 16x9 pixels" in line for line in failures) == 1
+
+
+def test_a_single_broken_file(tmp_path: Path, model: Path, capsys: Captured) -> None:
+    (tmp_path / "face.png").write_text("no image")
+    assert _run(tmp_path / "face.png", tmp_path / "out", model) == 1
+    assert not (tmp_path / "out").exists()
+    assert capsys.readouterr().out == "0 restored, 1 failed\n"
+
+
+def test_hidden_files_are_passed_over(faces: Path, tmp_path: Path, model: Path) -> None:
+    (faces / ".DS_Store").write_text("no image")
+    _write(faces / ".cache" / "face.png", _face(5))
+    assert count_files(faces) == 3
+    assert _run(faces, tmp_path / "out", model) == 0
+
+
+def test_a_missing_source_is_refused(tmp_path: Path, model: Path, capsys: Captured) -> None:
+    assert _run(tmp_path / "nowhere", tmp_path / "out", model) == 2
+    _assert_one_line(capsys, "nowhere does not exist")
+    (tmp_path / "empty").mkdir()
+    assert _run(tmp_path / "empty", tmp_path / "out", model) == 2
+    _assert_one_line(capsys, "empty is empty")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_checkpoint_is_refused(faces: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert _run(faces, tmp_path / "out", tmp_path / "nowhere") == 2
+    _assert_one_line(capsys, "nowhere is not a checkpoint directory")
+    assert _run(faces, tmp_path / "out", faces) == 2
+    _assert_one_line(capsys, "is not a checkpoint directory")
+
+
+@pytest.mark.parametrize("stage", ["hq_codebook", "lq_codebook", "association"])
+def test_a_checkpoint_of_another_stage_is_refused(
+    faces: Path, tmp_path: Path, checkpoints: dict[StageName, Checkpoint], capsys: Captured, stage: StageName
+) -> None:
+    assert _run(faces, tmp_path / "out", checkpoints[stage].path) == 2
+    _assert_one_line(capsys, f"is a checkpoint of {stage}; restoring needs one of restoration")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cudda", "", "meta"])
+def test_a_device_that_is_not_there_is_refused(
+    faces: Path, tmp_path: Path, model: Path, capsys: Captured, device: str
+) -> None:
+    assert _run(faces, tmp_path / "out", model, "--device", device) == 2
+    _assert_one_line(capsys, f"--device {device}")
+
+
+def test_two_files_that_would_become_one_are_refused(
+    faces: Path, tmp_path: Path, model: Path, capsys: Captured
+) -> None:
+    _write(faces / "one.jpg", _face(6))
+    assert _run(faces, tmp_path / "out", model) == 2
+    _assert_one_line(capsys, "one.jpg", "one.png", "would both become", "rename one")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["file", "file/out"])
+def test_a_target_that_cannot_be_written_is_refused(
+    faces: Path, tmp_path: Path, model: Path, capsys: Captured, target: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert _run(faces, tmp_path / target, model) == 2
+    _assert_one_line(capsys, str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("side", [1, 7, tiny.SIDE, 50])
+def test_any_square_is_restored_at_the_models_resolution(restorer: Restorer, side: int) -> None:
+    image = _face(0, side)
+    before = image.copy()
+    restored = restorer(image)
+    assert restored.shape == (tiny.SIDE, tiny.SIDE, 3)
+    assert restored.dtype == np.uint8
+    assert np.array_equal(image, before)
+    assert restorer.resolution == tiny.SIDE
+
+
+def test_different_faces_are_restored_differently(restorer: Restorer) -> None:
+    assert not np.array_equal(restorer(_face(0)), restorer(_face(1)))
+    assert np.array_equal(restorer(_face(0)), restorer(_face(0)))
+
+
+def test_what_is_not_square_is_refused(restorer: Restorer) -> None:
+    with pytest.raises(ValueError, match="not square: 16x9 pixels"):
+        restorer(_face(0)[:9])
+
+
+def test_outcomes_come_one_at_a_time(faces: Path, tmp_path: Path, restorer: Restorer) -> None:
+    outcomes = restore_files(restorer, faces, tmp_path / "out")
+    first = next(outcomes)
+    assert first.target is not None
+    assert _files(tmp_path / "out") == {str(first.target.relative_to(tmp_path / "out"))}
+    assert len(list(outcomes)) == 2

@@ -1,0 +1,111 @@
+"""A network, settings and a dataset so small that a training of a few steps takes a second."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from daefr.config import StageName
+from daefr.data.components import component_boxes, template_landmarks
+from daefr.data.images import Image, encode_png
+from daefr.data.manifest import NAME, DatasetManifest, Shard
+from daefr.data.shards import Sample, write_shard
+from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
+from daefr.stages import Stage, build_stage
+from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
+
+SIDE = 16
+TRAIN_SIZES = (5, 1, 4, 2)
+VALIDATION_SIZES = (3, 2)
+VARIANTS = {"mild": 2, "severe": 1}
+SMALL_SIDES = {"mild": 8, "severe": 4}
+
+NETWORK = NetworkConfig(
+    autoencoder=AutoencoderConfig(
+        resolution=SIDE,
+        channels=8,
+        multipliers=(1, 2),
+        blocks=1,
+        attention_resolutions=(8,),
+        groups=4,
+        latent_channels=8,
+        codes=256,
+        code_channels=8,
+    ),
+    predictor=PredictorConfig(width=16, layers=2, heads=2, mlp=24, fusion_heads=2),
+    discriminator=DiscriminatorConfig(channels=8, layers=2),
+)
+CODES = NETWORK.autoencoder.codes
+
+
+def settings(name: StageName, **changes: Any) -> TrainingConfig:
+    """Settings of a training of 5 steps that touches everything: both losses, both remedies, a milestone."""
+    common = {"steps": 5, "batch": 4, "base_learning_rate": 5e-4, "milestones": (4,), "log_every": 1}
+    if name == "restoration":
+        return RestorationTraining.model_validate(common | changes)
+    losses = {"adversarial": {"start": 1}, "perceptual": {"weight": 0}}
+    remedies = {"codebook": {"kmeans_start": True, "restart_every": 2}}
+    return AutoencoderTraining.model_validate(common | losses | remedies | changes)
+
+
+def build(name: StageName, seed: int = 0, network: NetworkConfig = NETWORK, **changes: Any) -> Stage:
+    """Build a fresh stage."""
+    return build_stage(name, network, settings(name, **changes), seed)
+
+
+def checkpoint(folder: Path, stage: Stage) -> Checkpoint:
+    """Write a stage's checkpoint, without a training to go on with, and open it."""
+    save_checkpoint(folder, stage.name, stage.network, stage.weights(), None)
+    return load_checkpoint(folder)
+
+
+def face(rng: np.random.Generator, side: int = SIDE) -> Image:
+    """(side, side, 3): smooth enough for a tiny network to learn something, and different from its mirror image."""
+    coarse = rng.integers(0, 256, (4, 4, 3)).astype(np.float32)
+    return np.clip(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
+
+
+def encode_jpeg(image: Image, side: int) -> bytes:
+    """Encode an image of `side` pixels."""
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def samples(count: int, seed: int, variants: dict[str, int] | None = None) -> Iterator[Sample]:
+    """Samples as a dataset has them; the variants of one face differ in brightness."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        hq = face(rng)
+        sample: dict[str, str | bytes] = {"__key__": f"{seed:03d}-{number:03d}", "hq.png": encode_png(hq)}
+        about = {"components": component_boxes(template_landmarks(SIDE), SIDE)}
+        sample["json"] = json.dumps(about).encode()
+        for kind, kinds in (VARIANTS if variants is None else variants).items():
+            for variant in range(kinds):
+                shade = np.asarray(hq // (1 + variant), np.uint8)
+                sample[f"{kind}.{variant}.jpg"] = encode_jpeg(shade, SMALL_SIDES[kind])
+        yield sample
+
+
+def write_dataset(folder: Path, variants: dict[str, int] | None = None) -> Path:
+    """Write a whole dataset."""
+    variants = VARIANTS if variants is None else variants
+    shards: dict[str, list[Shard]] = {}
+    for split, sizes, first in (("train", TRAIN_SIZES, 0), ("validation", VALIDATION_SIZES, 100)):
+        shards[split] = [
+            write_shard(folder / f"{split}-{number}.tar", samples(size, first + number, variants))
+            for number, size in enumerate(sizes)
+        ]
+    manifest = DatasetManifest(
+        resolution=SIDE,
+        recipes={kind: f"daefr-{kind}" for kind in variants},
+        variants=variants,
+        seed=0,
+        rejected=[],
+        **shards,
+    )
+    (folder / NAME).write_text(manifest.model_dump_json())
+    return folder
