@@ -1,0 +1,16 @@
+"""What is checked before the first task starts: what is missing then would stop the run hours later."""
+
+from daefr.losses.identity import find_arcface
+from daefr.losses.perceptual import find_vgg16
+from daefr.stages.config import AutoencoderTraining
+from pipelines.config import STAGES, RunConfig
+
+
+def check(config: RunConfig) -> None:
+    """Find, or download, every weights file that a stage needs; raises `UserError` when one cannot be had."""
+    for name in STAGES:
+        training = config.stages.of(name)
+        if isinstance(training, AutoencoderTraining) and training.perceptual.weight:
+            find_vgg16(training.perceptual.vgg16)
+        if isinstance(training, AutoencoderTraining) and training.identity.weight:
+            find_arcface(training.identity.arcface)

@@ -1,0 +1,93 @@
+"""What a run tells whoever watches it: bars for a person at a terminal, plain lines in a job's log."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Bar:
+    """The progress of one piece of work."""
+
+    def __init__(self, name: str, total: int, unit: str, done: int = 0) -> None:
+        """Begin at `done` of `total`."""
+        self._name, self._total, self._unit, self._done = name, total, unit, done
+        self._start, self._first, self._last_line = time.monotonic(), done, time.monotonic()
+        self._bar = tqdm(desc=name, total=total, unit=f" {unit}", initial=done) if sys.stderr.isatty() else None
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show that `done` of the total is done; `note` says how it goes."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._done)
+        elif done != self._done and (done >= self._total or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES):
+            rate = (done - self._first) / max(time.monotonic() - self._start, 1e-6)
+            say(f"{self._name}: {done}/{self._total} {self._unit}, {rate:.2f} a second{note and ', '}{note}")
+            self._last_line = time.monotonic()
+        self._done = done
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def say(line: str) -> None:
+    """Print a line of progress to standard error, above any bars: standard output is for results."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+@contextmanager
+def bar(name: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
+    """Show a bar while the block runs."""
+    shown = Bar(name, total, unit, done)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+class Board:
+    """A Ray actor on which a worker anywhere writes its progress, and from which the driver reads it."""
+
+    def __init__(self) -> None:
+        """Begin with nothing done."""
+        self._state = (0, "")
+
+    def write(self, done: int, note: str) -> None:
+        """Note how much is done."""
+        self._state = (done, note)
+
+    def read(self) -> tuple[int, str]:
+        """Return what was written last."""
+        return self._state
+
+
+@contextmanager
+def follow(board: Any, shown: Bar) -> Iterator[None]:
+    """Show what is written on `board`, a handle of a `Board` actor, while the block runs."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(1.0):
+            try:
+                shown.update(*ray.get(board.read.remote(), timeout=10))
+            except ray.exceptions.RayError:
+                return  # the work goes on without an audience
+
+    thread = threading.Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        shown.update(*ray.get(board.read.remote(), timeout=10))
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,157 @@
+"""Model versions: a trained stage is registered as ``candidate``; promotion moves the alias ``champion``."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from daefr.errors import UserError
+from pipelines.tracking import FINGERPRINT, Tracking
+
+MODELS = {
+    "hq_codebook": "daefr-hq-codebook",
+    "lq_codebook": "daefr-lq-codebook",
+    "association": "daefr-association",
+    "restoration": "daefr-restoration",
+}
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+PREVIOUS = "previous"
+
+_FOLDER = "checkpoint"
+_ADDRESS = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<number>\d+))")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model; ``source`` is the place of its checkpoint directory.
+
+    ``run_id`` is empty where someone registered the version by hand.
+    """
+
+    name: str
+    number: int
+    source: str
+    run_id: str
+    tags: dict[str, str]
+
+    @property
+    def address(self) -> str:
+        """What MLflow calls this version."""
+        return f"models:/{self.name}/{self.number}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What `register` was given to tell this version from others."""
+        return self.tags.get(FINGERPRINT, self.address)
+
+
+def register(
+    tracking: Tracking, stage: str, checkpoint_dir: Path, run_id: str, *, fingerprint: str, tags: dict[str, str]
+) -> Version:
+    """Upload a checkpoint as artifacts of its run and make it the candidate of its stage.
+
+    Registering a fingerprint again uploads nothing: it returns the version that exists, as the candidate.
+
+    Raises:
+        UserError: The directory is not a complete checkpoint.
+
+    """
+    if not (checkpoint_dir / "manifest.json").is_file():
+        raise UserError(f"{checkpoint_dir} is not a complete checkpoint: it has no manifest.json.")
+    client, name = tracking.client, MODELS[stage]
+    if _aliases(client, name) is None:
+        client.create_registered_model(name)
+    found = client.search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'", max_results=1)
+    if found:
+        registered = found[0]
+    else:
+        client.log_artifacts(run_id, str(checkpoint_dir), _FOLDER)
+        # The run's own artifact URI, not "runs:/": it is what a loader can open without asking the server again.
+        source = f"{client.get_run(run_id).info.artifact_uri}/{_FOLDER}"
+        registered = client.create_model_version(name, source, run_id=run_id, tags={**tags, FINGERPRINT: fingerprint})
+    client.set_registered_model_alias(name, CANDIDATE, str(registered.version))
+    return _version(registered)
+
+
+def champion(tracking: Tracking, stage: str) -> Version | None:
+    """Return the version in service of this stage, if one was ever promoted."""
+    number = (_aliases(tracking.client, MODELS[stage]) or {}).get(CHAMPION)
+    return None if number is None else version(tracking, stage, number)
+
+
+def version(tracking: Tracking, stage: str, number: int) -> Version:
+    """Return one version of a stage by its number.
+
+    Raises:
+        UserError: There is no such version.
+
+    """
+    return resolve(tracking, f"models:/{MODELS[stage]}/{number}")
+
+
+def resolve(tracking: Tracking, address: str) -> Version:
+    """Return the version that ``models:/NAME@ALIAS`` or ``models:/NAME/NUMBER`` stands for.
+
+    Raises:
+        UserError: There is no such model, alias or version; the sentence lists those that exist.
+
+    """
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None:
+        raise UserError(f"{address!r} is not a model address: write models:/NAME@ALIAS or models:/NAME/NUMBER.")
+    client, name, alias = tracking.client, parts["name"], parts["alias"]
+    aliases = _aliases(client, name)
+    if aliases is None:
+        names = sorted(model.name for model in client.search_registered_models())
+        raise UserError(f"There is no model {name!r}: the registry has {_listed(names)}.")
+    if alias and alias not in aliases:
+        raise UserError(f"The model {name!r} has no alias {alias!r}: it has {_listed(sorted(aliases))}.")
+    number = aliases[alias] if alias else int(parts["number"])
+    versions = {int(found.version): found for found in client.search_model_versions(f"name = '{name}'")}
+    if number not in versions:
+        raise UserError(f"The model {name!r} has no version {number}: it has {_listed(sorted(versions))}.")
+    return _version(versions[number])
+
+
+def promote(tracking: Tracking, version: Version) -> None:
+    """Make a version the champion; the champion that it replaces becomes ``previous``."""
+    old = (_aliases(tracking.client, version.name) or {}).get(CHAMPION)
+    if old == version.number:
+        return
+    if old is not None:
+        # First, so that an interruption between the two leaves nothing that a second call does not mend.
+        tracking.client.set_registered_model_alias(version.name, PREVIOUS, str(old))
+    tracking.client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
+
+
+def download(tracking: Tracking, version: Version, into: Path) -> Path:
+    """Return a local directory with the checkpoint files: where they lie if that is a folder here, else a copy."""
+    here = Path(version.source)
+    if here.is_dir():
+        return here
+    into.mkdir(parents=True, exist_ok=True)
+    return Path(download_artifacts(version.source, dst_path=str(into), tracking_uri=tracking.uri))
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, int] | None:
+    """Return the aliases of a model and their version numbers; None where there is no such model."""
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return {alias: int(number) for alias, number in aliases.items()}
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(found.name, int(found.version), str(found.source), found.run_id or "", dict(found.tags))
+
+
+def _listed(items: list[str] | list[int]) -> str:
+    return ", ".join(map(str, items)) or "none"

@@ -1,0 +1,98 @@
+"""A run: a configuration with a place to work in, and a parent run in MLflow."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daefr.errors import UserError
+from pipelines import cluster
+from pipelines.config import RunConfig, digest
+from pipelines.progress import say
+from pipelines.steps import Committed, StepInput, Work, execute
+from pipelines.tracking import MetricWriter, Tracking
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step is given."""
+
+    config: RunConfig
+    workdir: Path
+    tracking: Tracking
+    parent: str
+    only: str | None = None
+    """The one step that may be executed; all others must be committed. None allows every step."""
+
+    def step(
+        self, name: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, StepInput], work: Work
+    ) -> Committed:
+        """Find or execute a step of this run. See `pipelines.steps.execute`."""
+        return execute(
+            name=name,
+            version=version,
+            settings=settings,
+            inputs=inputs,
+            workdir=self.workdir,
+            tracking=self.tracking,
+            parent=self.parent,
+            work=work,
+            say=say,
+            allowed=self.only in (None, name),
+        )
+
+    def writer(self, run_id: str) -> MetricWriter:
+        """Write metrics and images of a step's MLflow run."""
+        return MetricWriter(self.tracking, run_id)
+
+
+@contextmanager
+def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[Run]:
+    """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
+    workdir = _workdir(config.workdir)
+    tracking = Tracking.open(
+        config.tracking.uri or f"sqlite:///{workdir}/mlflow.db",
+        config.tracking.experiment,
+        config.tracking.artifacts or str(workdir / "artifacts"),
+        git_revision(),
+    )
+    settings = config.model_dump(mode="json")
+    parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
+    try:
+        yield Run(config, workdir, tracking, parent, only)
+    except BaseException as error:
+        tracking.finish(parent, "FAILED", str(error) or type(error).__name__)
+        raise
+    else:
+        tracking.finish(parent, "FINISHED")
+    finally:
+        cluster.disconnect()
+
+
+def _workdir(path: Path) -> Path:
+    # the working directory of a Ray job is a copy that Ray throws away
+    base = Path.home() if cluster.in_ray_job() else Path.cwd()
+    workdir = base / path.expanduser()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"workdir={workdir} cannot be made: {error.strerror}") from None
+    return workdir.resolve()
+
+
+def git_revision() -> str:
+    """Return the project's git revision, `-dirty` after it where files differ; GIT_COMMIT where there is no git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=cluster.ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("GIT_COMMIT", "unknown")
+    return described.stdout.strip()

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from daefr.errors import UserError
+from pipelines.config import load_config, show_config
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "pipelines/configs/demo.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines/configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid_and_survives_printing(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(show_config(config))
+    assert load_config(printed) == config
+
+
+def test_an_override_changes_its_value_and_no_other() -> None:
+    before = load_config(DEMO)
+    after = load_config(DEMO, ["stages.hq_codebook.steps=7"])
+    assert after.stages.hq_codebook.steps == 7
+    assert after.stages.lq_codebook == before.stages.lq_codebook
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("stages.restoration.stepz=3", "stages.restoration.stepz: did you mean steps?"),
+        ("data.colour=red", "unknown key data.colour"),
+        ("stages.association.steps=many", "stages.association.steps: Input should be a valid integer"),
+        ("stages.association.steps=-1", "stages.association.steps: Input should be greater than or equal to 0"),
+        ("network.autoencoder.resolution=66", "multiple of 4"),
+        ("network.autoencoder.attention_resolutions=[48]", "choose among those"),
+        ("network.predictor.heads=3", "does not divide"),
+        (
+            "compute.restoration.workers=3",
+            "stages.restoration.batch=8 does not divide over compute.restoration.workers=3",
+        ),
+        ("stages.hq_codebook.epochs=3", "give either steps or epochs"),
+        ("stages.hq_codebook.steps=0", "no start to take as it is"),
+        ("data.severe=nonsense", "there is no recipe 'nonsense'"),
+        ("stages", "not of the form"),
+        ("seed.deeper=1", "seed is a value"),
+    ],
+)
+def test_a_wrong_override_is_told_in_one_line_that_names_it(override: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(DEMO, [override])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a list", "a: [", "\x00", ""])
+def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"broken\.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no configuration"):
+        load_config(tmp_path / "none.yaml")

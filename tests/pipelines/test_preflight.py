@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+
+from daefr.errors import UserError
+from pipelines.config import load_config
+from pipelines.preflight import check
+
+DEMO = Path(__file__).parents[2] / "pipelines/configs/demo.yaml"
+
+
+def test_a_run_stops_before_its_first_task_when_arcface_is_missing(tmp_path: Path) -> None:
+    missing = tmp_path / "arcface.pth"
+    config = load_config(DEMO, ["stages.association.identity.weight=3"])
+    with pytest.raises(UserError, match="the identity term needs the weights of ArcFace"):
+        check(config)
+    config = load_config(DEMO, ["stages.association.identity={weight: 3, arcface: " + str(missing) + "}"])
+    with pytest.raises(UserError, match=r"the identity term finds no ArcFace at .*identity\.weight=0"):
+        check(config)
+    missing.touch()
+    check(config)
+    check(load_config(DEMO))
