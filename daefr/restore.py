@@ -15,13 +15,13 @@ from daefr.speed import Speed
 from daefr.stages import RestorationStage, stage_from_checkpoint
 
 # which takes longer than restoring many faces
-WITHOUT_COMPILING = Speed(compile=False)
+FOR_RESTORING = Speed(channels_last=True, compile=False)
 
 
 class Restorer:
     """A restoration model that is ready to use."""
 
-    def __init__(self, stage: RestorationStage, device: torch.device, speed: Speed = WITHOUT_COMPILING) -> None:
+    def __init__(self, stage: RestorationStage, device: torch.device, speed: Speed = FOR_RESTORING) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint."""
         self._model = speed.prepare(stage.generator, device).eval()
         self._device, self._speed = device, speed

@@ -15,6 +15,7 @@ from daefr.config import StageName
 from daefr.data.dataset import Batch
 from daefr.losses.perceptual import PerceptualLoss
 from daefr.network.config import NetworkConfig
+from daefr.restore import FOR_RESTORING
 from daefr.speed import Speed
 from daefr.stages import RestorationStage, Stage, build_stage
 from daefr.stages.config import AutoencoderTraining, PerceptualConfig, RestorationTraining, TrainingConfig
@@ -86,7 +87,7 @@ def _restoration(
 def build_side(case: Case, side: Side) -> tuple[Stage, TrainingConfig]:
     """Build one side's stage, and what it is trained with; both sides have the same weights."""
     name: StageName = "restoration" if case.name == "restore" else case.name
-    training = _training(name, case.speed if side == "ours" else REFERENCE_SPEED)
+    training = _training(name, _speed(case) if side == "ours" else REFERENCE_SPEED)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(training, AutoencoderTraining):
             # what the perceptual network has learned makes no difference to its cost
@@ -96,6 +97,12 @@ def build_side(case: Case, side: Side) -> tuple[Stage, TrainingConfig]:
     if side == "reference":
         compute_as_reference(stage)
     return stage, training
+
+
+def _speed(case: Case) -> Speed:
+    if case.name != "restore" or case.speed.channels_last is not None:
+        return case.speed
+    return case.speed.model_copy(update={"channels_last": FOR_RESTORING.channels_last})
 
 
 def _training(name: StageName, speed: Speed) -> TrainingConfig:

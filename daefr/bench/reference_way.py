@@ -4,7 +4,6 @@ What it does otherwise than we do, as its lineage (VQGAN, in the training loop o
 
 - Every optimizer runs the whole forward pass again, of both autoencoders in the association: two passes a step in
   stage 1, four in stage 2. As that loop does, only what the optimizer in turn trains gets gradients.
-- The loss module computes L1 and perceptual loss before it looks at whose turn it is: in the discriminator's too.
 - The adaptive weight takes both losses' gradients of the last layer from the losses on, through the perceptual network
   and the discriminator, and the backward pass goes there a second time.
 - Stage 3 decodes the image, with a graph to the fused feature and the decoder's weights, though no loss ever uses it.
@@ -128,17 +127,15 @@ def _autoencoder_loss(stage: AutoencoderStage, training: Any, kind: str, branch:
         terms["contrastive"] = contrastive
 
     output, target, critic = outputs[branch], images[branch], stage.discriminator.get_submodule(branch)
-    terms |= {"l1": (output.reconstruction - target).abs().mean(), "quantizer": output.loss}
-    reconstruction = terms["l1"]
-    if stage.perceptual is not None:
-        terms["perceptual"] = stage.perceptual(output.reconstruction, target).mean()
-        reconstruction = reconstruction + training.perceptual.weight * terms["perceptual"]
-
     if kind == "discriminator":
-        generated = output.reconstruction.detach()
-        loss = discriminator_loss(critic(target), critic(generated))
+        loss = discriminator_loss(critic(target), critic(output.reconstruction.detach()))
         terms = {"discriminator": loss}
     else:
+        terms |= {"l1": (output.reconstruction - target).abs().mean(), "quantizer": output.loss}
+        reconstruction = terms["l1"]
+        if stage.perceptual is not None:
+            terms["perceptual"] = stage.perceptual(output.reconstruction, target).mean()
+            reconstruction = reconstruction + training.perceptual.weight * terms["perceptual"]
         terms["generator"] = generator_loss(critic(output.reconstruction))
         last_layer = stage.generator.branch(branch).decoder.last_layer
         (pull,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)

@@ -23,6 +23,7 @@ class TrainingState:
                 [parameter for parameter in module.parameters() if parameter.requires_grad],
                 lr=training.learning_rate,
                 betas=training.betas,
+                fused=True,
             )
             for name, module in (("generator", stage.generator), ("discriminator", stage.discriminator))
             if module is not None

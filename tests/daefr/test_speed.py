@@ -84,7 +84,7 @@ def test_restoring_with_options(speed: dict[str, object]) -> None:
 
 
 def test_defaults_suit_the_device() -> None:
-    assert Speed().on(CPU) == Speed(channels_last=True, autocast="off", compile=False)
+    assert Speed().on(CPU) == Speed(channels_last=False, autocast="off", compile=False)
     assert Speed().on(torch.device("cuda")) == Speed(channels_last=True, autocast="bfloat16", compile=True)
     chosen = Speed(channels_last=False, autocast="off", compile=False)
     assert chosen.on(torch.device("cuda")) == chosen
@@ -92,7 +92,7 @@ def test_defaults_suit_the_device() -> None:
 
 def test_only_images_are_arranged() -> None:
     batch = {"hq": torch.zeros(2, 3, 4, 4), "components": torch.zeros(2, 3, 4)}
-    arranged = Speed().arrange(batch, CPU)
+    arranged = Speed(channels_last=True).arrange(batch, CPU)
     assert arranged["hq"].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(arranged["components"], batch["components"])
 
