@@ -14,6 +14,7 @@ from degradations.step import Params, PositiveRange, Probability, Step
 # published factor, 30.
 MIN_SIDE = 2
 
+# OpenCV's are PyTorch's, but that its "area" interpolates when it enlarges.
 Filter = Literal["area", "bilinear", "bicubic"]
 FILTERS: dict[Filter, int] = {
     "area": cv2.INTER_AREA,

@@ -34,7 +34,7 @@ from pipelines.run import Run
 from pipelines.sources import RejectedError, Source, list_sources, sources_digest
 from pipelines.steps import Committed, StepInput
 
-VERSION = 1
+VERSION = 2
 DATASET = "dataset"
 
 

@@ -82,7 +82,7 @@ class FaceDataset(Dataset[Batch]):
             return decode_image(reader.read(position.sample, "hq.png"))
         variant = int(choice * self.manifest.variants[part])
         # a JPEG or a PNG, as its recipe ends
-        name = next(field for field in reader.fields(position.sample) if field.startswith(f"{part}.{variant}."))
+        (name,) = (field for field in reader.fields(position.sample) if field.startswith(f"{part}.{variant}."))
         small = decode_image(reader.read(position.sample, name))
         return enlarge(small, self.manifest.resolution)
 
