@@ -23,8 +23,11 @@ class Spectrum:
         self._shape, self._margin = image.shape, margin
         height, width = (cv2.getOptimalDFTSize(side + 2 * margin) for side in image.shape[:2])
         below, right = height - image.shape[0] - margin, width - image.shape[1] - margin
-        padded = cv2.copyMakeBorder(image, margin, below, margin, right, cv2.BORDER_REFLECT_101)
-        self._channels = [cv2.dft(channel) for channel in cv2.split(padded)]
+        self._channels: list[NDArray[np.float32]] = []
+        for number in range(image.shape[2]):
+            channel = cv2.extractChannel(image, number)
+            padded = cv2.copyMakeBorder(channel, margin, below, margin, right, cv2.BORDER_REFLECT_101)
+            self._channels.append(np.asarray(cv2.dft(padded, padded), np.float32))
 
     def correlate(self, weights: Weights) -> FloatImage:
         """Correlate with a (k, k) kernel, k // 2 at most the margin; (H, W, 3) float32.
@@ -37,7 +40,7 @@ class Spectrum:
         kernel[corner : corner + len(weights), corner : corner + len(weights)] = weights
         cv2.dft(kernel, kernel)
         blurred: NDArray[np.float32] = np.empty(self._shape, np.float32)
-        # Written over for every channel: fresh pages of memory would cost as much as the arithmetic.
+        # Written over for every channel, as in the transform: fresh pages of memory cost as much as the arithmetic.
         product = np.empty_like(kernel)
         for number, channel in enumerate(self._channels):
             cv2.mulSpectrums(channel, kernel, 0, product, conjB=True)
