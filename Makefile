@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 CONFIG ?= pipelines/configs/demo.yaml
 RUN_DIR ?= runs/demo
 
-.PHONY: setup demo test lint ui clean
+.PHONY: setup demo test lint bench-data ui clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# FACES=FOLDER takes those instead of drawn portraits.
+bench-data: setup
+	@$(BIN)/python -m daefr bench-data $(FACES)
 
 ui: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(RUN_DIR)/mlflow.db --host 127.0.0.1 --port 5000

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from daefr.bench.data import add_options as add_bench_data_options
+from daefr.bench.data import bench_data
 from daefr.bench.report import add_options as add_bench_options
 from daefr.bench.report import bench
 from daefr.errors import UserError
@@ -36,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     _add_import(commands.add_parser("import", help="turn a released .ckpt file into a checkpoint directory"))
     add_bench_options(commands.add_parser("bench", help="measure the cost of training and restoring"))
+    add_bench_data_options(commands.add_parser("bench-data", help="measure the cost of making and reading samples"))
     _add_export(commands.add_parser("export", help="turn a checkpoint directory into a .ckpt file like the released"))
     return parser
 
@@ -107,7 +110,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-COMMANDS = {"restore": _restore, "import": _import, "export": _export, "bench": _bench}
+COMMANDS = {"restore": _restore, "import": _import, "export": _export, "bench": _bench, "bench-data": bench_data}
 
 if __name__ == "__main__":
     sys.exit(main())

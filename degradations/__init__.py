@@ -1,13 +1,14 @@
 """What spoils a face: named recipes, and the steps they are made of.
 
-Stands alone: numpy, OpenCV, pydantic. The steps as albumentations transforms are in `degradations.transforms`, which
-only those import who use them: albumentations takes seconds to import, and brings in torch where torch is installed.
+Stands alone: numpy, scipy, OpenCV, pydantic. The steps as albumentations transforms are in `degradations.transforms`,
+which only those import who use them: albumentations takes seconds to import, and brings in torch where it is installed.
 """
 
 import os
 
 from degradations.chain import Degraded, degrade, replay
 from degradations.errors import DegradationError, UnknownRecipeError
+from degradations.face import Face
 from degradations.jpeg import decode_image
 from degradations.recipes import RECIPES, Recipe, get_recipe
 from degradations.resample import enlarge
@@ -19,6 +20,7 @@ __all__ = [
     "RECIPES",
     "DegradationError",
     "Degraded",
+    "Face",
     "Recipe",
     "UnknownRecipeError",
     "decode_image",

@@ -1,20 +1,13 @@
 """Gaussian blur: the lens and the motion in front of the sensor."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-import cv2
 import numpy as np
-from pydantic import AfterValidator, Field
 
+from degradations.fourier import Spectrum, margin_for
 from degradations.images import FloatImage
-from degradations.kernels import gaussian_1d, gaussian_2d, scaled_ksize
-from degradations.step import Params, PositiveRange, Step
-
-
-def _odd(ksize: int) -> int:
-    if ksize < 1 or ksize % 2 == 0:
-        raise ValueError(f"a kernel side is an odd number of pixels, got {ksize}")
-    return ksize
+from degradations.kernels import gaussian_2d, scaled_ksize
+from degradations.step import Ksizes, Params, PositiveRange, Probability, Step
 
 
 class BlurStep(Step):
@@ -22,8 +15,8 @@ class BlurStep(Step):
 
     op: Literal["blur"] = "blur"
     sigma: PositiveRange
-    ksizes: tuple[Annotated[int, AfterValidator(_odd)], ...] = Field(default=(39, 41), min_length=1)
-    isotropic_probability: float = Field(default=0.5, ge=0, le=1)
+    ksizes: Ksizes = (39, 41)
+    isotropic_probability: Probability = 0.5
 
     def scaled(self, scale: float) -> Self:
         """The same blur for an image `scale` times as large as the one the ranges are stated for."""
@@ -31,7 +24,7 @@ class BlurStep(Step):
         ksizes = tuple(scaled_ksize(ksize, scale) for ksize in self.ksizes)
         return self.model_copy(update={"sigma": (low * scale, high * scale), "ksizes": ksizes})
 
-    def draw(self, rng: np.random.Generator) -> Params:
+    def draw_values(self, rng: np.random.Generator) -> Params:
         """Draws, in this order: kind, kernel side, sigma_x, sigma_y, theta (in [-pi, pi]).
 
         All five are drawn for both kinds, so that what follows does not depend on the kind; an isotropic kernel then
@@ -58,13 +51,14 @@ def blur(
     sigma_x: float,
     sigma_y: float,
     theta: float,
+    spectrum: Spectrum | None = None,
 ) -> FloatImage:
-    """(H, W, 3) float32 to the same: correlation with the kernel, reflect-101 borders."""
+    """(H, W, 3) float32 to the same: correlation with the kernel, reflect-101 borders.
+
+    An isotropic kernel takes `sigma_x` for both axes; `gaussian_2d` has the units. `spectrum` is the image's, where it
+    is at hand.
+    """
     if kernel == "isotropic":
-        # The same result as the 2-D kernel in half the time.
-        weights = gaussian_1d(ksize, sigma_x)
-        blurred = cv2.sepFilter2D(image, -1, weights, weights, borderType=cv2.BORDER_REFLECT_101)
-    else:
-        weights = gaussian_2d(ksize, sigma_x, sigma_y, theta)
-        blurred = cv2.filter2D(image, -1, weights, borderType=cv2.BORDER_REFLECT_101)
-    return np.asarray(blurred, dtype=np.float32)
+        sigma_y, theta = sigma_x, 0.0
+    spectrum = spectrum or Spectrum(image, margin_for(ksize))
+    return spectrum.correlate(gaussian_2d(ksize, sigma_x, sigma_y, theta))

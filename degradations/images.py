@@ -12,7 +12,7 @@ FloatImage = NDArray[np.float32]  # (H, W, 3), RGB, nominally 0 to 1
 
 def to_float(image: Uint8Image) -> FloatImage:
     """(H, W, 3) uint8 in [0, 255] to float32 in [0, 1]."""
-    return image.astype(np.float32) / np.float32(255)
+    return np.divide(image, np.float32(255), dtype=np.float32)
 
 
 def to_uint8(image: FloatImage) -> Uint8Image:

@@ -1,4 +1,4 @@
-"""JPEG: the file that the face was kept in. BGR order stays inside this module."""
+"""JPEG: the file that the face was kept in; and reading files. BGR order stays inside this module."""
 
 from typing import Annotated, Literal
 
@@ -17,13 +17,16 @@ def _one_to_hundred(quality: tuple[float, float]) -> tuple[float, float]:
     return quality
 
 
+Quality = Annotated[Range, AfterValidator(_one_to_hundred)]
+
+
 class JpegStep(Step):
     """Range of the JPEG quality."""
 
     op: Literal["jpeg"] = "jpeg"
-    quality: Annotated[Range, AfterValidator(_one_to_hundred)]
+    quality: Quality
 
-    def draw(self, rng: np.random.Generator) -> Params:
+    def draw_values(self, rng: np.random.Generator) -> Params:
         """Draws quality, uniform, then truncated to an integer."""
         return {"quality": int(rng.uniform(*self.quality))}
 
@@ -34,6 +37,11 @@ def encode_jpeg(image: Uint8Image, quality: int) -> bytes:
     if not done:
         raise DegradationError(f"An image of shape {image.shape} could not be encoded as JPEG.")
     return encoded.tobytes()
+
+
+def encode_png(image: Uint8Image) -> bytes:
+    """(H, W, 3) uint8 RGB to the bytes of a PNG file, without loss."""
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def decode_image(data: bytes) -> Uint8Image:

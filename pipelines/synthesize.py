@@ -27,14 +27,14 @@ from daefr.data.images import encode_png
 from daefr.data.manifest import DatasetManifest, Rejection, Shard, Split
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
-from degradations import degrade, get_recipe
+from degradations import Face, degrade, get_recipe
 from pipelines import cluster
 from pipelines.progress import bar
 from pipelines.run import Run
 from pipelines.sources import RejectedError, Source, list_sources, sources_digest
 from pipelines.steps import Committed, StepInput
 
-VERSION = 1
+VERSION = 2
 DATASET = "dataset"
 
 
@@ -87,10 +87,11 @@ def _samples(task: ShardTask, rejected: list[Rejection]) -> Iterator[Sample]:
             continue
         sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.png": encode_png(face.image)}
         variants: dict[str, list[dict[str, Any]]] = {}
+        hq = Face(face.image)
         for kind, recipe in task.recipes.items():
             generators = [_generator(task.seed, source.name, kind, index) for index in range(task.variants)]
-            spoiled = [degrade(face.image, get_recipe(recipe), generator) for generator in generators]
-            sample |= {f"{kind}.{index}.jpg": lq.jpeg for index, lq in enumerate(spoiled)}
+            spoiled = [degrade(hq, get_recipe(recipe), generator) for generator in generators]
+            sample |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(spoiled)}
             variants[kind] = [lq.params for lq in spoiled]
         about = {
             "source": source.name,

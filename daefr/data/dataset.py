@@ -81,7 +81,9 @@ class FaceDataset(Dataset[Batch]):
         if part == "hq":
             return decode_image(reader.read(position.sample, "hq.png"))
         variant = int(choice * self.manifest.variants[part])
-        small = decode_image(reader.read(position.sample, f"{part}.{variant}.jpg"))
+        # a JPEG or a PNG, as its recipe ends
+        (name,) = (field for field in reader.fields(position.sample) if field.startswith(f"{part}.{variant}."))
+        small = decode_image(reader.read(position.sample, name))
         return enlarge(small, self.manifest.resolution)
 
     def _boxes(self, position: Position) -> Boxes:

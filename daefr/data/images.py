@@ -24,8 +24,13 @@ def decode_image(data: bytes) -> Image:
 
 
 def encode_png(image: Image) -> bytes:
-    """Encode (H, W, 3) uint8 RGB as PNG, level 3: close to the smallest size at a third of its time."""
-    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    """Encode (H, W, 3) uint8 RGB as PNG.
+
+    Level 3 comes close to the smallest size at a third of its time. Faces filtered by the average alone are as small as
+    with the usual choice of a filter for each row, and are written and read in two thirds of its time.
+    """
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
+    ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     if not ok:
         raise ValueError(f"could not encode an image of shape {image.shape}")
     return data.tobytes()

@@ -56,7 +56,7 @@ def test_random_recipes_spoil_as_much_as_the_golden_ones(
     for index in range(DRAWS):
         hq = faces[index % len(faces)]
         degraded = degrade(hq, recipe, np.random.default_rng([0, index]))
-        values.append(psnr(enlarge(decode_image(degraded.jpeg), 512), hq))
+        values.append(psnr(enlarge(decode_image(degraded.file), 512), hq))
 
     assert np.mean(values) == pytest.approx(expected["psnr_mean"], abs=0.3)
     assert np.std(values) == pytest.approx(expected["psnr_std"], abs=0.3)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from degradations import decode_image
+from degradations import RECIPES, decode_image
 from degradations.__main__ import main
 from degradations.images import Uint8Image
 
@@ -28,6 +28,17 @@ def test_preview_writes_the_same_sheet_for_the_same_seed(face_file: Path, tmp_pa
     np.testing.assert_array_equal(sheets[0], sheets[1])
     assert (sheets[0] != sheets[2]).any()
     assert sheets[0].shape[1] == 3 * 256
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_has_a_sheet_with_labels(recipe: str, face_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    assert main(["preview", str(face_file), "--recipe", recipe, "--count", "2", "--out", str(out)]) == 0
+    sheet = decode_image(out.read_bytes())
+    labels = sheet[256:]
+    assert len(labels) > 2 * 15
+    for column in range(3):
+        assert (labels[:15, 256 * column : 256 * (column + 1)] < 64).any(), "black letters"
 
 
 @pytest.mark.parametrize(

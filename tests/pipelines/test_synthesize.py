@@ -1,10 +1,14 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from daefr.data.components import component_boxes, template_landmarks
+from daefr.data.dataset import FaceDataset
 from daefr.data.images import decode_image, encode_png
+from daefr.data.manifest import DatasetManifest
+from daefr.data.order import Position
 from daefr.data.shards import ShardReader, file_digest
 from degradations import get_recipe, replay
 from pipelines.sources import Source
@@ -40,6 +44,33 @@ def test_a_sample_can_be_made_again_from_what_it_tells(tmp_path: Path) -> None:
         for number, params in enumerate(variants):
             assert params["recipe"] == get_recipe(f"daefr-{kind}").name
             assert replay(hq, params) == reader.read(1, f"{kind}.{number}.jpg")
+
+
+def test_samples_of_every_recipe_can_be_read(tmp_path: Path) -> None:
+    """Those that do not end with a JPEG are PNG files."""
+    recipes = {"mild": "gfpgan", "severe": "real-esrgan"}
+    task = replace(_task(tmp_path / "train-000000.tar", PORTRAITS, variants=3), recipes=recipes)
+    shard = make_shard(task).shard
+    assert shard is not None
+    kinds = {field.split(".")[2] for field in ShardReader(tmp_path, shard).fields(0) if field.startswith("mild")}
+    assert kinds <= {"jpg", "png"}
+    manifest = DatasetManifest(
+        resolution=32,
+        recipes=recipes,
+        variants={"mild": 3, "severe": 3},
+        seed=5,
+        train=[shard],
+        validation=[],
+        rejected=[],
+    )
+    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
+    for part in ("mild", "severe"):
+        dataset = FaceDataset(tmp_path, "train", ["hq", part], draw=True)  # type: ignore[list-item]
+        for epoch in range(4):
+            for sample in range(3):
+                read = dataset[Position(epoch, 0, sample)]
+                assert read["lq"].shape == read["hq"].shape == (3, 32, 32)
+                assert 0 < (read["lq"] - read["hq"]).abs().mean() < 1
 
 
 def test_how_a_face_is_degraded_depends_on_no_other_face(tmp_path: Path) -> None:

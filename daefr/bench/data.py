@@ -1,0 +1,261 @@
+"""The command `python -m daefr bench-data`: what making and reading samples costs, beside the plain way to do it.
+
+Plain is how the public reference degrades: a full `filter2D` for every LQ image, and all of it again each time that a
+sample is read. Both sides use the same drawn values and take turns on one core; seconds are the processor's own.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import torch
+
+from daefr.data.dataset import FaceDataset, Part, training_batches
+from daefr.data.images import Image, decode_image, encode_png, find_images, shrink
+from daefr.data.manifest import NAME, DatasetManifest
+from daefr.data.order import Position
+from daefr.data.portraits import draw_portrait
+from daefr.data.shards import Sample, write_shard
+from daefr.errors import UserError
+from degradations import Degraded, Face, degrade, enlarge, get_recipe, replay
+from degradations.chain import STEP_FUNCTIONS
+from degradations.images import to_float, to_uint8
+from degradations.jpeg import encode_jpeg
+from degradations.kernels import gaussian_2d
+from degradations.step import Params
+
+RECIPES = {"mild": "daefr-mild", "severe": "daefr-severe"}
+BATCH = 4
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What `bench-data` prints. Rates are by second and core."""
+
+    synthesis_speedup: float
+    """HQ faces degraded, over the same degraded plainly."""
+    bytes_ratio: float
+    """Bytes of a sample's images, over those of the same images as PNG files of the full side."""
+    loader_speedup: float
+    """Samples of the restoration stage read, over the same degraded plainly whenever they are read."""
+    faces_per_second: float
+    plain_faces_per_second: float
+    samples_per_second: float
+    plain_samples_per_second: float
+    largest_difference: int
+    """Between both sides, of any pixel before its JPEG, in levels of 255."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A face and its LQ images by kind."""
+
+    face: Image
+    variants: dict[str, list[Degraded]]
+
+    @property
+    def lqs(self) -> list[Degraded]:
+        """The LQ images of all kinds."""
+        return [lq for kind in self.variants.values() for lq in kind]
+
+
+class Stopwatch:
+    """Adds up the processor's seconds of both sides."""
+
+    def __init__(self) -> None:
+        """Start at 0."""
+        self.ours = self.plain = 0.0
+
+    def time(self, work: Callable[[], T], *, ours: bool) -> T:
+        """Run one side once and return what it returns."""
+        start = time.process_time()
+        result = work()
+        spent = time.process_time() - start
+        if ours:
+            self.ours += spent
+        else:
+            self.plain += spent
+        return result
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options; the defaults take about half a minute."""
+    parser.add_argument("folder", metavar="FACES", type=Path, nargs="?", help="square crops (default: drawn portraits)")
+    parser.add_argument("--faces", type=int, default=24, help="how many of them (default %(default)s)")
+    parser.add_argument("--variants", type=int, default=4, help="LQ images of each recipe (default %(default)s)")
+    parser.add_argument("--resolution", type=int, default=512, help="side of the images (default %(default)s)")
+
+
+def bench_data(options: argparse.Namespace) -> int:
+    """Measure and print one JSON object; return 0. Raises `UserError` where there is nothing to measure."""
+    for name in ("faces", "variants", "resolution"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
+    faces = list(itertools.islice(_faces(options.folder, options.resolution), options.faces))
+    if not faces:
+        raise UserError(f"{options.folder} holds no square image of {options.resolution} pixels or more")
+    with _one_core(), tempfile.TemporaryDirectory() as folder:
+        figures = measure(faces, options.variants, Path(folder))
+    sys.stdout.write(json.dumps({name: round(value, 4) for name, value in asdict(figures).items()}, indent=2) + "\n")
+    return 0
+
+
+def _faces(folder: Path | None, resolution: int) -> Iterator[Image]:
+    if folder is None:
+        yield from (draw_portrait(seed, resolution).image for seed in itertools.count())
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give one of square face crops, or none for drawn portraits")
+    for path in find_images(folder):
+        try:
+            image = decode_image(path.read_bytes())
+        except ValueError:
+            continue
+        if image.shape[0] == image.shape[1] >= resolution:
+            yield shrink(image, resolution)
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    threads = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads[0])
+        torch.set_num_threads(threads[1])
+
+
+def measure(faces: list[Image], variants: int, folder: Path) -> Figures:
+    """Measure both sides on (R, R, 3) uint8 RGB faces; the samples to be read are put into `folder`."""
+    _make(faces[:1], variants, Stopwatch())  # to warm up
+    making = Stopwatch()
+    made = _make(faces, variants, making)
+    reading = Stopwatch()
+    read = _read(made, folder, reading)
+    return Figures(
+        synthesis_speedup=making.plain / making.ours,
+        bytes_ratio=sum(map(_stored, made)) / sum(map(_stored_plainly, made)),
+        loader_speedup=reading.plain / reading.ours,
+        faces_per_second=len(faces) / making.ours,
+        plain_faces_per_second=len(faces) / making.plain,
+        samples_per_second=read / reading.ours,
+        plain_samples_per_second=read / reading.plain,
+        largest_difference=max(_difference(each.face, lq.params["steps"]) for each in made for lq in each.lqs),
+    )
+
+
+def _make(faces: list[Image], variants: int, watch: Stopwatch) -> list[Made]:
+    made = []
+    for number, face in enumerate(faces):
+        made.append(watch.time(lambda: _degrade(face, variants, number), ours=True))  # noqa: B023  # called at once
+        watch.time(lambda: [_degrade_plainly(face, lq.params["steps"]) for lq in made[-1].lqs], ours=False)  # noqa: B023
+    return made
+
+
+def _degrade(face: Image, variants: int, number: int) -> Made:
+    shared = Face(face)
+    return Made(
+        face,
+        {
+            kind: [
+                degrade(shared, get_recipe(name), np.random.default_rng([number, index])) for index in range(variants)
+            ]
+            for kind, name in RECIPES.items()
+        },
+    )
+
+
+def _degrade_plainly(face: Image, steps: list[Params]) -> bytes:
+    return encode_jpeg(_before_jpeg(face, steps), steps[-1]["quality"])
+
+
+def _before_jpeg(face: Image, steps: list[Params]) -> Image:
+    """Run the steps but the last, which is a JPEG, blurring as the reference does; (r, r, 3) uint8 RGB."""
+    image = to_float(face)
+    for step in steps[:-1]:
+        values = {name: value for name, value in step.items() if name != "op"}
+        if step["op"] == "blur":
+            del values["kernel"]
+            image = np.asarray(cv2.filter2D(image, -1, gaussian_2d(**values)), np.float32)
+        else:
+            image = STEP_FUNCTIONS[step["op"]](image, **values)
+    return to_uint8(image)
+
+
+def _difference(face: Image, steps: list[Params]) -> int:
+    ours = decode_image(replay(face, {"steps": steps[:-1]}))
+    return int(np.abs(ours.astype(int) - _before_jpeg(face, steps)).max())
+
+
+def _stored(made: Made) -> int:
+    return len(encode_png(made.face)) + sum(len(lq.file) for lq in made.lqs)
+
+
+def _stored_plainly(made: Made) -> int:
+    images = [made.face, *(enlarge(decode_image(lq.file), made.face.shape[0]) for lq in made.lqs)]
+    return sum(len(encode_png(image)) for image in images)
+
+
+def _read(made: list[Made], folder: Path, watch: Stopwatch) -> int:
+    """Read every LQ image of the restoration stage once, on both sides; return the number of samples."""
+    _write_dataset(made, folder)
+    options: dict[str, Any] = {"parts": ("hq", "severe"), "flip": True, "draw": True}
+    datasets = FaceDataset(folder, "train", **options), PlainDataset(made, folder, "train", **options)
+    ours, plain = (iter(training_batches(each, seed=0, batch=BATCH, rank=0, ranks=1, step=0)) for each in datasets)
+    for each in (ours, plain):
+        next(each)  # to warm up
+    batches = max(1, len(made) * len(made[0].variants["severe"]) // BATCH)
+    for _ in range(batches):
+        watch.time(lambda: next(ours), ours=True)
+        watch.time(lambda: next(plain), ours=False)
+    return batches * BATCH
+
+
+def _write_dataset(made: list[Made], folder: Path) -> None:
+    manifest = DatasetManifest(
+        resolution=made[0].face.shape[0],
+        recipes=RECIPES,
+        variants={kind: len(lqs) for kind, lqs in made[0].variants.items()},
+        seed=0,
+        train=[write_shard(folder / "train-000000.tar", (_sample(number, each) for number, each in enumerate(made)))],
+        validation=[],
+        rejected=[],
+    )
+    (folder / NAME).write_text(manifest.model_dump_json())
+
+
+def _sample(number: int, made: Made) -> Sample:
+    sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.png": encode_png(made.face)}
+    for kind, lqs in made.variants.items():
+        sample |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(lqs)}
+    return sample
+
+
+class PlainDataset(FaceDataset):
+    """The same samples, degraded plainly whenever they are read."""
+
+    def __init__(self, made: list[Made], *arguments: Any, **options: Any) -> None:
+        """Open the dataset that `made` was written to; the rest is passed on."""
+        super().__init__(*arguments, **options)
+        self._made = made
+
+    def _read(self, position: Position, part: Part, choice: float) -> Image:
+        if part == "hq":
+            self._hq = super()._read(position, part, choice)
+            return self._hq
+        lqs = self._made[position.sample].variants[part]
+        steps = lqs[int(choice * len(lqs))].params["steps"]
+        return enlarge(decode_image(_degrade_plainly(self._hq, steps)), self._hq.shape[0])

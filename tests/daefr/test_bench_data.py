@@ -1,0 +1,75 @@
+"""The benchmark of samples: that both sides make the same, and what the command prints."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daefr.__main__ import main
+from daefr.bench.data import Figures, PlainDataset, Stopwatch, _make, _write_dataset
+from daefr.data.dataset import FaceDataset
+from daefr.data.images import encode_png
+from daefr.data.order import Position
+from daefr.data.portraits import draw_portrait
+
+
+def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Figures:
+    assert main(["bench-data", *arguments]) == 0
+    return Figures(**json.loads(capsys.readouterr().out))
+
+
+def test_both_sides_read_the_same_samples(tmp_path: Path) -> None:
+    watch = Stopwatch()
+    made = _make([draw_portrait(seed, 64).image for seed in range(2)], 3, watch)
+    assert watch.ours > 0 and watch.plain > 0
+    _write_dataset(made, tmp_path)
+    options = {"parts": ("hq", "severe"), "flip": True, "draw": True}
+    ours = FaceDataset(tmp_path, "train", **options)  # type: ignore[arg-type]
+    plain = PlainDataset(made, tmp_path, "train", **options)
+    for position in (Position(epoch, 0, sample) for epoch in range(3) for sample in range(2)):
+        read, made_again = ours[position], plain[position]
+        assert (read["hq"] == made_again["hq"]).all()
+        # a pixel that is rounded otherwise before the JPEG may change a coefficient in it
+        assert (read["lq"] - made_again["lq"]).abs().mean() < 0.1 / 127.5
+    positions = [Position(0, 0, 0), Position(0, 0, 1)]
+    assert (ours[positions[0]]["lq"] - plain[positions[1]]["lq"]).abs().mean() > 5 / 127.5
+
+
+def test_the_command_measures_portraits(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = _run(["--faces", "2", "--variants", "2", "--resolution", "64"], capsys)
+    assert figures.largest_difference <= 1
+    assert figures.synthesis_speedup == pytest.approx(
+        figures.faces_per_second / figures.plain_faces_per_second, rel=1e-3
+    )
+    assert figures.loader_speedup == pytest.approx(
+        figures.samples_per_second / figures.plain_samples_per_second, rel=1e-3
+    )
+
+
+def test_small_jpegs_take_less_room_than_large_pngs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        (tmp_path / f"{seed}.png").write_bytes(encode_png(draw_portrait(seed, 256).image))
+    (tmp_path / "wide.png").write_bytes(encode_png(np.zeros((256, 300, 3), np.uint8)))
+    (tmp_path / "notes.txt").write_text("no image")
+    one, four = (_run([str(tmp_path), "--variants", n, "--resolution", "256"], capsys) for n in ("1", "4"))
+    assert one.largest_difference <= 1
+    assert 0.05 < four.bytes_ratio < one.bytes_ratio < 0.7
+
+
+@pytest.mark.parametrize(("arguments", "problem"), [
+    (["nowhere"], "nowhere is not a folder"),
+    (["."], "holds no square image of 512 pixels"),
+    (["--variants", "0"], "--variants is 0; it must be 1 or more"),
+])  # fmt: skip
+def test_nothing_to_measure_is_one_line(
+    arguments: list[str],
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench-data", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1 and problem in message
