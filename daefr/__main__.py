@@ -12,6 +12,7 @@ from daefr.bench.data import bench_data
 from daefr.bench.report import add_options as add_bench_options
 from daefr.bench.report import bench
 from daefr.errors import UserError
+from daefr.metrics.options import add_measure_options, add_statistics_options
 from daefr.released import Unseen, export_released, import_released
 from daefr.restore import Restorer, count_files, restore_files
 from daefr.stages import STAGES
@@ -37,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("--model", required=True, type=Path, help="a restoration checkpoint directory")
     restore.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     _add_import(commands.add_parser("import", help="turn a released .ckpt file into a checkpoint directory"))
+    add_measure_options(commands.add_parser("measure", help="measure restored images: PSNR, SSIM, NIQE and others"))
+    add_statistics_options(commands.add_parser("fid-statistics", help="store what FID needs to know of real images"))
     add_bench_options(commands.add_parser("bench", help="measure the cost of training and restoring"))
     add_bench_data_options(commands.add_parser("bench-data", help="measure the cost of making and reading samples"))
     _add_export(commands.add_parser("export", help="turn a checkpoint directory into a .ckpt file like the released"))
@@ -101,6 +104,20 @@ def _bench(options: argparse.Namespace) -> int:
     return bench(options)
 
 
+def _measure(options: argparse.Namespace) -> int:
+    from daefr.metrics.command import measure  # noqa: PLC0415  # loads libraries for seconds that others do without
+
+    _device(options.device)
+    return measure(options)
+
+
+def _compute_statistics(options: argparse.Namespace) -> int:
+    from daefr.metrics.command import compute_statistics  # noqa: PLC0415  # likewise
+
+    _device(options.device)
+    return compute_statistics(options)
+
+
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
@@ -110,7 +127,15 @@ def _device(name: str) -> torch.device:
     return device
 
 
-COMMANDS = {"restore": _restore, "import": _import, "export": _export, "bench": _bench, "bench-data": bench_data}
+COMMANDS = {
+    "restore": _restore,
+    "measure": _measure,
+    "fid-statistics": _compute_statistics,
+    "import": _import,
+    "export": _export,
+    "bench": _bench,
+    "bench-data": bench_data,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,12 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from daefr.checkpoint import Checkpoint
 from daefr.data.dataset import FaceDataset, check_resolution, validation_batches
-from daefr.data.images import Image, to_image
+from daefr.data.images import Image, to_8_bit
 from daefr.errors import UserError
-from daefr.measures import psnr, ssim
+from daefr.metrics.fidelity import psnr, ssim
 from daefr.stages import RestorationStage, stage_from_checkpoint
 
 COLUMNS = {"hq": "HQ", "lq": "LQ", "restored": "restored"}
@@ -56,16 +57,22 @@ def evaluate(
     for cpu_images in validation_batches(faces_set, batch=batch):
         images = {name: image.to(device) for name, image in cpu_images.items()}
         pictures = stage.pictures(stage.generator(images["lq"]), images)
-        for number in range(len(images["hq"])):
-            shown = {name: to_image(column[number]) for name, column in pictures.items()}
-            hq = shown["hq"]
-            rows.append({name: {"psnr": psnr(shown[name], hq), "ssim": ssim(shown[name], hq)} for name in MEASURED})
+        shown = {name: to_8_bit(column) for name, column in pictures.items()}
+        hq = shown["hq"]
+        measured = {
+            name: {"psnr": psnr(shown[name], hq).tolist(), "ssim": ssim(shown[name], hq).tolist()} for name in MEASURED
+        }
+        for number in range(len(hq)):
+            rows.append(
+                {name: {measure: each[number] for measure, each in row.items()} for name, row in measured.items()}
+            )
             if len(strips) < faces:
-                strips.append(np.hstack([_tile(shown[name]) for name in COLUMNS]))
+                strips.append(np.hstack([_tile(shown[name][number]) for name in COLUMNS]))
     return Evaluation(rows, np.vstack([_titles(), *strips]))
 
 
-def _tile(image: Image) -> Image:
+def _tile(tensor: Tensor) -> Image:
+    image = tensor.permute(1, 2, 0).contiguous().cpu().numpy()
     # small images are shown with their pixels, not smoothed into something better than they are
     method = cv2.INTER_NEAREST if image.shape[0] < TILE_SIDE else cv2.INTER_AREA
     return np.asarray(cv2.resize(image, (TILE_SIDE, TILE_SIDE), interpolation=method), np.uint8)

@@ -1,6 +1,7 @@
 """Reading, writing and converting 8-bit RGB images. OpenCV's BGR order never leaves this file."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,14 +14,29 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def decode_image(data: bytes) -> Image:
-    """Decode JPEG, PNG or WebP bytes to (H, W, 3) uint8 RGB; raises `ValueError` when the bytes are no image."""
+    """Decode JPEG, PNG or WebP bytes to (H, W, 3) uint8 RGB; raises `ValueError` when the bytes are no image.
+
+    Gray becomes three equal channels; an alpha channel is ignored.
+    """
+    return np.asarray(_decode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
+
+
+def decode_8_bit_image(data: bytes) -> Image:
+    """Decode like `decode_image`, but raise `ValueError` for more than 8 bits a channel, which would be cut off."""
+    image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    if image.dtype != np.uint8:
+        raise ValueError(f"{8 * image.dtype.itemsize} bits a channel, where 8 are wanted")
+    return np.asarray(image, np.uint8)
+
+
+def _decode(data: bytes, flags: int) -> npt.NDArray[Any]:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error:
         image = None
     if image is None:
         raise ValueError("not a readable image")
-    return np.asarray(image, np.uint8)
+    return image
 
 
 def encode_png(image: Image) -> bytes:
@@ -43,8 +59,12 @@ def to_tensor(image: Image) -> torch.Tensor:
 
 def to_image(tensor: torch.Tensor) -> Image:
     """Turn (3, H, W) in [-1, 1] into (H, W, 3) uint8 RGB, rounded, values outside clipped."""
-    scaled = tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
-    return scaled.to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    return to_8_bit(tensor).permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def to_8_bit(tensor: torch.Tensor) -> torch.Tensor:
+    """Turn values in [-1, 1] into uint8 of the same shape, rounded, values outside clipped."""
+    return tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def shrink(image: Image, side: int) -> Image:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from daefr.errors import UserError
 from daefr.network.arcface import IMAGE_SIDE, ArcFace
+from daefr.published import Published
 
-ARCFACE_NAME = "arcface_resnet18.pth"
-ARCFACE_URL = f"https://github.com/TencentARC/GFPGAN/releases/download/v0.1.0/{ARCFACE_NAME}"
+ARCFACE = Published(
+    name="arcface_resnet18.pth",
+    url="https://github.com/TencentARC/GFPGAN/releases/download/v0.1.0/arcface_resnet18.pth",
+    sha256=None,
+)
 GRAY = (0.2989, 0.5870, 0.1140)
-# what saving a network that was wrapped for several GPUs puts before every name
-WRAPPED = "module."
 
 
 class IdentityLoss(nn.Module):
@@ -32,21 +34,8 @@ class IdentityLoss(nn.Module):
 
     @classmethod
     def load(cls, path: Path | None) -> "IdentityLoss":
-        """Build the loss from ArcFace's weights, whose shapes tell the network's width.
-
-        Raises:
-            UserError: when the file is missing or does not hold these weights.
-
-        """
-        weights = _read(find_arcface(path))
-        first = weights.get("conv1.weight")
-        arcface = ArcFace(len(first)) if first is not None and first.dim() else ArcFace()
-        try:
-            arcface.load_state_dict(weights)
-        except RuntimeError as error:
-            problem = str(error).splitlines()[-1].strip()
-            raise UserError(f"{path} is not {ARCFACE_NAME}: {problem[:200]}") from None
-        return cls(arcface)
+        """Build the loss from ArcFace's weights. Raises `UserError` when they are missing, or others."""
+        return cls(load_arcface(find_arcface(path)))
 
     def train(self, mode: bool = True) -> "IdentityLoss":  # noqa: ARG002 - the signature is PyTorch's
         """Stay in eval mode: this network is a yardstick, whatever mode the module around it is in."""
@@ -61,8 +50,8 @@ class IdentityLoss(nn.Module):
 
         """
         with torch.no_grad():
-            wanted = self.arcface(_gray(target))
-        return 1 - F.cosine_similarity(self.arcface(_gray(image)).float(), wanted.float())
+            wanted = self.arcface(gray_face(target))
+        return 1 - F.cosine_similarity(self.arcface(gray_face(image)).float(), wanted.float())
 
 
 def find_arcface(path: Path | None) -> Path:
@@ -71,23 +60,28 @@ def find_arcface(path: Path | None) -> Path:
         return path
     place = f"finds no ArcFace at {path}" if path is not None else "needs the weights of ArcFace"
     raise UserError(
-        f"the identity term {place}: download {ARCFACE_NAME} from {ARCFACE_URL} and give its path as "
+        f"the identity term {place}: download {ARCFACE.name} from {ARCFACE.url} and give its path as "
         "identity.arcface, or turn the term off with identity.weight=0"
     )
 
 
-def _gray(image: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, 128, 128)."""
+def load_arcface(path: Path) -> ArcFace:
+    """Build ArcFace from its weights, whose shapes tell its width.
+
+    Raises:
+        UserError: when the file does not hold these weights.
+
+    """
+    # saved from a network that was wrapped for several GPUs, which shows in every name
+    weights = {name.removeprefix("module."): tensor for name, tensor in ARCFACE.tensors(path).items()}
+    first = weights.get("conv1.weight")
+    arcface = ArcFace(len(first)) if first is not None and first.dim() else ArcFace()
+    ARCFACE.fill(arcface, weights, path)
+    return arcface
+
+
+def gray_face(image: Tensor) -> Tensor:
+    """Turn color into what ArcFace sees: (B, 3, H, W) RGB -> (B, 1, 128, 128), in the same range."""
     weights = image.new_tensor(GRAY).view(1, 3, 1, 1)
     gray = (image * weights).sum(1, keepdim=True)
     return F.interpolate(gray, (IMAGE_SIDE, IMAGE_SIDE), mode="bilinear", align_corners=False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged or hostile file makes the unpickler raise anything
-        raise UserError(f"{path} is not {ARCFACE_NAME}: it is damaged, or holds more than tensors") from None
-    if not isinstance(stored, dict) or not all(isinstance(tensor, Tensor) for tensor in stored.values()):
-        raise UserError(f"{path} is not {ARCFACE_NAME}: it is no mapping of names to tensors")
-    return {str(name).removeprefix(WRAPPED): tensor for name, tensor in stored.items()}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from daefr.errors import UserError
+from daefr.published import Published
 
 SLICES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 IMAGE_CHANNELS = 3
@@ -15,8 +16,9 @@ IMAGE_CHANNELS = 3
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 LENGTH_FLOOR = 1e-10
-VGG16_NAME = "vgg16-397923af.pth"
-VGG16_URL = f"https://download.pytorch.org/models/{VGG16_NAME}"
+VGG16 = Published(
+    name="vgg16-397923af.pth", url="https://download.pytorch.org/models/vgg16-397923af.pth", sha256="397923af"
+)
 
 
 class PerceptualLoss(nn.Module):
@@ -146,21 +148,17 @@ def find_vgg16(path: Path | None) -> Path:
     Raises `UserError` when they are not there and cannot be had.
     """
     remedy = (
-        f"download torchvision's {VGG16_NAME} (its sha256 begins with 397923af) from {VGG16_URL} and give its path as "
-        "perceptual.vgg16, or turn the term off with perceptual.weight=0"
+        f"give the path of torchvision's {VGG16.name} ({VGG16.url}) as perceptual.vgg16, "
+        "or turn the term off with perceptual.weight=0"
     )
     if path is not None:
         if not path.is_file():
             raise UserError(f"the perceptual term finds no VGG16 at {path}: {remedy}")
         return path
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_NAME
-    if not cached.is_file():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(VGG16_URL, str(cached), hash_prefix="397923af", progress=False)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"VGG16 for the perceptual term cannot be downloaded ({error}): {remedy}") from None
-    return cached
+    try:
+        return VGG16.find()
+    except UserError as error:
+        raise UserError(f"the perceptual term needs VGG16, but {error}: {remedy}") from None
 
 
 def _vgg16_weights(path: Path) -> dict[str, Tensor]:
@@ -169,7 +167,7 @@ def _vgg16_weights(path: Path) -> dict[str, Tensor]:
     for name in _Features().state_dict():
         original = f"features.{name.partition('.')[2]}"
         if original not in stored:
-            raise UserError(f"{path} has no tensor {original}: it must be torchvision's VGG16 ({VGG16_NAME})")
+            raise UserError(f"{path} has no tensor {original}: it must be torchvision's VGG16 ({VGG16.name})")
         weights[f"net.{name}"] = stored[original]
     return weights
 

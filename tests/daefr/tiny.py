@@ -109,3 +109,14 @@ def write_dataset(folder: Path, variants: dict[str, int] | None = None) -> Path:
     )
     (folder / NAME).write_text(manifest.model_dump_json())
     return folder
+
+
+def niqe_model(path: Path) -> Path:
+    """Write a model of NIQE in the published form, of no particular images."""
+    rng = np.random.default_rng(0)
+    offsets = np.arange(7) - 3
+    window = np.exp(-(offsets**2) / (2 * (7 / 6) ** 2))
+    window = np.outer(window, window) / window.sum() ** 2
+    mean = rng.uniform(0.1, 2, (1, 36))
+    np.savez(path, mu_pris_param=mean, cov_pris_param=np.diag(rng.uniform(0.1, 1, 36)), gaussian_window=window)
+    return path

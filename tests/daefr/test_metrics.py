@@ -1,4 +1,4 @@
-"""PSNR and SSIM: identities that must hold, and the golden figures of degraded faces."""
+"""PSNR, SSIM and NIQE: identities that must hold, and the golden figures of degraded faces."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,34 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from daefr.data.images import Image
-from daefr.measures import psnr, ssim
+from daefr.errors import UserError
+from daefr.metrics import fidelity
+from daefr.metrics.niqe import Niqe
 from degradations import decode_image, enlarge, replay
 from tests.daefr import tiny
 from tests.daefr.reference import needs_reference, path
 
-PSNR_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 SSIM_TOLERANCE = 5e-4
 KINDS = {"iso": "isotropic", "aniso": "anisotropic"}
-FACES = Path(__file__).resolve().parents[3] / "shared" / "faces" / "val"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+FACES, NIQE_MODEL = SHARED / "faces" / "val", SHARED / "weights" / "niqe_pris_params.npz"
+
+
+def _batch(*images: Image) -> Tensor:
+    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+
+
+def psnr(image: Image, target: Image) -> float:
+    return fidelity.psnr(_batch(image), _batch(target)).item()
+
+
+def ssim(image: Image, target: Image) -> float:
+    return fidelity.ssim(_batch(image), _batch(target)).item()
 
 
 @pytest.fixture
@@ -82,11 +99,68 @@ def test_both_are_symmetric_and_fall_with_the_damage(face: Image) -> None:
         assert measure(face, blurred[2]) == pytest.approx(values[2])
 
 
+def test_images_of_a_batch_are_measured_apart(face: Image) -> None:
+    dark, blurred = face // 2, np.asarray(cv2.GaussianBlur(face, (0, 0), 2), np.uint8)
+    images, targets = _batch(face, dark, blurred), _batch(face, blurred, dark)
+    for together, alone in ((fidelity.psnr, psnr), (fidelity.ssim, ssim)):
+        each = [alone(face, face), alone(dark, blurred), alone(blurred, dark)]
+        assert together(images, targets).tolist() == pytest.approx(each, rel=1e-5)
+
+
+@pytest.fixture
+def niqe(tmp_path: Path) -> Niqe:
+    return Niqe.load(tiny.niqe_model(tmp_path / "niqe.npz"))
+
+
+def _noise(seed: int, height: int = 200, width: int = 300) -> Image:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_niqe_of_a_batch_is_that_of_each_image(niqe: Niqe) -> None:
+    images = [_noise(0), cv2.GaussianBlur(_noise(1), (0, 0), 2).astype(np.uint8), _noise(2) // 4]
+    together = niqe(_batch(*images)).tolist()
+    assert together == pytest.approx([niqe(_batch(image)).item() for image in images], abs=TOLERANCE)
+    assert len({round(value, 3) for value in together}) == 3
+
+
+def test_niqe_looks_at_whole_blocks_of_96_pixels(niqe: Niqe) -> None:
+    image = _noise(0, 200, 300)
+    changed = image.copy()
+    changed[192:], changed[:, 288:] = 0, 0
+    assert niqe(_batch(changed)).item() == niqe(_batch(image[:192, :288])).item() == niqe(_batch(image)).item()
+
+
+def test_niqe_is_not_defined_for_less_than_two_blocks_or_flat_images(niqe: Niqe) -> None:
+    assert niqe(_batch(_noise(0, 100, 191))).isnan().all()
+    flat = np.full((192, 192, 3), 77, np.uint8)
+    values = niqe(_batch(flat, _noise(0, 192, 192)))
+    assert values.isnan().tolist() == [True, False]
+
+
+def test_another_file_is_no_niqe_model(tmp_path: Path) -> None:
+    path = tmp_path / "niqe_pris_params.npz"
+    for content in (b"", b"not an archive"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="niqe_pris_params"):
+            Niqe.load(path)
+    np.savez(path, mu_pris_param=np.zeros(36))
+    with pytest.raises(UserError, match="cov_pris_param"):
+        Niqe.load(path)
+
+
+def _golden() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path("golden_metrics.json").read_text())
+    return content
+
+
 @needs_reference
 @pytest.mark.skipif(not FACES.is_dir(), reason=f"the faces of the golden figures are not at {FACES}")
-def test_degraded_faces_have_the_golden_measures() -> None:
-    rows: list[dict[str, Any]] = json.loads(path("golden_metrics.json").read_text())["degraded"]
-    for row in rows:
+def test_faces_have_the_golden_measures() -> None:
+    golden, niqe = _golden(), Niqe.load(NIQE_MODEL)
+    for row in golden["images"]:
+        face = decode_image((FACES / row["image"]).read_bytes())
+        assert niqe(_batch(face)).item() == pytest.approx(row["niqe"], abs=TOLERANCE)
+    for row in golden["degraded"]:
         hq = decode_image((FACES / row["image"]).read_bytes())
         blur = {name: row[name] for name in ("ksize", "sigma_x", "sigma_y", "theta")}
         steps = [
@@ -95,5 +169,6 @@ def test_degraded_faces_have_the_golden_measures() -> None:
             {"op": "jpeg", "quality": row["jpeg"]},
         ]
         lq = enlarge(decode_image(replay(hq, {"steps": steps})), hq.shape[0])
-        assert psnr(lq, hq) == pytest.approx(row["psnr"], abs=PSNR_TOLERANCE)
-        assert ssim(lq, hq) == pytest.approx(row["ssim"], abs=SSIM_TOLERANCE)
+        assert psnr(lq, hq) == pytest.approx(row["psnr"], abs=TOLERANCE)
+        assert ssim(lq, hq) == pytest.approx(row["ssim"], abs=TOLERANCE)
+        assert niqe(_batch(lq)).item() == pytest.approx(row["niqe_lq"], abs=TOLERANCE)

@@ -1,0 +1,150 @@
+"""The commands `python -m daefr measure` and `fid-statistics`: what they do and print."""
+
+import argparse
+import contextlib
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from daefr.errors import UserError
+from daefr.metrics.base import MeasureName
+from daefr.metrics.fid import Accumulator
+from daefr.metrics.meter import Figure, Meter
+from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU, MEASURES, WITH_TARGETS, WITHOUT_TARGETS
+from daefr.metrics.pairs import Images, Pair, Unusable, batches, find_pairs, read_ahead
+from daefr.metrics.registry import KINDS, Setup, load_inception
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Measure and print; return 0, or 1 when an image or a measure is left out. Raises `UserError` for bad input."""
+    names = _names(options)
+    pairs = find_pairs(options.restored, options.gt)
+    setup = Setup(options.protocol, torch.device(options.device), _weights(options), options.fid_statistics)
+    meter = Meter(names, setup, with_targets=options.gt is not None)
+    measured = 0
+    unusable: list[Unusable] = []
+    with _table(options.per_image, ["name", *meter.columns, "problem"]) as table:
+        for batch in _batches(pairs, options):
+            if isinstance(batch, Unusable):
+                unusable.append(batch)
+                table({"name": batch.name, "problem": batch.problem})
+                continue
+            measured += len(batch)
+            for images, row in zip(batch, meter.update(batch), strict=True):
+                table({"name": images.name} | {name: _cell(value) for name, value in row.items()})
+    figures = meter.figures()
+    write = _write_json if options.json else _write_text
+    write(options.protocol, figures, measured, unusable)
+    return 0 if not unusable and all(figure.count == measured for figure in figures.values()) else 1
+
+
+def compute_statistics(options: argparse.Namespace) -> int:
+    """Store the statistics of a folder for FID; return 0, or 1 when an image is left out."""
+    pairs = find_pairs(options.images, None)
+    if not options.target.parent.is_dir():
+        raise UserError(f"{options.target} cannot be written: there is no folder {options.target.parent}")
+    features = Accumulator(load_inception(_weights(options), torch.device(options.device)))
+    failed = 0
+    for batch in _batches(pairs, options):
+        if isinstance(batch, Unusable):
+            failed += 1
+        else:
+            features.update(torch.stack([images.restored for images in batch]).to(options.device))
+    features.statistics().write(options.target)
+    sys.stdout.write(f"statistics of {features.count} images in {options.target}, {failed} failed\n")
+    return 1 if failed else 0
+
+
+def _names(options: argparse.Namespace) -> tuple[MeasureName, ...]:
+    if options.measures is None:
+        return WITH_TARGETS if options.gt is not None else WITHOUT_TARGETS
+    asked = options.measures.split(",")
+    unknown = sorted(set(asked) - set(MEASURES))
+    if unknown:
+        raise UserError(f"--measures {options.measures}: {unknown[0]!r} is none of {', '.join(MEASURES)}")
+    return tuple(name for name in MEASURES if name in asked)
+
+
+def _weights(options: argparse.Namespace) -> Path | None:
+    folder: Path | None = options.weights
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"--weights {folder} is not a folder")
+    return folder
+
+
+def _batches(pairs: Sequence[Pair | Unusable], options: argparse.Namespace) -> Iterator[list[Images] | Unusable]:
+    """Read and batch with a progress bar, and tell what is unusable as it comes."""
+    size = BATCH_ON_GPU if options.device.startswith("cuda") else BATCH_ON_CPU
+    if options.batch is not None:
+        size = options.batch
+    if size < 1:
+        raise UserError(f"--batch {size}: at least one image has to be measured at once")
+    with tqdm(total=len(pairs), unit=" images", disable=not sys.stderr.isatty()) as bar:
+        for batch in batches(read_ahead(pairs), size):
+            if isinstance(batch, Unusable):
+                tqdm.write(f"left out: {batch.name}: {batch.problem}", file=sys.stderr)
+                bar.update()
+                yield batch
+            else:
+                yield batch
+                bar.update(len(batch))
+
+
+@contextlib.contextmanager
+def _table(path: Path | None, columns: Sequence[str]) -> Iterator[Any]:
+    """Yield a function that writes a row; the file has its name once it is complete."""
+    if path is None:
+        yield lambda _: None
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        file = temporary.open("w", newline="")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    with file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        yield writer.writerow
+    temporary.replace(path)
+
+
+def _cell(value: float) -> float | str:
+    return "" if math.isnan(value) else value
+
+
+def _write_text(protocol: str, figures: dict[str, Figure], measured: int, unusable: Sequence[Unusable]) -> None:
+    missing = sum(each.missing for each in unusable)
+    counts = f"{measured} measured, {missing} missing, {len(unusable) - missing} failed"
+    sys.stdout.write(f"protocol {protocol}; images: {counts}\n")
+    for name, figure in figures.items():
+        if figure.value is None:
+            sys.stdout.write(f"{name:>9}  unavailable: {figure.problem}\n")
+            continue
+        unit = KINDS[name].unit if name in KINDS else ""
+        partly = f"  (of {figure.count} images)" if figure.count < measured else ""
+        sys.stdout.write(f"{name:>9} {figure.value:>10.4f} {unit}".rstrip() + f"{partly}\n")
+
+
+def _write_json(protocol: str, figures: dict[str, Figure], measured: int, unusable: Sequence[Unusable]) -> None:
+    content = {
+        "protocol": protocol,
+        "measured": measured,
+        "missing": [each.name for each in unusable if each.missing],
+        "failed": {each.name: each.problem for each in unusable if not each.missing},
+        "measures": {name: _as_json(figure) for name, figure in figures.items()},
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def _as_json(figure: Figure) -> dict[str, Any]:
+    if figure.value is None:
+        return {"unavailable": figure.problem}
+    # JSON knows no infinity, which PSNR has for equal images
+    return {"value": "inf" if math.isinf(figure.value) else figure.value, "images": figure.count}

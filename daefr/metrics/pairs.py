@@ -1,0 +1,140 @@
+"""Which restored image belongs to which ground truth, and reading them ahead of the measuring."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daefr.data.images import decode_8_bit_image, find_images
+from daefr.errors import UserError
+
+READERS = 4
+AHEAD = 2 * READERS
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of a restored image and of its ground truth, if there is any; `name` is the path without its suffix."""
+
+    name: str
+    restored: Path
+    target: Path | None = None
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a pair, (3, H, W) uint8 RGB and of one size; without ground truth, `target` is None."""
+
+    name: str
+    restored: Tensor
+    target: Tensor | None
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An image that cannot be measured, or is `missing`: there is ground truth, but nothing restored."""
+
+    name: str
+    problem: str
+    missing: bool = False
+
+
+def find_pairs(restored: Path, target: Path | None) -> list[Pair | Unusable]:
+    """Find the images below a folder, sorted by name, each with the ground truth of the same name below another.
+
+    Names are paths without the suffix: `a/1.png` belongs to `a/1.jpg`. Two files are a pair whatever their names.
+    Raises `UserError` for a path that does not exist, an empty folder, a file and a folder, two images of one name in
+    a folder, and folders that have no name in common.
+    """
+    if target is not None and restored.is_file() and target.is_file():
+        return [Pair(restored.stem, restored, target)]
+    images = _by_name(restored)
+    if target is None:
+        return [Pair(name, path) for name, path in images.items()]
+    if restored.is_file() or target.is_file():
+        raise UserError(f"{restored} and {target}: give two folders, or two images")
+    targets = _by_name(target)
+    if not images.keys() & targets.keys():
+        raise UserError(
+            f"no image in {restored} has the name of one in {target} (but for the suffix): "
+            f"there is {next(iter(images))} here and {next(iter(targets))} there"
+        )
+    return [_pair(name, images.get(name), targets.get(name)) for name in sorted(images.keys() | targets.keys())]
+
+
+def read_ahead(pairs: Iterable[Pair | Unusable]) -> Iterator[Images | Unusable]:
+    """Read pairs in order; few of them are in memory at any time. What is unusable already passes through."""
+    waiting: deque[Future[Images | Unusable]] = deque()
+    with ThreadPoolExecutor(READERS) as pool:
+        for pair in pairs:
+            waiting.append(pool.submit(_read, pair))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def batches(images: Iterable[Images | Unusable], size: int) -> Iterator[list[Images] | Unusable]:
+    """Put up to `size` images that follow each other and are of one size together; what is unusable passes through."""
+    batch: list[Images] = []
+    for each in images:
+        if isinstance(each, Unusable):
+            yield each
+            continue
+        if batch and (len(batch) == size or each.restored.shape != batch[0].restored.shape):
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
+
+
+def _by_name(place: Path) -> dict[str, Path]:
+    if place.is_file():
+        return {place.stem: place}
+    if not place.is_dir():
+        raise UserError(f"{place} does not exist; give an image or a folder of images")
+    images: dict[str, Path] = {}
+    for path in find_images(place):
+        name = path.relative_to(place).with_suffix("").as_posix()
+        if name in images:
+            raise UserError(f"{images[name]} and {path} have one name but for the suffix; rename or remove one")
+        images[name] = path
+    if not images:
+        raise UserError(f"{place} is empty; give an image or a folder of images")
+    return images
+
+
+def _pair(name: str, restored: Path | None, target: Path | None) -> Pair | Unusable:
+    if restored is None:
+        return Unusable(name, f"missing: there is nothing restored for {target}", missing=True)
+    if target is None:
+        return Unusable(name, f"{restored} has no ground truth")
+    return Pair(name, restored, target)
+
+
+def _read(pair: Pair | Unusable) -> Images | Unusable:
+    if isinstance(pair, Unusable):
+        return pair
+    try:
+        restored = _decode(pair.restored)
+        target = None if pair.target is None else _decode(pair.target)
+    except ValueError as error:
+        return Unusable(pair.name, str(error))
+    if target is not None and restored.shape != target.shape:
+        sizes = [f"{width}x{height}" for _, height, width in (restored.shape, target.shape)]
+        return Unusable(pair.name, f"{pair.restored} has {sizes[0]} pixels, its ground truth {sizes[1]}")
+    return Images(pair.name, restored, target)
+
+
+def _decode(path: Path) -> Tensor:
+    try:
+        image = decode_8_bit_image(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from None
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,0 +1,99 @@
+"""The measures by name, and what each needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from daefr.losses.identity import ARCFACE, load_arcface
+from daefr.losses.perceptual import VGG16, PerceptualLoss
+from daefr.metrics.base import MeasureName, Protocol
+from daefr.metrics.fid import FFHQ_STATISTICS, INCEPTION, FrechetDistance, Inception, Statistics
+from daefr.metrics.fidelity import WINDOW, psnr, ssim
+from daefr.metrics.identity import IdentityAngle
+from daefr.metrics.landmarks import AWING_FAN, LandmarkDistance
+from daefr.metrics.lpips import Lpips
+from daefr.metrics.niqe import BLOCK, NIQE_MODEL, Niqe
+
+Figures = dict[str, Callable[..., Tensor]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How measures are built.
+
+    Args:
+        protocol: `paper` or `standard`.
+        device: where they are computed.
+        weights: a folder with published files under their own names, looked into before the usual download.
+        statistics: the statistics of real images for FID; without them, those of FFHQ.
+
+    """
+
+    protocol: Protocol
+    device: torch.device
+    weights: Path | None = None
+    statistics: Path | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A measure that can be asked for.
+
+    Args:
+        build: returns its figures by name, or for a measure of a whole set the one that gathers it; raises `UserError`
+            when a file that it needs is not to be had. A figure is called with restored images and, if `needs_target`,
+            their ground truth, (B, 3, H, W) uint8 RGB on the device, and returns (B,), NaN where it is not defined.
+        needs_target: whether there has to be ground truth.
+        least: the shortest side in pixels for which it is defined.
+        unit: of its figures.
+
+    """
+
+    build: Callable[[Setup], Figures | FrechetDistance]
+    needs_target: bool
+    least: int = 1
+    unit: str = ""
+
+
+def load_inception(weights: Path | None, device: torch.device) -> Inception:
+    """Build the network of FID on a device, from its file in the folder `weights` or the usual download."""
+    return Inception.load(INCEPTION.find(weights)).to(device)
+
+
+def _lpips(setup: Setup) -> Figures:
+    network = PerceptualLoss.load(VGG16.find(setup.weights)).to(setup.device)
+    figures: Figures = {"lpips": Lpips(network, setup.protocol)}
+    if setup.protocol == "paper":
+        figures["lpips_01"] = Lpips(network, setup.protocol, centered=False)
+    return figures
+
+
+def _fid(setup: Setup) -> FrechetDistance:
+    statistics = Statistics.read(setup.statistics or FFHQ_STATISTICS.find(setup.weights))
+    return FrechetDistance(load_inception(setup.weights, setup.device), statistics)
+
+
+def _niqe(setup: Setup) -> Figures:
+    return {"niqe": Niqe.load(NIQE_MODEL.find(setup.weights))}
+
+
+def _ida(setup: Setup) -> Figures:
+    return {"ida": IdentityAngle(load_arcface(ARCFACE.find(setup.weights)).to(setup.device), setup.protocol)}
+
+
+def _lmd(setup: Setup) -> Figures:
+    return {"lmd": LandmarkDistance.load(AWING_FAN.find(setup.weights), setup.device)}
+
+
+KINDS: dict[MeasureName, Kind] = {
+    "psnr": Kind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB"),
+    "ssim": Kind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW),
+    "lpips": Kind(_lpips, needs_target=True, least=16),
+    "fid": Kind(_fid, needs_target=False),
+    "niqe": Kind(_niqe, needs_target=False, least=BLOCK),
+    "ida": Kind(_ida, needs_target=True, unit="rad"),
+    "lmd": Kind(_lmd, needs_target=True, unit="px"),
+}
