@@ -1,19 +1,33 @@
 """Reading, writing and converting 8-bit RGB images. OpenCV's BGR order never leaves this file."""
 
+import io
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import torch
 
 Image = npt.NDArray[np.uint8]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 100_000_000
+"""What an image from outside may have by default; decoded, it takes 300 MB."""
+MOST_PIXELS = 178_000_000
+"""The highest limit that can be set: Pillow opens nothing larger."""
 
 
-def decode_image(data: bytes) -> Image:
-    """Decode JPEG, PNG or WebP bytes to (H, W, 3) uint8 RGB; raises `ValueError` when the bytes are no image."""
+def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
+    """Decode JPEG, PNG or WebP bytes to (H, W, 3) uint8 RGB, turned upright as the EXIF orientation says.
+
+    With `max_pixels`, the size is read first, and an image that has more is not decoded: a file of some kilobytes can
+    pose as terabytes. Raises `ValueError` for that, and when the bytes are no image.
+    """
+    if max_pixels is not None and _pixels(data) > max_pixels:
+        raise ValueError(f"too many pixels: more than {max_pixels}")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     except cv2.error:
@@ -23,12 +37,31 @@ def decode_image(data: bytes) -> Image:
     return np.asarray(image, np.uint8)
 
 
+def _pixels(data: bytes) -> int:
+    """Return how many pixels an image says it has, without decoding it."""
+    try:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except PIL.Image.DecompressionBombError:
+        return MOST_PIXELS + 1
+    except Exception:  # a damaged or hostile file makes the header's reader raise anything
+        raise ValueError("not a readable image") from None
+
+
 def encode_png(image: Image) -> bytes:
     """Encode (H, W, 3) uint8 RGB as PNG, level 3: close to the smallest size at a third of its time."""
     ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not ok:
         raise ValueError(f"could not encode an image of shape {image.shape}")
     return data.tobytes()
+
+
+def write_png(path: Path, image: Image) -> None:
+    """Write (H, W, 3) uint8 RGB as PNG, under a temporary name first: `path` is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(encode_png(image))
+    temporary.replace(path)
 
 
 def to_tensor(image: Image) -> torch.Tensor:
