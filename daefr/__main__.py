@@ -5,13 +5,19 @@ import sys
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from daefr.bench.data import add_options as add_bench_data_options
 from daefr.bench.data import bench_data
 from daefr.bench.report import add_options as add_bench_options
 from daefr.bench.report import bench
+from daefr.data.images import MAX_PIXELS, MOST_PIXELS
+from daefr.data.manifest import Rejection, count_reasons
 from daefr.errors import UserError
+from daefr.faces import Aligner, Detector, FaceFilters
+from daefr.faces.alignment import CROP_SIDE
+from daefr.faces.folder import align_files, list_photographs
 from daefr.metrics.options import add_measure_options, add_statistics_options
 from daefr.released import Unseen, export_released, import_released
 from daefr.restore import Restorer, count_files, restore_files
@@ -36,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("source", metavar="IN", type=Path, help="an image, or a folder of images")
     restore.add_argument("target", metavar="OUT", type=Path, help="folder for the restored images (for one: or a .png)")
     restore.add_argument("--model", required=True, type=Path, help="a restoration checkpoint directory")
-    restore.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    _add_device(restore)
+    _add_align(commands.add_parser("align", help="cut aligned crops of the faces out of photographs"))
     _add_import(commands.add_parser("import", help="turn a released .ckpt file into a checkpoint directory"))
     add_measure_options(commands.add_parser("measure", help="measure restored images: PSNR, SSIM, NIQE and others"))
     add_statistics_options(commands.add_parser("fid-statistics", help="store what FID needs to know of real images"))
@@ -44,6 +51,28 @@ def _parser() -> argparse.ArgumentParser:
     add_bench_data_options(commands.add_parser("bench-data", help="measure the cost of making and reading samples"))
     _add_export(commands.add_parser("export", help="turn a checkpoint directory into a .ckpt file like the released"))
     return parser
+
+
+def _add_align(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN", type=Path, help="a photograph, or a folder of photographs")
+    parser.add_argument("target", metavar="OUT", type=Path, help="folder for the crops, in the folders of IN")
+    parser.add_argument("--detector", metavar="PATH", type=Path, help="RetinaFace weights (default: facexlib's)")
+    parser.add_argument("--side", type=int, default=CROP_SIDE, help="of the crops, in pixels (default %(default)s)")
+    for name, setting in FaceFilters.model_fields.items():
+        default = "the crops' side" if setting.default is None else f"{setting.default:g}"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            metavar="X",
+            help=f"{setting.description} Default: {default}".replace("%", "%%"),
+        )
+    parser.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, help="larger images are not decoded (default %(default)s)"
+    )
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +107,36 @@ def _restore(options: argparse.Namespace) -> int:
             restored += 1
     sys.stdout.write(f"{restored} restored, {failed} failed\n")
     return 1 if failed else 0
+
+
+def _align(options: argparse.Namespace) -> int:
+    if not 1 <= options.max_pixels <= MOST_PIXELS:
+        raise UserError(f"--max-pixels {options.max_pixels} is not to be had; 1 to {MOST_PIXELS} are")
+    photographs, filters = list_photographs(options.source), _filters(options)
+    detector = Detector.load(options.detector, _device(options.device))
+    aligner = Aligner(detector, filters, options.side, options.max_pixels)
+    outcomes = align_files(aligner, options.source, options.target)
+    written = failed = 0
+    rejected: list[Rejection] = []
+    for outcome in tqdm(outcomes, total=len(photographs), unit=" photographs", disable=not sys.stderr.isatty()):
+        if outcome.problem:
+            failed += 1
+            tqdm.write(f"failed: {outcome.source}: {outcome.problem}", file=sys.stderr)
+        written += len(outcome.written)
+        rejected += outcome.rejected
+    counts = "".join(f", {count} {kind}" for kind, count in count_reasons(rejected).items())
+    sys.stdout.write(f"{written} crops of {len(photographs)} photographs{counts}, {failed} failed\n")
+    return 1 if failed or not written else 0
+
+
+def _filters(options: argparse.Namespace) -> FaceFilters:
+    given = {name: value for name in FaceFilters.model_fields if (value := getattr(options, name)) is not None}
+    try:
+        return FaceFilters.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"--{option} {first['input']}: {first['msg']}") from None
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -129,6 +188,7 @@ def _device(name: str) -> torch.device:
 
 COMMANDS = {
     "restore": _restore,
+    "align": _align,
     "measure": _measure,
     "fid-statistics": _compute_statistics,
     "import": _import,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from daefr.checkpoint import load_checkpoint
-from daefr.data.images import Image, decode_image, encode_png, find_images, shrink, to_image, to_tensor
+from daefr.data.images import MAX_PIXELS, Image, decode_image, find_images, shrink, to_image, to_tensor, write_png
 from daefr.errors import UserError
 from daefr.speed import Speed
 from daefr.stages import RestorationStage, stage_from_checkpoint
@@ -75,12 +75,12 @@ def restore_files(restorer: Restorer, source: Path, target: Path) -> Iterator[Ou
     """
     for path, result in _pairs(source, target).items():
         try:
-            restored = restorer(decode_image(path.read_bytes()))
+            restored = restorer(decode_image(path.read_bytes(), MAX_PIXELS))
         except (OSError, ValueError) as error:
             yield Outcome(path, None, str(error))
             continue
         try:
-            _write(result, encode_png(restored))
+            write_png(result, restored)
         except OSError as error:
             raise UserError(f"{result} cannot be written: {error.strerror}") from None
         yield Outcome(path, result)
@@ -105,10 +105,3 @@ def _pairs(source: Path, target: Path) -> dict[Path, Path]:
             raise UserError(f"{taken[result]} and {path} would both become {result}; rename one")
         taken[result] = path
     return pairs
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)

@@ -1,6 +1,7 @@
 """Connecting to Ray: the cluster whose job this is, or one of its own on this machine."""
 
 import logging
+import math
 import os
 import threading
 from collections import Counter
@@ -60,6 +61,12 @@ def disconnect() -> None:
 def cpus() -> float:
     """CPUs of the whole cluster."""
     return float(ray.cluster_resources().get("CPU", 0))
+
+
+def gpu_share() -> float:
+    """The part of a GPU that a task of one CPU can have while all CPUs are busy with such; 0 without GPUs."""
+    share = float(ray.cluster_resources().get("GPU", 0)) / max(1.0, cpus())
+    return min(1.0, math.floor(share * 10_000) / 10_000)  # Ray counts GPUs in ten-thousandths
 
 
 _taken: Counter[str] = Counter()

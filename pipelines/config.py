@@ -5,13 +5,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from daefr.config import Settings, StageName
+from daefr.data.images import MAX_PIXELS, MOST_PIXELS
 from daefr.errors import UserError
+from daefr.faces import FaceFilters
+from daefr.faces.alignment import CROP_SIDE
 from daefr.network.config import NetworkConfig
 from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
@@ -33,10 +36,22 @@ class TrackingConfig(Settings):
 class DataConfig(Settings):
     """Which faces, and what is made of them."""
 
-    faces: str = Field(PORTRAITS, description="A folder of aligned square crops, or `portraits` for drawn ones.")
+    faces: str = Field(
+        PORTRAITS, description="A folder of aligned square crops, or of photographs (see `align`), or `portraits`."
+    )
     validation_faces: str | None = Field(
         None,
         description="Likewise, for validation; may be the same as `faces`. By default a part of `faces` is set apart.",
+    )
+    align: Literal["facexlib"] | None = Field(
+        None, description="`facexlib` where the files are raw photographs, to make crops of every face in them."
+    )
+    detector: Path | None = Field(
+        None, description="RetinaFace weights for `align`; by default the usual download of facexlib's."
+    )
+    filters: FaceFilters = Field(FaceFilters(), description="Which faces of photographs are taken.")
+    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+        MAX_PIXELS, description="An image that says that it has more is not decoded."
     )
     limit: PositiveInt | None = Field(None, description="Use that many of the faces only, the same ones in every run.")
     portraits: PositiveInt = Field(512, description="How many portraits are drawn, validation included.")
@@ -45,7 +60,9 @@ class DataConfig(Settings):
     severe: str = "daefr-severe"
     variants: PositiveInt = Field(2, description="LQ images of each recipe for every training face.")
     shard_samples: PositiveInt = Field(1000, description="Samples in one shard; one task makes one shard.")
-    max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.1
+    max_rejected: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Share of the files that may give no sample."
+    )
 
     @model_validator(mode="after")
     def _recipes_exist(self) -> Self:
@@ -110,6 +127,12 @@ class RunConfig(Settings):
     def resolution(self) -> int:
         """Side of all images, in pixels."""
         return self.network.autoencoder.resolution
+
+    @model_validator(mode="after")
+    def _crops_are_large_enough(self) -> Self:
+        if self.data.align and self.resolution > CROP_SIDE:
+            raise ValueError(f"data.align makes crops of {CROP_SIDE} pixels, and the network takes {self.resolution}")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -1,5 +1,6 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
+from daefr.faces import find_detector
 from daefr.losses.identity import find_arcface
 from daefr.losses.perceptual import find_vgg16
 from daefr.stages.config import AutoencoderTraining
@@ -7,7 +8,9 @@ from pipelines.config import STAGES, RunConfig
 
 
 def check(config: RunConfig) -> None:
-    """Find, or download, every weights file that a stage needs; raises `UserError` when one cannot be had."""
+    """Find, or download, every weights file that a step needs; raises `UserError` when one cannot be had."""
+    if config.data.align:
+        find_detector(config.data.detector)
     for name in STAGES:
         training = config.stages.of(name)
         if isinstance(training, AutoencoderTraining) and training.perceptual.weight:

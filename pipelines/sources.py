@@ -3,8 +3,9 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from daefr.data.images import Image, decode_image, find_images, shrink
+from daefr.data.images import MAX_PIXELS, Image, decode_image, find_images, shrink
 from daefr.data.manifest import Split
 from daefr.data.portraits import draw_portrait
 from daefr.errors import UserError
@@ -17,11 +18,15 @@ class RejectedError(Exception):
 
 @dataclass(frozen=True)
 class Face:
-    """An aligned HQ crop: (R, R, 3) uint8 RGB, five (x, y) landmarks in pixels where known, digest of its source."""
+    """An aligned HQ crop: (R, R, 3) uint8 RGB, five (x, y) landmarks in pixels where known, digest of its source.
+
+    `crop` tells how it was cut out of a photograph, None where it came as it is; see `daefr.faces.Crop.facts`.
+    """
 
     image: Image
     landmarks: list[list[float]] | None
     sha256: str
+    crop: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,15 @@ class Source:
     path: Path | None = None
     portrait: int = 0
 
-    def load(self, resolution: int) -> Face:
-        """Read the face at `resolution` pixels. Raises `RejectedError` when it cannot be used."""
+    def load(self, resolution: int, max_pixels: int = MAX_PIXELS) -> Face:
+        """Read an aligned crop at `resolution` pixels. Raises `RejectedError` when it cannot be used."""
         if self.path is None:
             portrait = draw_portrait(self.portrait, resolution)
             sha256 = hashlib.sha256(portrait.image.tobytes()).hexdigest()
             return Face(portrait.image, portrait.landmarks.tolist(), sha256)
+        data = self.read()
         try:
-            data = self.path.read_bytes()
-            image = decode_image(data)
-        except OSError as error:
-            raise RejectedError(f"cannot be read: {error.strerror}") from None
+            image = decode_image(data, max_pixels)
         except ValueError as error:
             raise RejectedError(str(error)) from None
         height, width = image.shape[:2]
@@ -51,6 +54,14 @@ class Source:
         if height < resolution:
             raise RejectedError(f"too small: {height} pixels, where {resolution} are wanted")
         return Face(shrink(image, resolution), None, hashlib.sha256(data).hexdigest())
+
+    def read(self) -> bytes:
+        """Return the file of a source that is no portrait. Raises `RejectedError` when it cannot be read."""
+        assert self.path is not None  # noqa: S101  # a portrait has no file
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise RejectedError(f"cannot be read: {error.strerror}") from None
 
 
 def list_sources(data: DataConfig) -> dict[Split, list[Source]]:

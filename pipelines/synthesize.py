@@ -20,18 +20,20 @@ import cv2
 import numpy as np
 import ray
 
+import degradations
 from daefr.config import Settings
 from daefr.data import manifest as dataset_manifest
 from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import encode_png
-from daefr.data.manifest import DatasetManifest, Rejection, Shard, Split
-from daefr.data.shards import Sample, write_shard
+from daefr.data.images import MAX_PIXELS, encode_png
+from daefr.data.manifest import DatasetManifest, Rejection, Shard, Split, count_reasons
+from daefr.data.shards import Sample, file_digest, write_shard
 from daefr.errors import UserError
-from degradations import Face, degrade, get_recipe
+from daefr.faces import find_detector
 from pipelines import cluster
+from pipelines.photographs import Photographs, take_faces
 from pipelines.progress import bar
 from pipelines.run import Run
-from pipelines.sources import RejectedError, Source, list_sources, sources_digest
+from pipelines.sources import Face, Source, list_sources, sources_digest
 from pipelines.steps import Committed, StepInput
 
 VERSION = 2
@@ -49,6 +51,9 @@ class ShardTask:
     recipes: dict[str, str]
     variants: int
     seed: int
+    max_pixels: int = MAX_PIXELS
+    photographs: Photographs | None = None
+    """How the sources become aligned crops, None where they are."""
 
     @property
     def receipt(self) -> Path:
@@ -57,53 +62,65 @@ class ShardTask:
 
 
 class Receipt(Settings):
-    """What became of a task's sources. `shard` is None where all of them were rejected."""
+    """What became of a task's sources. `shard` is None where none gave a sample; `fruitless` counts those that did not.
+
+    A photograph can be in `rejected` several times, and give samples as well.
+    """
 
     shard: Shard | None
     rejected: list[Rejection]
+    fruitless: int
 
 
 def make_shard(task: ShardTask) -> Receipt:
     """Degrade the task's faces and write its shard, then its receipt. Run again, it makes the same bytes."""
     cv2.setNumThreads(1)  # a task has one CPU
     rejected: list[Rejection] = []
-    shard: Shard | None = write_shard(task.path, _samples(task, rejected))
+    fruitless: list[Source] = []
+    shard: Shard | None = write_shard(task.path, _samples(task, rejected, fruitless))
     if shard is not None and not shard.samples:
         task.path.unlink()
         shard = None
-    receipt = Receipt(shard=shard, rejected=rejected)
+    receipt = Receipt(shard=shard, rejected=rejected, fruitless=len(fruitless))
     temporary = task.receipt.with_suffix(".tmp")
     temporary.write_text(receipt.model_dump_json())
     temporary.replace(task.receipt)
     return receipt
 
 
-def _samples(task: ShardTask, rejected: list[Rejection]) -> Iterator[Sample]:
-    for number, source in enumerate(task.sources, task.first):
-        try:
-            face = source.load(task.resolution)
-        except RejectedError as error:
-            rejected.append(Rejection(source=source.name, reason=str(error)))
-            continue
-        sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.png": encode_png(face.image)}
+def _samples(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[Sample]:
+    for key, name, face in _faces(task, rejected, fruitless):
+        sample: dict[str, str | bytes] = {"__key__": key, "hq.png": encode_png(face.image)}
         variants: dict[str, list[dict[str, Any]]] = {}
-        hq = Face(face.image)
+        hq = degradations.Face(face.image)
         for kind, recipe in task.recipes.items():
-            generators = [_generator(task.seed, source.name, kind, index) for index in range(task.variants)]
-            spoiled = [degrade(hq, get_recipe(recipe), generator) for generator in generators]
+            generators = [_generator(task.seed, name, kind, index) for index in range(task.variants)]
+            spoiled = [degradations.degrade(hq, degradations.get_recipe(recipe), rng) for rng in generators]
             sample |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(spoiled)}
             variants[kind] = [lq.params for lq in spoiled]
         about = {
-            "source": source.name,
+            "source": name,
             "sha256": face.sha256,
             "seed": task.seed,
             "landmarks": face.landmarks,
             # an aligned crop of unknown landmarks has them about where its alignment put them
             "components": component_boxes(face.landmarks or template_landmarks(task.resolution), task.resolution),
             "components_from": "landmarks" if face.landmarks else "template",
+            "crop": face.crop,
             "variants": variants,
         }
         yield sample | {"json": json.dumps(about, sort_keys=True).encode()}
+
+
+def _faces(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[tuple[str, str, Face]]:
+    """Yield key, name and face of every sample; a photograph's faces have the numbers of their names in their keys."""
+    for number, source in enumerate(task.sources, task.first):
+        faces, reasons = take_faces(source, task.photographs, task.resolution, task.max_pixels)
+        rejected += reasons
+        if not faces:
+            fruitless.append(source)
+        for name, face in faces.items():
+            yield f"{number:08d}{name.removeprefix(source.name).replace('#', '-')}", name, face
 
 
 def _generator(seed: int, source: str, kind: str, variant: int) -> np.random.Generator:
@@ -116,19 +133,23 @@ def synthesize(run: Run) -> Committed:
     """Make the dataset of a run, or find it made."""
     sources = list_sources(run.config.data)
     settings = {
-        "data": run.config.data.model_dump(mode="json", exclude={"max_rejected"}),
+        "data": run.config.data.model_dump(mode="json", exclude={"max_rejected", "detector"}),
         "resolution": run.config.resolution,
         "seed": run.config.seed,
     }
     inputs = {"sources": StepInput(digest=sources_digest(sources), origin=run.config.data.faces)}
+    if run.config.data.align:
+        detector = find_detector(run.config.data.detector)
+        inputs["detector"] = StepInput(digest=file_digest(detector), origin=str(detector))
 
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
         tasks = _plan(run, folder / DATASET, sources)
-        made = _manifest(run, tasks, _make_all(run, [task for part in tasks.values() for task in part]))
+        receipts = _make_all(run, [task for part in tasks.values() for task in part])
+        made = _manifest(run, tasks, receipts)
         for left_by_a_killed_task in (folder / DATASET).glob("*.tmp"):
             left_by_a_killed_task.unlink()
-        total = sum(len(part) for part in sources.values())
-        _check_rejected(made, total, run.config.data.max_rejected)
+        fruitless, total = sum(r.fruitless for r in receipts.values()), sum(len(part) for part in sources.values())
+        _check_rejected(run, made, fruitless, total)
         path = folder / DATASET / dataset_manifest.NAME
         path.write_text(made.model_dump_json(indent=2) + "\n")
         outputs: dict[str, Any] = {
@@ -151,6 +172,7 @@ def synthesize(run: Run) -> Committed:
 
 def _plan(run: Run, folder: Path, sources: dict[Split, list[Source]]) -> dict[Split, list[ShardTask]]:
     data = run.config.data
+    photographs = Photographs(data.detector and data.detector.absolute(), data.filters) if data.align else None
     return {
         split: [
             ShardTask(
@@ -162,6 +184,8 @@ def _plan(run: Run, folder: Path, sources: dict[Split, list[Source]]) -> dict[Sp
                 # validation images are degraded once and for all
                 variants=data.variants if split == "train" else 1,
                 seed=run.config.seed,
+                max_pixels=data.max_pixels,
+                photographs=photographs,
             )
             for start in range(0, len(part), data.shard_samples)
         ]
@@ -177,7 +201,9 @@ def _make_all(run: Run, tasks: list[ShardTask]) -> dict[Path, Receipt]:
     if not waiting:
         return receipts
     cluster.connect()
-    remote = ray.remote(make_shard).options(max_retries=run.config.compute.task_retries)
+    remote = ray.remote(make_shard).options(
+        max_retries=run.config.compute.task_retries, num_gpus=cluster.gpu_share() if run.config.data.align else 0
+    )
     limit = run.config.compute.tasks or 2 * max(1, int(cluster.cpus()))
     with bar("synthesize", total, "faces", done) as shown:
         flying: dict[Any, ShardTask] = {}
@@ -217,19 +243,17 @@ def _manifest(run: Run, tasks: dict[Split, list[ShardTask]], receipts: dict[Path
         train=shards["train"],
         validation=shards["validation"],
         rejected=rejected,
+        reasons=count_reasons(rejected),
     )
 
 
-def _check_rejected(made: DatasetManifest, total: int, allowed: float) -> None:
-    share = len(made.rejected) / total
-    examples = "; ".join(f"{entry.source} is {entry.reason}" for entry in made.rejected[:3])
-    if share > allowed:
-        raise UserError(
-            f"{len(made.rejected)} of {total} faces were rejected, more than data.max_rejected={allowed} allows: "
-            f"{examples}"
-        )
+def _check_rejected(run: Run, made: DatasetManifest, fruitless: int, total: int) -> None:
+    data = run.config.data
+    what = "photographs gave no face" if data.align else "faces were rejected"
+    counts = ", ".join(f"{count} {kind}" for kind, count in made.reasons.items())
+    why = f"{counts}, such as " + "; ".join(f"{entry.source}: {entry.reason}" for entry in made.rejected[:3])
+    if fruitless > data.max_rejected * total:
+        raise UserError(f"{fruitless} of {total} {what}, more than data.max_rejected={data.max_rejected} allows: {why}")
     for split in ("train", "validation"):
         if not made.samples(split):
-            raise UserError(
-                f"no face is left for {split} after {len(made.rejected)} of {total} were rejected: {examples}"
-            )
+            raise UserError(f"no face is left for {split} after {fruitless} of {total} {what}: {why}")

@@ -1,23 +1,35 @@
 """Reading, writing and converting 8-bit RGB images. OpenCV's BGR order never leaves this file."""
 
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import torch
 
 Image = npt.NDArray[np.uint8]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 100_000_000
+"""What an image from outside may have by default; decoded, it takes 300 MB."""
+MOST_PIXELS = 178_000_000
+"""The highest limit that can be set: Pillow opens nothing larger."""
 
 
-def decode_image(data: bytes) -> Image:
-    """Decode JPEG, PNG or WebP bytes to (H, W, 3) uint8 RGB; raises `ValueError` when the bytes are no image.
+def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
+    """Decode JPEG, PNG or WebP bytes to (H, W, 3) uint8 RGB, turned upright as the EXIF orientation says.
 
-    Gray becomes three equal channels; an alpha channel is ignored.
+    Gray becomes three equal channels; an alpha channel is ignored. With `max_pixels`, the size is read first, and an
+    image that has more is not decoded: a file of some kilobytes can pose as terabytes. Raises `ValueError` for that,
+    and when the bytes are no image.
     """
+    if max_pixels is not None and _pixels(data) > max_pixels:
+        raise ValueError(f"too many pixels: more than {max_pixels}")
     return np.asarray(_decode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
@@ -39,6 +51,17 @@ def _decode(data: bytes, flags: int) -> npt.NDArray[Any]:
     return image
 
 
+def _pixels(data: bytes) -> int:
+    """Return how many pixels an image says it has, without decoding it."""
+    try:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except PIL.Image.DecompressionBombError:
+        return MOST_PIXELS + 1
+    except Exception:  # a damaged or hostile file makes the header's reader raise anything
+        raise ValueError("not a readable image") from None
+
+
 def encode_png(image: Image) -> bytes:
     """Encode (H, W, 3) uint8 RGB as PNG.
 
@@ -50,6 +73,14 @@ def encode_png(image: Image) -> bytes:
     if not ok:
         raise ValueError(f"could not encode an image of shape {image.shape}")
     return data.tobytes()
+
+
+def write_png(path: Path, image: Image) -> None:
+    """Write (H, W, 3) uint8 RGB as PNG, under a temporary name first: `path` is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(encode_png(image))
+    temporary.replace(path)
 
 
 def to_tensor(image: Image) -> torch.Tensor:

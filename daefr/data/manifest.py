@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from daefr.config import Settings
 from daefr.errors import UserError
@@ -24,10 +26,15 @@ class Shard(Settings):
 
 
 class Rejection(Settings):
-    """A source that did not become a sample, and why."""
+    """A source, or a face of a photograph, that did not become a sample, and why."""
 
     source: str
     reason: str
+
+    @property
+    def kind(self) -> str:
+        """What it is counted under: the reason without the figures, which come after a colon."""
+        return self.reason.partition(":")[0]
 
 
 class DatasetManifest(Settings):
@@ -41,6 +48,8 @@ class DatasetManifest(Settings):
     train: list[Shard]
     validation: list[Shard]
     rejected: list[Rejection]
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """How many were rejected for each kind of reason."""
 
     def shards(self, split: Split) -> list[Shard]:
         """Return the shards of one split, in order."""
@@ -53,6 +62,12 @@ class DatasetManifest(Settings):
     def digest(self, split: Split) -> str:
         """Return a digest of the split's content: equal digests mean equal samples, byte for byte."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards(split)).encode()).hexdigest()
+
+
+def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
+    """Return how many were rejected for each kind of reason, the most frequent first."""
+    counts = Counter(rejection.kind for rejection in rejected)
+    return dict(sorted(counts.items(), key=lambda count: (-count[1], count[0])))
 
 
 def load_manifest(dataset: Path) -> DatasetManifest:

@@ -41,6 +41,9 @@ def test_an_override_changes_its_value_and_no_other() -> None:
         ("stages.hq_codebook.epochs=3", "give either steps or epochs"),
         ("stages.hq_codebook.steps=0", "no start to take as it is"),
         ("data.severe=nonsense", "there is no recipe 'nonsense'"),
+        ("data.align=mtcnn", "data.align: Input should be 'facexlib'"),
+        ("data.filters.min_sizes=3", "data.filters.min_sizes: did you mean min_size?"),
+        ("data.max_pixels=200000000", "data.max_pixels: Input should be less than or equal to 178000000"),
         ("stages", "not of the form"),
         ("seed.deeper=1", "seed is a value"),
     ],
@@ -63,3 +66,10 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no configuration"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_crops_of_photographs_must_be_large_enough_for_the_network() -> None:
+    overrides = ["data.align=facexlib", "network.autoencoder.attention_resolutions=[256]"]
+    load_config(DEMO, [*overrides, "network.autoencoder.resolution=512"])
+    with pytest.raises(UserError, match=r"data\.align makes crops of 512 pixels, and the network takes 1024"):
+        load_config(DEMO, [*overrides, "network.autoencoder.resolution=1024"])

@@ -20,3 +20,14 @@ def test_a_run_stops_before_its_first_task_when_arcface_is_missing(tmp_path: Pat
     missing.touch()
     check(config)
     check(load_config(DEMO))
+
+
+def test_a_run_stops_before_its_first_task_when_the_detector_is_missing(tmp_path: Path) -> None:
+    missing = tmp_path / "detector.pth"
+    overrides = ["data.align=facexlib", f"data.detector={missing}"]
+    with pytest.raises(UserError, match=r"no weights of a face detector at .*detector\.pth: download") as caught:
+        check(load_config(DEMO, overrides))
+    assert "\n" not in str(caught.value)
+    check(load_config(DEMO, overrides[1:]))
+    missing.touch()
+    check(load_config(DEMO, overrides))

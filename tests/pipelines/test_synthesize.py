@@ -2,17 +2,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from daefr.data.components import component_boxes, template_landmarks
 from daefr.data.dataset import FaceDataset
 from daefr.data.images import decode_image, encode_png
-from daefr.data.manifest import DatasetManifest
+from daefr.data.manifest import DatasetManifest, count_reasons
 from daefr.data.order import Position
 from daefr.data.shards import ShardReader, file_digest
+from daefr.faces import Detector, FaceFilters, align
 from degradations import get_recipe, replay
+from pipelines import photographs
+from pipelines.photographs import Photographs
 from pipelines.sources import Source
 from pipelines.synthesize import ShardTask, make_shard
+from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 
 
 def _task(path: Path, sources: list[Source], variants: int = 2) -> ShardTask:
@@ -110,3 +115,75 @@ def test_a_sample_tells_where_its_components_are(tmp_path: Path) -> None:
     assert folder["components_from"] == "template"
     assert folder["landmarks"] is None, "what is not known is not made up"
     assert folder["components"] == component_boxes(template_landmarks(32), 32)
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """A photograph in which a detector finds the one face, and the same again with too low a score."""
+    image, face = photograph()
+    loads: list[Path | None] = []
+    detector = Told([face, replace(face, score=0.6)])
+    monkeypatch.setattr(Detector, "load", lambda path, _: loads.append(path) or detector)
+    photographs._aligner.cache_clear()
+    path = tmp_path / "photo.png"
+    path.write_bytes(encode_png(image))
+    yield Source("a/photo.png", path)
+    photographs._aligner.cache_clear()
+    assert loads == [Path("weights.pth")], "the weights are loaded once"
+
+
+def _with_photographs(path: Path, sources: list[Source], filters: FaceFilters | None = None) -> ShardTask:
+    filters = filters or FaceFilters(min_sharpness=0)
+    return replace(_task(path, sources), photographs=Photographs(Path("weights.pth"), filters))
+
+
+def test_every_face_of_a_photograph_is_a_sample(told: Source, tmp_path: Path) -> None:
+    empty = tmp_path / "text.txt"
+    empty.write_text("text")
+    task = _with_photographs(tmp_path / "train.tar", [Source("text.txt", empty), told, PORTRAITS[0]])
+    receipt = make_shard(task)
+    assert receipt.shard is not None
+    assert receipt.fruitless == 1
+    assert [(entry.source, entry.kind) for entry in receipt.rejected] == [
+        ("text.txt", "not a readable image"),
+        ("a/photo.png#1", "low score"),
+    ]
+    assert count_reasons(receipt.rejected) == {"low score": 1, "not a readable image": 1}
+    reader = ShardReader(tmp_path, receipt.shard)
+    assert [reader.key(number) for number in range(len(reader))] == ["00000001-0", "00000002"]
+    about = json.loads(reader.read(0, "json"))
+    assert about["source"] == "a/photo.png#0"
+    assert about["components_from"] == "landmarks"
+    assert about["components"] == component_boxes(about["landmarks"], 32)
+    image, face = photograph()
+    crop, matrix = align(image, face.landmarks)
+    np.testing.assert_allclose(np.array(about["crop"]["matrix"]) * 16, matrix, rtol=1e-6)
+    assert about["crop"]["score"] == 0.99
+    hq = decode_image(reader.read(0, "hq.png")).astype(float)
+    assert np.abs(hq - crop.reshape(32, 16, 32, 16, 3).mean(axis=(1, 3))).max() <= 1
+    again = make_shard(replace(task, path=tmp_path / "again.tar"))
+    assert again.shard is not None
+    assert again.shard.sha256 == receipt.shard.sha256
+
+
+def test_an_image_with_too_many_pixels_is_rejected_aligned_or_not(told: Source, tmp_path: Path) -> None:
+    for number, task in enumerate([_task(tmp_path / "a.tar", [told]), _with_photographs(tmp_path / "b.tar", [told])]):
+        receipt = make_shard(replace(task, max_pixels=900 * 900 - 1))
+        assert receipt.shard is None, number
+        assert [entry.reason for entry in receipt.rejected] == ["too many pixels: more than 809999"]
+
+
+@needs_detector
+@needs_faces
+def test_real_photographs_give_the_same_bytes_twice(tmp_path: Path) -> None:
+    folder = SHARED / "faces" / "photos"
+    sources = [Source(name, folder / name) for name in ("00.jpg", "03.jpg", "facexlib_test.jpg")]
+    how = Photographs(WEIGHTS, FaceFilters(min_size=64, min_sharpness=0, max_outside=1))
+    tasks = [replace(_task(tmp_path / f"{run}.tar", sources), photographs=how) for run in range(2)]
+    first, second = (make_shard(task) for task in tasks)
+    photographs._aligner.cache_clear()
+    assert first.shard is not None
+    assert second.shard is not None
+    assert first.shard.sha256 == second.shard.sha256
+    assert first.shard.samples >= 4
+    assert count_reasons(first.rejected).keys() <= {"too small"}

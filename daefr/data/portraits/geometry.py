@@ -180,8 +180,8 @@ class Pose:
         return (x + _PIVOT[0]).astype(np.float32), (y + _PIVOT[1]).astype(np.float32)
 
 
-def _fit_similarity(source: Floats, target: Floats) -> NDArray[np.float64]:
-    """Least-squares rotation, scale and shift, float64 (2, 3), from float32 (n, 2) points to others."""
+def fit_similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Least-squares rotation, scale and shift, float64 (2, 3), from points (n, 2) to others."""
     centre, goal = source.mean(axis=0), target.mean(axis=0)
     a, b = (source - centre).astype(np.float64), (target - goal).astype(np.float64)
     power = (a**2).sum()
@@ -194,7 +194,7 @@ def _fit_similarity(source: Floats, target: Floats) -> NDArray[np.float64]:
 def pose_head(traits: Traits, layout: Layout) -> Pose:
     """The pose of `traits`: turned, fitted to the template, then off by the small errors of a real alignment."""
     free = Pose(layout, traits.yaw, traits.pitch, np.eye(2, 3))
-    fitted = _fit_similarity(free.project(layout.landmarks), TEMPLATE)
+    fitted = fit_similarity(free.project(layout.landmarks), TEMPLATE)
     cosine, sine = traits.zoom * np.cos(traits.roll), traits.zoom * np.sin(traits.roll)
     wobble = np.array([[cosine, -sine], [sine, cosine]])
     centre = TEMPLATE.mean(axis=0)
