@@ -12,30 +12,37 @@ if __name__ == "__main__":
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import ray
 
 from daefr.config import Settings
 from daefr.data import manifest as dataset_manifest
 from daefr.data.components import component_boxes, template_landmarks
 from daefr.data.images import encode_png
-from daefr.data.manifest import DatasetManifest, Rejection, Shard, Split
+from daefr.data.manifest import DatasetManifest, Rejection, Shard, Split, load_manifest
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
 from degradations import degrade, get_recipe
-from pipelines import cluster
-from pipelines.progress import bar
+from pipelines.progress import Bar, bar
 from pipelines.run import Run
-from pipelines.sources import RejectedError, Source, list_sources, sources_digest
-from pipelines.steps import Committed, StepInput
+from pipelines.sources import RejectedError, Source, Sources, SourcesDigest, head_digest, list_sources
+from pipelines.steps import Committed, StepInput, write_whole
+from pipelines.storage import s3
+from pipelines.storage.cache import ShardCache
+from pipelines.tasks import run_tasks
+from pipelines.tracking import MetricWriter
 
-VERSION = 1
+VERSION = 2
 DATASET = "dataset"
+SECONDS_BETWEEN_METRICS = 10.0
 
 
 @dataclass(frozen=True)
@@ -49,33 +56,45 @@ class ShardTask:
     recipes: dict[str, str]
     variants: int
     seed: int
+    store: str | None = None
+    """The address on S3 below which the shard belongs instead, under the same name."""
 
     @property
     def receipt(self) -> Path:
-        """Where the task records that its shard is finished."""
+        """Where it is recorded that the task's shard is finished."""
         return self.path.with_suffix(".json")
 
 
 class Receipt(Settings):
-    """What became of a task's sources. `shard` is None where all of them were rejected."""
+    """What became of a task's sources, whose digest is `sources`. `shard` is None where all of them were rejected."""
 
+    sources: str
     shard: Shard | None
     rejected: list[Rejection]
 
 
 def make_shard(task: ShardTask) -> Receipt:
-    """Degrade the task's faces and write its shard, then its receipt. Run again, it makes the same bytes."""
+    """Degrade the task's faces, write its shard, and return its receipt. Run again, it makes the same bytes."""
     cv2.setNumThreads(1)  # a task has one CPU
     rejected: list[Rejection] = []
-    shard: Shard | None = write_shard(task.path, _samples(task, rejected))
-    if shard is not None and not shard.samples:
-        task.path.unlink()
-        shard = None
-    receipt = Receipt(shard=shard, rejected=rejected)
-    temporary = task.receipt.with_suffix(".tmp")
-    temporary.write_text(receipt.model_dump_json())
-    temporary.replace(task.receipt)
-    return receipt
+    with _local(task) as path:
+        shard: Shard | None = write_shard(path, _samples(task, rejected))
+        if shard is not None and not shard.samples:
+            path.unlink()
+            shard = None
+        if shard is not None and task.store is not None:
+            s3.upload(path, f"{task.store}/{shard.name}")
+    return Receipt(sources=SourcesDigest.of(task.sources), shard=shard, rejected=rejected)
+
+
+@contextmanager
+def _local(task: ShardTask) -> Iterator[Path]:
+    """Give the place where the shard is written: its own, or one that is there until the shard is uploaded."""
+    if task.store is None:
+        yield task.path
+        return
+    with tempfile.TemporaryDirectory(prefix="daefr-") as folder:
+        yield Path(folder) / task.path.name
 
 
 def _samples(task: ShardTask, rejected: list[Rejection]) -> Iterator[Sample]:
@@ -119,94 +138,211 @@ def synthesize(run: Run) -> Committed:
         "resolution": run.config.resolution,
         "seed": run.config.seed,
     }
-    inputs = {"sources": StepInput(digest=sources_digest(sources), origin=run.config.data.faces)}
+    inputs = {"sources": StepInput(digest=head_digest(sources), origin=", ".join(run.config.data.places("faces")))}
 
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        tasks = _plan(run, folder / DATASET, sources)
-        made = _manifest(run, tasks, _make_all(run, [task for part in tasks.values() for task in part]))
-        for left_by_a_killed_task in (folder / DATASET).glob("*.tmp"):
+        plan = Plan(run, folder, sources)
+        plan.folder.mkdir(exist_ok=True)
+        _make_all(run, plan, run_id)
+        made = _manifest(run, plan)
+        for left_by_a_killed_task in plan.folder.glob("*.tmp"):
             left_by_a_killed_task.unlink()
-        total = sum(len(part) for part in sources.values())
-        _check_rejected(made, total, run.config.data.max_rejected)
-        path = folder / DATASET / dataset_manifest.NAME
-        path.write_text(made.model_dump_json(indent=2) + "\n")
+        _check_rejected(made, plan.faces, run.config.data.max_rejected)
+        path = plan.folder / dataset_manifest.NAME
+        write_whole(path, made.model_dump_json(indent=2) + "\n")
+        if plan.store is not None:
+            s3.forget_unfinished_uploads(plan.store)
+            s3.upload(path, f"{plan.store}/{path.name}")
+        shards = [*made.train, *made.validation]
         outputs: dict[str, Any] = {
             "dataset": DATASET,
+            "sources": plan.digests,
             "train_samples": made.samples("train"),
             "validation_samples": made.samples("validation"),
             "rejected": len(made.rejected),
-            "bytes": sum(shard.bytes for shard in [*made.train, *made.validation]),
+            "bytes": sum(shard.bytes for shard in shards),
         }
         run.tracking.client.log_artifact(run_id, str(path), DATASET)
         with run.writer(run_id) as writer:
-            writer.log(0, {name: float(value) for name, value in outputs.items() if name != "dataset"})
-        return outputs, [
-            f"{DATASET}/{dataset_manifest.NAME}",
-            *(f"{DATASET}/{s.name}" for s in made.train + made.validation),
-        ]
+            writer.log(len(shards), {name: outputs[name] for name in ("train_samples", "validation_samples")})
+        here = [] if plan.store else shards
+        return outputs, [f"{DATASET}/{dataset_manifest.NAME}", *(f"{DATASET}/{shard.name}" for shard in here)]
 
-    return run.step("synthesize", VERSION, settings, inputs, work)
+    def holds(found: Committed) -> bool:
+        made = load_manifest(found.folder / DATASET)
+        if made.store is not None:
+            stored = _stored(made.store)
+            if any(stored.get(shard.name) != shard.bytes for shard in [*made.train, *made.validation]):
+                return False
+        # the fingerprint covers the first of the sources only
+        long = any(part.listing for part in sources.values())
+        recorded = found.manifest.outputs["sources"]
+        return not long or recorded == {split: SourcesDigest.of(part) for split, part in sources.items()}
 
-
-def _plan(run: Run, folder: Path, sources: dict[Split, list[Source]]) -> dict[Split, list[ShardTask]]:
-    data = run.config.data
-    return {
-        split: [
-            ShardTask(
-                path=folder / f"{split}-{start // data.shard_samples:06d}.tar",
-                sources=part[start : start + data.shard_samples],
-                first=start,
-                resolution=run.config.resolution,
-                recipes={"mild": data.mild, "severe": data.severe},
-                # validation images are degraded once and for all
-                variants=data.variants if split == "train" else 1,
-                seed=run.config.seed,
-            )
-            for start in range(0, len(part), data.shard_samples)
-        ]
-        for split, part in sources.items()
-    }
+    return run.step("synthesize", VERSION, settings, inputs, work, holds=holds)
 
 
-def _make_all(run: Run, tasks: list[ShardTask]) -> dict[Path, Receipt]:
-    """Run the tasks that have no receipt yet, a bounded number at a time."""
-    receipts = {task.path: receipt for task in tasks if (receipt := _finished(task)) is not None}
-    waiting = [task for task in tasks if task.path not in receipts]
-    done, total = sum(len(task.sources) for task in tasks if task.path in receipts), sum(len(t.sources) for t in tasks)
-    if not waiting:
-        return receipts
-    cluster.connect()
-    remote = ray.remote(make_shard).options(max_retries=run.config.compute.task_retries)
-    limit = run.config.compute.tasks or 2 * max(1, int(cluster.cpus()))
-    with bar("synthesize", total, "faces", done) as shown:
-        flying: dict[Any, ShardTask] = {}
-        while waiting or flying:
-            while waiting and len(flying) < limit:
-                task = waiting.pop(0)
-                flying[remote.remote(task)] = task
-            (ready, *_), _ = ray.wait(list(flying), num_returns=1)
-            task = flying.pop(ready)
-            receipts[task.path] = ray.get(ready)
-            done += len(task.sources)
-            shown.update(done)
-    return receipts
+def shard_cache(run: Run, dataset: Path) -> ShardCache | None:
+    """Return what brings the shards of a dataset to a worker, None where they are beside their manifest."""
+    store = load_manifest(dataset).store
+    return None if store is None else ShardCache(store, run.config.compute.cache, run.config.compute.cache_bytes)
 
 
-def _finished(task: ShardTask) -> Receipt | None:
+class Plan:
+    """The tasks of a dataset, planned while they are iterated over: what is planned and done takes no memory."""
+
+    def __init__(self, run: Run, step: Path, sources: Mapping[Split, Sources]) -> None:
+        """Plan a dataset for the step in folder `step`."""
+        self.folder = step / DATASET
+        store = run.config.data.store
+        self.store = None if store is None else f"{store.rstrip('/')}/{step.name}"
+        self._run, self._sources = run, sources
+        self._digests: dict[Split, SourcesDigest] = {"validation": SourcesDigest(), "train": SourcesDigest()}
+        self._shards: dict[Split, int] = {"validation": 0, "train": 0}
+
+    def __iter__(self) -> Iterator[ShardTask]:
+        """Yield the tasks, in the order of the sources."""
+        data = self._run.config.data
+        for split in self._shards:
+            sources = iter(self._sources[split])
+            while part := tuple(islice(sources, data.shard_samples)):
+                number = self._shards[split]
+                self._shards[split] += 1
+                for source in part:
+                    self._digests[split].add(source)
+                yield ShardTask(
+                    path=self._path(split, number),
+                    sources=part,
+                    first=number * data.shard_samples,
+                    resolution=self._run.config.resolution,
+                    recipes={"mild": data.mild, "severe": data.severe},
+                    # validation images are degraded once and for all
+                    variants=data.variants if split == "train" else 1,
+                    seed=self._run.config.seed,
+                    store=self.store,
+                )
+
+    @property
+    def total(self) -> int | None:
+        """The number of faces, None where there are more than were listed yet."""
+        if any(part.listing for part in self._sources.values()):
+            return None
+        return sum(len(part.head) for part in self._sources.values())
+
+    @property
+    def faces(self) -> int:
+        """The number of faces that were planned until now."""
+        return sum(added.count for added in self._digests.values())
+
+    @property
+    def digests(self) -> dict[Split, str]:
+        """The digests of the faces that were planned until now."""
+        return {split: str(added) for split, added in self._digests.items()}
+
+    def receipts(self, split: Split) -> Iterator[Receipt]:
+        """Read what the tasks of a split left, in their order."""
+        for number in range(self._shards[split]):
+            path = self._path(split, number).with_suffix(".json")
+            yield Receipt.model_validate_json(path.read_text())
+
+    def _path(self, split: Split, number: int) -> Path:
+        return self.folder / f"{split}-{number:06d}.tar"
+
+
+class Tally:
+    """Counts what was made, and tells it: on the terminal, and to the step's MLflow run, by the number of shards."""
+
+    def __init__(self, shown: Bar, writer: MetricWriter) -> None:
+        """Begin with nothing made."""
+        self._shown, self._writer = shown, writer
+        self._start, self._told = time.monotonic(), -SECONDS_BETWEEN_METRICS
+        self._made = 0
+        self.shards = self.faces = self.bytes = self.rejected = 0
+
+    def add(self, receipt: Receipt, faces: int, made_now: bool) -> None:
+        """Count a task of that many faces, which may have been finished before."""
+        self.shards += 1
+        self.faces += faces
+        self.bytes += receipt.shard.bytes if receipt.shard else 0
+        self.rejected += len(receipt.rejected)
+        self._made += faces * made_now
+        self._shown.update(self.faces, f"{self.bytes / 1e6:.1f} MB, {self.rejected} rejected")
+        if time.monotonic() - self._told >= SECONDS_BETWEEN_METRICS:
+            self.tell()
+
+    def tell(self) -> None:
+        """Send the counts."""
+        self._told = time.monotonic()
+        counts = {"faces": self.faces, "bytes": self.bytes, "rejected": self.rejected}
+        rate = self._made / max(self._told - self._start, 1e-6)
+        self._writer.log(self.shards, {**counts, "faces_per_second": rate})
+
+
+def _make_all(run: Run, plan: Plan, run_id: str) -> None:
+    """Run the tasks that are not finished yet, and record what each has made."""
+    sizes = None if plan.store is None else _stored(plan.store)
+    with bar("synthesize", plan.total, "faces") as shown, run.writer(run_id) as writer:
+        tally = Tally(shown, writer)
+
+        def unfinished() -> Iterator[tuple[Pending, ShardTask]]:
+            for task in plan:
+                receipt = _finished(task, sizes)
+                if receipt is None:
+                    yield Pending(task.receipt, len(task.sources)), task
+                else:
+                    tally.add(receipt, len(task.sources), made_now=False)
+
+        compute = run.config.compute
+        for pending, receipt in run_tasks(
+            make_shard, unfinished(), in_flight=compute.tasks, retries=compute.task_retries
+        ):
+            write_whole(pending.receipt, receipt.model_dump_json())
+            tally.add(receipt, pending.faces, made_now=True)
+        tally.tell()
+
+
+class Pending(NamedTuple):
+    """What is remembered of a task until it is finished."""
+
+    receipt: Path
+    faces: int
+
+    def __str__(self) -> str:
+        return self.receipt.stem
+
+
+def _finished(task: ShardTask, stored: Mapping[str, int] | None) -> Receipt | None:
+    """Return what a task recorded when it was finished with the same sources, None if it was not or its shard is gone.
+
+    `stored` gives the sizes of the shards in the store, if they belong there.
+    """
     try:
         receipt = Receipt.model_validate_json(task.receipt.read_text())
     except (FileNotFoundError, ValueError):
         return None
+    if receipt.sources != SourcesDigest.of(task.sources):
+        return None
     if receipt.shard is None:
         return receipt
-    whole = task.path.is_file() and task.path.stat().st_size == receipt.shard.bytes
-    return receipt if whole else None
+    if stored is not None:
+        size = stored.get(task.path.name)
+    else:
+        size = task.path.stat().st_size if task.path.is_file() else None
+    return receipt if size == receipt.shard.bytes else None
 
 
-def _manifest(run: Run, tasks: dict[Split, list[ShardTask]], receipts: dict[Path, Receipt]) -> DatasetManifest:
-    made = {split: [receipts[task.path] for task in part] for split, part in tasks.items()}
-    shards = {split: [receipt.shard for receipt in part if receipt.shard] for split, part in made.items()}
-    rejected = [rejection for part in made.values() for receipt in part for rejection in receipt.rejected]
+def _stored(store: str) -> dict[str, int]:
+    """Return the names and sizes of what is in the store of a dataset."""
+    return {found.address.rpartition("/")[2]: found.size for found in s3.list_objects(f"{store}/")}
+
+
+def _manifest(run: Run, plan: Plan) -> DatasetManifest:
+    shards: dict[Split, list[Shard]] = {"train": [], "validation": []}
+    rejected: list[Rejection] = []
+    for split in shards:
+        for receipt in plan.receipts(split):
+            shards[split] += [receipt.shard] if receipt.shard else []
+            rejected += receipt.rejected
     data = run.config.data
     return DatasetManifest(
         resolution=run.config.resolution,
@@ -216,6 +352,7 @@ def _manifest(run: Run, tasks: dict[Split, list[ShardTask]], receipts: dict[Path
         train=shards["train"],
         validation=shards["validation"],
         rejected=rejected,
+        store=plan.store,
     )
 
 

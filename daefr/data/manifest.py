@@ -41,6 +41,8 @@ class DatasetManifest(Settings):
     train: list[Shard]
     validation: list[Shard]
     rejected: list[Rejection]
+    store: str | None = None
+    """Where the shards are, None where they are beside the manifest."""
 
     def shards(self, split: Split) -> list[Shard]:
         """Return the shards of one split, in order."""
