@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from daefr.checkpoint import Checkpoint
-from daefr.data.dataset import FaceDataset, check_resolution, validation_batches
+from daefr.data.dataset import FaceDataset, Fetch, check_resolution, validation_batches
 from daefr.data.images import Image, to_8_bit
 from daefr.errors import UserError
 from daefr.metrics.fidelity import psnr, ssim
@@ -38,19 +38,25 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    checkpoint: Checkpoint, dataset: Path, *, batch: int, faces: int, device: torch.device | None = None
+    checkpoint: Checkpoint,
+    dataset: Path,
+    *,
+    batch: int,
+    faces: int,
+    device: torch.device | None = None,
+    fetch: Fetch | None = None,
 ) -> Evaluation:
     """Restore all validation faces; measure LQ, HQ-codebook reconstruction and restoration against HQ.
 
-    `faces` of them go into the grid HQ | LQ | restored. Raises `UserError` unless the checkpoint is of the restoration
-    stage and the dataset is of its resolution.
+    `faces` of them go into the grid HQ | LQ | restored; `fetch` brings shards that are not beside their manifest.
+    Raises `UserError` unless the checkpoint is of the restoration stage and the dataset is of its resolution.
     """
     stage = stage_from_checkpoint(checkpoint)
     if not isinstance(stage, RestorationStage):
         raise UserError(f"{checkpoint.path} is of {checkpoint.stage}; only a restoration checkpoint can be evaluated")
     device = device or torch.device("cpu")
     stage.to(device)
-    faces_set = FaceDataset(dataset, "validation", stage.parts)
+    faces_set = FaceDataset(dataset, "validation", stage.parts, fetch=fetch)
     check_resolution(faces_set.manifest, stage.network.autoencoder.resolution, str(checkpoint.path))
     rows: list[dict[str, dict[str, float]]] = []
     strips: list[Image] = []

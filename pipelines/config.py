@@ -18,6 +18,7 @@ from daefr.faces.alignment import CROP_SIDE
 from daefr.network.config import NetworkConfig
 from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
+from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -36,10 +37,12 @@ class TrackingConfig(Settings):
 class DataConfig(Settings):
     """Which faces, and what is made of them."""
 
-    faces: str = Field(
-        PORTRAITS, description="A folder of aligned square crops, or of photographs (see `align`), or `portraits`."
+    faces: str | list[str] = Field(
+        PORTRAITS,
+        description="A folder or s3://bucket/prefix of aligned square crops, of photographs (see `align`), or of tar "
+        "files with such; a list of these; or `portraits` for drawn ones.",
     )
-    validation_faces: str | None = Field(
+    validation_faces: str | list[str] | None = Field(
         None,
         description="Likewise, for validation; may be the same as `faces`. By default a part of `faces` is set apart.",
     )
@@ -59,10 +62,27 @@ class DataConfig(Settings):
     mild: str = "daefr-mild"
     severe: str = "daefr-severe"
     variants: PositiveInt = Field(2, description="LQ images of each recipe for every training face.")
+    store: str | None = Field(
+        None, description="s3://bucket/prefix for the shards; by default they are beside their manifest."
+    )
     shard_samples: PositiveInt = Field(1000, description="Samples in one shard; one task makes one shard.")
     max_rejected: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="Share of the files that may give no sample."
     )
+
+    @model_validator(mode="after")
+    def _addresses_are_complete(self) -> Self:
+        for place in [*self.places("faces"), *self.places("validation_faces"), *self.places("store")]:
+            if is_address(place):
+                split_address(place)
+        if self.store is not None and not is_address(self.store):
+            raise ValueError("data.store is s3://bucket/prefix; without it, the shards go into the step's folder")
+        return self
+
+    def places(self, key: str) -> list[str]:
+        """Return the place or places that a key gives, none where it is not set."""
+        value: str | list[str] | None = getattr(self, key)
+        return [] if value is None else [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _recipes_exist(self) -> Self:
@@ -100,7 +120,13 @@ class ComputeConfig(Settings):
     """What the steps run on."""
 
     tasks: PositiveInt | None = Field(None, description="Synthesis tasks in flight; by default two a CPU.")
-    task_retries: NonNegativeInt = Field(3, description="How often a task is run again when its worker is lost.")
+    task_retries: NonNegativeInt = Field(
+        3, description="How often a task is run again when its worker or its storage is lost."
+    )
+    cache: Path = Field(Path("~/.cache/daefr"), description="Folder of each node for shards that are on S3.")
+    cache_bytes: PositiveInt = Field(
+        50_000_000_000, description="What it may hold; 32 shards fit in it, or training will wait for downloads."
+    )
     hq_codebook: StageCompute = StageCompute()
     lq_codebook: StageCompute = StageCompute()
     association: StageCompute = StageCompute()

@@ -16,12 +16,13 @@ from typing import Any
 import ray
 
 from daefr.checkpoint import load_checkpoint
+from daefr.data.dataset import Fetch
 from daefr.data.images import encode_png
 from daefr.evaluate import Evaluation, evaluate
 from pipelines import cluster
 from pipelines.run import Run
 from pipelines.steps import Committed
-from pipelines.synthesize import DATASET
+from pipelines.synthesize import DATASET, shard_cache
 from pipelines.train import CHECKPOINT
 
 VERSION = 1
@@ -35,7 +36,10 @@ def evaluate_restoration(run: Run, restoration: Committed, dataset: Committed) -
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
         cluster.connect()
         remote = ray.remote(_evaluate).options(num_cpus=1)
-        result: Evaluation = ray.get(remote.remote(restoration.folder / CHECKPOINT, dataset.folder / DATASET))
+        folder_of_shards = dataset.folder / DATASET
+        result: Evaluation = ray.get(
+            remote.remote(restoration.folder / CHECKPOINT, folder_of_shards, shard_cache(run, folder_of_shards))
+        )
         means = result.means()
         (folder / GRID).write_bytes(encode_png(result.grid))
         (folder / TABLE).write_text(json.dumps({"means": means, "faces": result.rows}, indent=2) + "\n")
@@ -56,8 +60,10 @@ def evaluate_restoration(run: Run, restoration: Committed, dataset: Committed) -
     return run.step("evaluate", VERSION, SETTINGS, inputs, work)
 
 
-def _evaluate(checkpoint: Path, dataset: Path) -> Evaluation:
-    return evaluate(load_checkpoint(checkpoint), dataset, batch=SETTINGS["batch"], faces=SETTINGS["grid_faces"])
+def _evaluate(checkpoint: Path, dataset: Path, fetch: Fetch | None) -> Evaluation:
+    return evaluate(
+        load_checkpoint(checkpoint), dataset, batch=SETTINGS["batch"], faces=SETTINGS["grid_faces"], fetch=fetch
+    )
 
 
 def table(evaluated: Committed) -> str:

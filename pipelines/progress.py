@@ -16,8 +16,8 @@ SECONDS_BETWEEN_LINES = 15.0
 class Bar:
     """The progress of one piece of work."""
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0) -> None:
-        """Begin at `done` of `total`."""
+    def __init__(self, name: str, total: int | None, unit: str, done: int = 0) -> None:
+        """Begin at `done` of `total`, None where that is not known yet."""
         self._name, self._total, self._unit, self._done = name, total, unit, done
         self._start, self._first, self._last_line = time.monotonic(), done, time.monotonic()
         self._bar = tqdm(desc=name, total=total, unit=f" {unit}", initial=done) if sys.stderr.isatty() else None
@@ -27,11 +27,17 @@ class Bar:
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._done)
-        elif done != self._done and (done >= self._total or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES):
+        elif done != self._done and (done == self._total or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES):
             rate = (done - self._first) / max(time.monotonic() - self._start, 1e-6)
-            say(f"{self._name}: {done}/{self._total} {self._unit}, {rate:.2f} a second{note and ', '}{note}")
+            say(f"{self._name}: {self._of_total(done, rate)} {rate:.2f} a second{note and ', '}{note}")
             self._last_line = time.monotonic()
         self._done = done
+
+    def _of_total(self, done: int, rate: float) -> str:
+        if self._total is None:
+            return f"{done} {self._unit},"
+        left = tqdm.format_interval((self._total - done) / rate) if rate else "?"
+        return f"{done}/{self._total} {self._unit}, {left} left,"
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -46,7 +52,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def bar(name: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
+def bar(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Bar]:
     """Show a bar while the block runs."""
     shown = Bar(name, total, unit, done)
     try:

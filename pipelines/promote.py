@@ -18,7 +18,7 @@ import torch
 
 from daefr.checkpoint import load_checkpoint
 from daefr.config import StageName
-from daefr.data.dataset import FaceDataset
+from daefr.data.dataset import FaceDataset, Fetch
 from daefr.data.manifest import load_manifest
 from daefr.stages import stage_from_checkpoint
 from daefr.stages.config import TrainingConfig
@@ -28,7 +28,7 @@ from pipelines.gate import Decision, decide, measured_on
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
-from pipelines.synthesize import DATASET
+from pipelines.synthesize import DATASET, shard_cache
 from pipelines.tracking import Tracking
 
 VERSION = 1
@@ -68,20 +68,21 @@ def _decide(run: Run, name: StageName, candidate: Version, champion: Version | N
         return decide(loss, float(champion.tags["daefr.validation_loss"]))
     cluster.connect()
     remote = ray.remote(measure).options(num_cpus=1)
-    measured = ray.get(remote.remote(run.tracking, champion, training, folder))
+    measured = ray.get(remote.remote(run.tracking, champion, training, folder, shard_cache(run, folder)))
     if measured is None:
         return Decision(True, f"the champion {champion.address} is for other image sizes than {run.config.resolution}")
     return decide(loss, measured)
 
 
-def measure(tracking: Tracking, version: Version, training: TrainingConfig, dataset: Path) -> float | None:
+def measure(
+    tracking: Tracking, version: Version, training: TrainingConfig, dataset: Path, fetch: Fetch | None
+) -> float | None:
     """Return a version's validation loss on a dataset, None where it cannot take images of that size."""
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = load_checkpoint(registry.download(tracking, version, Path(scratch)))
         if checkpoint.network.autoencoder.resolution != load_manifest(dataset).resolution:
             return None
         stage = stage_from_checkpoint(checkpoint, training)
-        measured, _ = validate(
-            stage, FaceDataset(dataset, "validation", stage.parts), training.batch, torch.device("cpu")
-        )
+        faces = FaceDataset(dataset, "validation", stage.parts, fetch=fetch)
+        measured, _ = validate(stage, faces, training.batch, torch.device("cpu"))
     return measured["validation_loss"]

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,14 @@ class Run:
     """The one step that may be executed; all others must be committed. None allows every step."""
 
     def step(
-        self, name: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, StepInput], work: Work
+        self,
+        name: str,
+        version: int,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, StepInput],
+        work: Work,
+        *,
+        holds: Callable[[Committed], bool] = lambda _: True,
     ) -> Committed:
         """Find or execute a step of this run. See `pipelines.steps.execute`."""
         return execute(
@@ -42,6 +49,7 @@ class Run:
             work=work,
             say=say,
             allowed=self.only in (None, name),
+            holds=holds,
         )
 
     def writer(self, run_id: str) -> MetricWriter:

@@ -1,15 +1,23 @@
-"""Where HQ faces come from: a folder of aligned crops, or the built-in portraits."""
+"""Where HQ faces come from: folders, tar files or S3 prefixes of aligned crops, or the built-in portraits."""
 
 import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from daefr.data.images import MAX_PIXELS, Image, decode_image, find_images, shrink
+from daefr.data.images import MAX_PIXELS, Image, decode_image, shrink
 from daefr.data.manifest import Split
 from daefr.data.portraits import draw_portrait
 from daefr.errors import UserError
 from pipelines.config import PORTRAITS, DataConfig, digest
+from pipelines.storage.files import list_files, read_file
+
+HEAD = 100_000
+"""What is chosen by hash (`data.limit`, `data.validation`) is chosen among that many: so many are held in memory, and
+the first task need not wait until all are listed."""
 
 
 class RejectedError(Exception):
@@ -29,13 +37,16 @@ class Face:
     crop: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
-    """One face to be read: a file of a folder, or the number of a portrait."""
+    """One face to be read: the number of a portrait, or a file, for which see `pipelines.storage.files.File`."""
 
     name: str
-    path: Path | None = None
+    path: Path | str | None = None
     portrait: int = 0
+    size: int = 0
+    stamp: str = ""
+    offset: int | None = None
 
     def load(self, resolution: int, max_pixels: int = MAX_PIXELS) -> Face:
         """Read an aligned crop at `resolution` pixels. Raises `RejectedError` when it cannot be used."""
@@ -59,59 +70,128 @@ class Source:
         """Return the file of a source that is no portrait. Raises `RejectedError` when it cannot be read."""
         assert self.path is not None  # noqa: S101  # a portrait has no file
         try:
-            return self.path.read_bytes()
+            return read_file(self.path, self.stamp, self.offset, self.size)
         except OSError as error:
             raise RejectedError(f"cannot be read: {error.strerror}") from None
 
 
-def list_sources(data: DataConfig) -> dict[Split, list[Source]]:
-    """Return the sources of both splits, in a fixed order. Raises `UserError` for folders that are missing or empty."""
-    sources = _list(data, data.faces, "data.faces")
+@dataclass(frozen=True)
+class Sources(Iterable[Source]):
+    """The sources of one split, in a fixed order. Where there are many, going through them lists them anew."""
+
+    head: tuple[Source, ...]
+    """The first of them."""
+    listing: Callable[[], Iterator[Source]] | None = None
+    """Lists all of them, the head too; None where the head is all."""
+
+    def __iter__(self) -> Iterator[Source]:
+        """Yield one source after the other."""
+        return iter(self.head) if self.listing is None else self.listing()
+
+    def without(self, names: Collection[str]) -> "Sources":
+        """Return the sources except some."""
+        head = tuple(source for source in self.head if source.name not in names)
+        return Sources(head, self.listing and (lambda: (source for source in self if source.name not in names)))
+
+
+class SourcesDigest:
+    """A digest of sources that are added one at a time, whatever their order: the sum of their hashes modulo 2^256."""
+
+    def __init__(self) -> None:
+        """Begin with no source."""
+        self._sum = 0
+        self.count = 0
+
+    def add(self, source: Source) -> None:
+        """Add a source by its name, its size and its stamp."""
+        identity = f"{source.name}\0{source.size}\0{source.stamp}".encode(errors="surrogateescape")
+        self._sum = (self._sum + int.from_bytes(hashlib.sha256(identity).digest())) % 2**256
+        self.count += 1
+
+    def __str__(self) -> str:
+        return f"{self.count}-{self._sum:064x}"
+
+    @classmethod
+    def of(cls, sources: Iterable[Source]) -> str:
+        """Return the digest of all that are given."""
+        added = cls()
+        for source in sources:
+            added.add(source)
+        return str(added)
+
+
+def list_sources(data: DataConfig) -> dict[Split, Sources]:
+    """Return the sources of both splits. Raises `UserError` for places that are missing or empty."""
+    faces = _open(data, data.faces, "data.faces")
     if data.validation_faces is not None:
-        return {"train": sources, "validation": _list(data, data.validation_faces, "data.validation_faces")}
-    if len(sources) <= data.validation:
+        return {"train": faces, "validation": _open(data, data.validation_faces, "data.validation_faces")}
+    if len(faces.head) <= data.validation:
+        among = "all of the" if faces.listing is None else "the first"
         raise UserError(
-            f"data.validation={data.validation} sets apart all of the {len(sources)} faces of data.faces={data.faces}: "
+            f"data.validation={data.validation} sets apart {among} {len(faces.head)} faces of data.faces={data.faces}: "
             "give more faces, set fewer apart, or give data.validation_faces"
         )
-    apart = set(_by_hash(sources)[: data.validation])
+    apart = {source.name for source in _by_hash(faces.head)[: data.validation]}
     return {
-        "train": [source for source in sources if source not in apart],
-        "validation": [source for source in sources if source in apart],
+        "train": faces.without(apart),
+        "validation": Sources(tuple(source for source in faces.head if source.name in apart)),
     }
 
 
-def _list(data: DataConfig, place: str, key: str) -> list[Source]:
-    sources = _portraits(data.portraits) if place == PORTRAITS else _folder(Path(place), key)
-    chosen = set(_by_hash(sources)[: data.limit])
-    return [source for source in sources if source in chosen]
+def head_digest(sources: Mapping[Split, Sources]) -> str:
+    """Return a digest that changes when one of the first sources of a split is added, removed or altered."""
+    return digest({split: [SourcesDigest.of(part.head), part.listing is None] for split, part in sources.items()})
 
 
-def _by_hash(sources: list[Source]) -> list[Source]:
+def _open(data: DataConfig, places: str | list[str], key: str) -> Sources:
+    listing = partial(_limited, data, places, key)
+    head = tuple(islice(listing(), HEAD + 1))
+    if not head:
+        raise UserError(f"{key}={places} is empty; give a folder of aligned face crops (jpg, png, webp)")
+    return Sources(head) if len(head) <= HEAD else Sources(head[:HEAD], listing)
+
+
+def _limited(data: DataConfig, places: str | list[str], key: str) -> Iterator[Source]:
+    sources = _list(data, places, key)
+    if data.limit is None:
+        return sources
+    if data.limit > HEAD:
+        return islice(sources, data.limit)
+    head = list(islice(sources, HEAD))
+    chosen = {source.name for source in _by_hash(head)[: data.limit]}
+    return (source for source in head if source.name in chosen)
+
+
+def _by_hash(sources: Iterable[Source]) -> list[Source]:
     """Order sources at random, but so that a face keeps its side of a cut when others are added."""
-    return sorted(sources, key=lambda source: hashlib.sha256(source.name.encode()).digest())
+    return sorted(sources, key=lambda source: hashlib.sha256(source.name.encode(errors="surrogateescape")).digest())
 
 
-def sources_digest(sources: dict[Split, list[Source]]) -> str:
-    """Return a digest that changes when a source is added, removed or altered (by name, size and time of change)."""
-    return digest({split: [_identity(source) for source in part] for split, part in sources.items()})
+def _list(data: DataConfig, places: str | list[str], key: str) -> Iterator[Source]:
+    if places == PORTRAITS:
+        return (Source(f"portrait-{number:06d}", portrait=number) for number in range(data.portraits))
+    if isinstance(places, str):
+        return _files(places, key)
+    return (source for place, prefix in _prefixes(places, key) for source in _files(place, key, prefix))
 
 
-def _identity(source: Source) -> list[object]:
-    if source.path is None:
-        return [source.name]
-    status = source.path.stat()
-    return [source.name, status.st_size, status.st_mtime_ns]
+def _prefixes(places: list[str], key: str) -> list[tuple[str, str]]:
+    """Return what the names of each place begin with, where there are several: its own last name."""
+    lasts = [PurePosixPath(place).name for place in places]
+    if len(set(lasts)) < len(lasts):
+        raise UserError(f"{key}={places}: two of these places have the same last name, so their faces could as well")
+    # the name of a tar file is the beginning of its faces' names anyway
+    return [(place, "" if place.endswith(".tar") else f"{last}/") for place, last in zip(places, lasts, strict=True)]
 
 
-def _portraits(count: int) -> list[Source]:
-    return [Source(f"portrait-{number:06d}", portrait=number) for number in range(count)]
-
-
-def _folder(folder: Path, key: str) -> list[Source]:
-    if not folder.is_dir():
-        raise UserError(f"{key}={folder} is not a folder; give a folder of aligned face crops, or {PORTRAITS!r}")
-    sources = [Source(path.relative_to(folder).as_posix(), path.resolve()) for path in find_images(folder)]
-    if not sources:
-        raise UserError(f"{key}={folder} is empty; give a folder of aligned face crops (jpg, png, webp)")
-    return sources
+def _files(place: str, key: str, prefix: str = "") -> Iterator[Source]:
+    try:
+        for file in list_files(place):
+            yield Source(prefix + file.name, file.path, 0, file.size, file.stamp, file.offset)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{key}={place} is not a folder; give a folder or an s3://bucket/prefix of aligned face crops or of tar "
+            f"files with such, one tar file, a list of these, or {PORTRAITS!r}"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{key}={place} cannot be listed: {error.strerror}") from None

@@ -74,8 +74,11 @@ def execute(
     work: Work,
     say: Callable[[str], None],
     allowed: bool = True,
+    holds: Callable[[Committed], bool] = lambda _: True,
 ) -> Committed:
     """Return the step if it is committed; else do its work, below the MLflow run `parent`, and commit it.
+
+    `holds` tells whether a committed step is still true to what its fingerprint could not cover; else it runs again.
 
     When the work raises, its run is marked as failed, and whatever it left in its folder stays for the next attempt.
     Raises `UserError` when the step is not committed and not `allowed` to be executed now.
@@ -85,7 +88,7 @@ def execute(
     )
     folder = workdir / "steps" / f"{name}-{fingerprint[:12]}"
     found = find(folder)
-    if found is not None:
+    if found is not None and holds(found):
         say(f"{name}: kept, {folder}")
         tracking.link(parent, f"daefr.{name}", found.manifest.run_id)
         return found
@@ -119,9 +122,7 @@ def execute(
         finished=datetime.now(UTC),
         seconds=round(time.monotonic() - start, 3),
     )
-    temporary = folder / f".{MANIFEST}.tmp"
-    temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
-    temporary.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     tracking.finish(run_id, "FINISHED")
     tracking.link(parent, f"daefr.{name}", run_id)
     say(f"{name}: done in {manifest.seconds:.0f} s")
@@ -141,3 +142,10 @@ def find(folder: Path) -> Committed | None:
     if not all((folder / file).exists() for file in manifest.files):
         return None
     return Committed(folder, manifest)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename: `path` is whole or as it was."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -23,6 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from daefr.checkpoint import CONFIG, MODEL, Checkpoint, digest_of, load_checkpoint, write_manifest
 from daefr.config import StageName
+from daefr.data.dataset import Fetch
 from daefr.data.images import Image
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
@@ -39,7 +40,7 @@ from pipelines.progress import Board, bar, follow, say
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
-from pipelines.synthesize import DATASET
+from pipelines.synthesize import DATASET, shard_cache
 from pipelines.tracking import MetricWriter, Tracking
 
 VERSION = 1
@@ -57,6 +58,8 @@ class Job:
     compute: StageCompute
     seed: int
     dataset: Path
+    fetch: Fetch | None
+    """Brings the dataset's shards where they are not beside its manifest."""
     start: Version | Path | None
     """A checkpoint of the stage itself; without one, the stage starts from `upstream`."""
     upstream: Mapping[StageName, Version]
@@ -93,6 +96,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             compute=run.config.compute.of(name),
             seed=run.config.seed,
             dataset=dataset.folder / DATASET,
+            fetch=shard_cache(run, dataset.folder / DATASET),
             start=start,
             upstream=champions,
             tracking=run.tracking,
@@ -235,6 +239,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
                 from_scratch=job.start is None and not job.upstream,
                 resume=resume,
                 workers=job.compute.loaders,
+                fetch=job.fetch,
             )
     except UserError as error:
         return {"mistake": str(error)}

@@ -1,7 +1,8 @@
 """Faces as tensors: the datasets and loaders that the training stages and the measures read."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from daefr.data.components import COMPONENTS, Boxes, flip_boxes
 from daefr.data.images import Image, decode_image, to_tensor
-from daefr.data.manifest import DatasetManifest, Split, load_manifest
+from daefr.data.manifest import DatasetManifest, Shard, Split, load_manifest
 from daefr.data.order import BatchOrder, Position
 from daefr.data.shards import ShardReader
 from daefr.errors import UserError
@@ -21,6 +22,11 @@ Part = Literal["hq", "mild", "severe", "components"]
 Batch = dict[str, torch.Tensor]
 """What the stage reads. `hq` and `lq`: (B, 3, R, R) float32 RGB in [-1, 1]. `components`: (B, 3, 4) float32, the boxes
 of left eye, right eye and mouth, (x0, y0, x1, y1) in pixels."""
+Fetch = Callable[[Shard], AbstractContextManager[Path]]
+"""Gives the local path of a shard while a block runs: how shards are read that are not beside their manifest."""
+
+OPEN_SHARDS = 64
+"""How many shards are kept open, which is more than training mixes at a time (`daefr.data.order`)."""
 
 
 class FaceDataset(Dataset[Batch]):
@@ -35,23 +41,26 @@ class FaceDataset(Dataset[Batch]):
         seed: int = 0,
         flip: bool = False,
         draw: bool = False,
+        fetch: Fetch | None = None,
     ) -> None:
         """Open the dataset in `folder`.
 
         `parts` names what to decode: `hq`, one kind of LQ image, which becomes `lq`, and the boxes of the facial
         components. With `flip` half of the samples are mirrored; with `draw` each gets one of its LQ variants, without
-        always the first. Both are drawn from (seed, epoch, shard, sample) alone. Raises `UserError` when the dataset
-        lacks a part.
+        always the first. Both are drawn from (seed, epoch, shard, sample) alone. `fetch` brings the shards where they
+        are elsewhere. Raises `UserError` when the dataset lacks a part.
         """
         self._folder, self.manifest = folder, load_manifest(folder)
         self._split, self._parts, self._seed = split, tuple(parts), seed
-        self._flip, self._draw = flip, draw
+        self._flip, self._draw, self._fetch = flip, draw, fetch or self._beside
         self._readers: dict[int, ShardReader] = {}
         for part in self._parts:
             if part in ("mild", "severe") and self.manifest.variants.get(part, 0) < 1:
                 raise UserError(f"dataset {folder} has no {part} images; it has {', '.join(self.manifest.variants)}")
         if not self.manifest.samples(split):
             raise UserError(f"dataset {folder} has no {split} samples")
+        if self.manifest.store is not None and fetch is None:
+            raise UserError(f"the shards of {folder} are at {self.manifest.store}: copy them beside its manifest")
 
     @property
     def sizes(self) -> list[int]:
@@ -97,9 +106,18 @@ class FaceDataset(Dataset[Batch]):
         return np.array([boxes[name] for name in COMPONENTS], np.float32)
 
     def _reader(self, shard: int) -> ShardReader:
-        if shard not in self._readers:
-            self._readers[shard] = ShardReader(self._folder, self.manifest.shards(self._split)[shard])
-        return self._readers[shard]
+        reader = self._readers.pop(shard, None) or self._open(self.manifest.shards(self._split)[shard])
+        self._readers[shard] = reader  # the last in order is the last that was used
+        return reader
+
+    def _open(self, shard: Shard) -> ShardReader:
+        if len(self._readers) == OPEN_SHARDS:
+            self._readers.pop(next(iter(self._readers))).close()
+        with self._fetch(shard) as path:
+            return ShardReader(path.parent, shard)
+
+    def _beside(self, shard: Shard) -> AbstractContextManager[Path]:
+        return nullcontext(self._folder / shard.name)
 
 
 def training_batches(

@@ -50,6 +50,8 @@ class DatasetManifest(Settings):
     rejected: list[Rejection]
     reasons: dict[str, int] = Field(default_factory=dict)
     """How many were rejected for each kind of reason."""
+    store: str | None = None
+    """Where the shards are, None where they are beside the manifest."""
 
     def shards(self, split: Split) -> list[Shard]:
         """Return the shards of one split, in order."""

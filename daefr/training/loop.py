@@ -11,7 +11,7 @@ from torch import Tensor
 
 from daefr import ranks
 from daefr.checkpoint import Checkpoint, save_checkpoint
-from daefr.data.dataset import Batch, FaceDataset, check_resolution, training_batches, validation_batches
+from daefr.data.dataset import Batch, FaceDataset, Fetch, check_resolution, training_batches, validation_batches
 from daefr.data.images import Image, to_image
 from daefr.network.quantizer import codebook_usage, count_codes
 from daefr.stages.base import Loss, Stage
@@ -38,12 +38,13 @@ def train(
     from_scratch: bool = True,
     resume: Checkpoint | None = None,
     workers: int = 0,
+    fetch: Fetch | None = None,
 ) -> dict[str, float]:
     """Train a stage to its last step, and return its last validation.
 
     Runs alone or on every rank of an initialized process group. `from_scratch` says that the stage's weights are
     fresh, to be prepared with the first batch. `resume` continues a training exactly where that checkpoint left it;
-    `workers` is the number of processes that decode images.
+    `workers` is the number of processes that decode images, `fetch` brings shards that are not beside their manifest.
 
     Raises:
         UserError: when the dataset does not suit the stage.
@@ -51,9 +52,9 @@ def train(
 
     """
     device = device or torch.device("cpu")
-    train_set = FaceDataset(dataset, "train", stage.parts, seed=seed, flip=training.flip, draw=True)
+    train_set = FaceDataset(dataset, "train", stage.parts, seed=seed, flip=training.flip, draw=True, fetch=fetch)
     check_resolution(train_set.manifest, stage.network.autoencoder.resolution, stage.name)
-    validation_set = FaceDataset(dataset, "validation", stage.parts)
+    validation_set = FaceDataset(dataset, "validation", stage.parts, fetch=fetch)
 
     training.speed.prepare(stage, device).train()
     state = TrainingState(stage, training)

@@ -31,7 +31,7 @@ class Finished:
 def run(script: str, workdir: Path, *arguments: str, config: Path = TINY) -> Finished:
     """Run a step to its end."""
     done = subprocess.run(
-        _command(script, workdir, config, arguments), cwd=ROOT, env=_environment(), capture_output=True, text=True
+        command(script, workdir, config, arguments), cwd=ROOT, env=environment(), capture_output=True, text=True
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 
@@ -40,9 +40,9 @@ def kill_when(reached: Callable[[], bool], script: str, workdir: Path, *argument
     """Run a step, and kill it with SIGKILL as soon as `reached` says so."""
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            _command(script, workdir, TINY, arguments),
+            command(script, workdir, TINY, arguments),
             cwd=ROOT,
-            env=_environment(),
+            env=environment(),
             stdout=subprocess.DEVNULL,
             stderr=said,
         )
@@ -57,7 +57,7 @@ def kill_when(reached: Callable[[], bool], script: str, workdir: Path, *argument
             process.wait()
 
 
-def _command(script: str, workdir: Path, config: Path, arguments: tuple[str, ...]) -> list[str]:
+def command(script: str, workdir: Path, config: Path, arguments: tuple[str, ...]) -> list[str]:
     return [
         sys.executable,
         str(ROOT / "pipelines" / f"{script}.py"),
@@ -68,6 +68,6 @@ def _command(script: str, workdir: Path, config: Path, arguments: tuple[str, ...
     ]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     # what a test run sets for itself is not what a user has
     return {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}

@@ -1,12 +1,14 @@
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from daefr.data.manifest import Split
 from daefr.errors import UserError
 from pipelines.config import DataConfig
-from pipelines.sources import RejectedError, Source, list_sources, sources_digest
+from pipelines.sources import RejectedError, Source, Sources, head_digest, list_sources
 
 
 def _write(path: Path, height: int = 40, width: int = 40) -> Path:
@@ -14,6 +16,10 @@ def _write(path: Path, height: int = 40, width: int = 40) -> Path:
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     assert cv2.imwrite(str(path), image)
     return path
+
+
+def _names(sources: Mapping[Split, Sources]) -> dict[Split, list[str]]:
+    return {split: [source.name for source in part] for split, part in sources.items()}
 
 
 def test_a_folder_is_searched_in_depth_and_split_the_same_way_every_time(tmp_path: Path) -> None:
@@ -24,8 +30,8 @@ def test_a_folder_is_searched_in_depth_and_split_the_same_way_every_time(tmp_pat
         _write(tmp_path / name)
     data = DataConfig(faces=str(tmp_path), validation=2)
     sources = list_sources(data)
-    assert sources == list_sources(data)
-    assert len(sources["validation"]) == 2
+    assert _names(sources) == _names(list_sources(data))
+    assert len(list(sources["validation"])) == 2
     assert sorted(source.name for part in sources.values() for source in part) == sorted(names)
 
 
@@ -43,18 +49,18 @@ def test_the_digest_tells_of_a_changed_file(tmp_path: Path) -> None:
     for number in range(3):
         _write(tmp_path / f"{number}.png")
     data = DataConfig(faces=str(tmp_path), validation=1)
-    before = sources_digest(list_sources(data))
-    assert before == sources_digest(list_sources(data))
+    before = head_digest(list_sources(data))
+    assert before == head_digest(list_sources(data))
     _write(tmp_path / "1.png", 50, 50)
-    assert before != sources_digest(list_sources(data))
+    assert before != head_digest(list_sources(data))
 
 
 def test_the_same_place_can_serve_both_splits_and_be_limited(tmp_path: Path) -> None:
     for number in range(6):
         _write(tmp_path / f"{number}.png")
     sources = list_sources(DataConfig(faces=str(tmp_path), validation_faces=str(tmp_path), limit=4))
-    assert sources["train"] == sources["validation"]
-    assert len(sources["train"]) == 4
+    assert list(sources["train"]) == list(sources["validation"])
+    assert len(list(sources["train"])) == 4
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file"])

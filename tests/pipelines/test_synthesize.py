@@ -15,8 +15,8 @@ from daefr.faces import Detector, FaceFilters, align
 from degradations import get_recipe, replay
 from pipelines import photographs
 from pipelines.photographs import Photographs
+from pipelines.shards import ShardTask, make_shard
 from pipelines.sources import Source
-from pipelines.synthesize import ShardTask, make_shard
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 
 

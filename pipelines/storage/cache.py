@@ -1,0 +1,108 @@
+"""A bounded cache of shards on this machine's disk, shared by all of its processes that train."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from daefr.data.manifest import Shard
+from daefr.data.shards import file_digest
+from daefr.errors import UserError
+from pipelines.storage import s3
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """Shards of the store at address `store` in `folder`: at most `limit` bytes, of which the least recently used go.
+
+    Called with a shard, it gives its local path for as long as a `with` block runs. What was opened there can be read
+    on afterwards, even when its name is gone. Holds nothing open itself, so that it travels to workers.
+    """
+
+    store: str
+    folder: Path
+    limit: int
+
+    @contextmanager
+    def __call__(self, shard: Shard) -> Iterator[Path]:
+        """Give the path of a shard, after downloading it whole where it is not here.
+
+        Raises `UserError` when it is missing or damaged in the store or does not fit, and `StorageError` when the
+        store does not answer.
+        """
+        place = self.folder.expanduser() / shard.sha256
+        path = place / shard.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_lock_of(place)):
+            if path.exists():
+                os.utime(place)
+            else:
+                self._download(shard, path)
+            yield path
+
+    def _download(self, shard: Shard, path: Path) -> None:
+        address = f"{self.store}/{shard.name}"
+        temporary = path.with_suffix(".tmp")
+        shutil.rmtree(path.parent, ignore_errors=True)  # what a killed process left
+        try:
+            with self._reserve(temporary, shard.bytes) as stream:
+                s3.download(address, stream)
+            if file_digest(temporary) != shard.sha256:
+                raise UserError(f"shard {address} is damaged: it does not have the digest of the manifest")
+            temporary.replace(path)
+        except FileNotFoundError:
+            raise UserError(f"shard {address} is missing; the dataset's manifest lists it") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _reserve(self, path: Path, size: int) -> IO[bytes]:
+        """Open a file that has all of its room on the disk already."""
+        if size > self.limit:
+            raise UserError(f"compute.cache_bytes={self.limit} is less than the {size} bytes of one shard")
+        with FileLock(path.parent.with_name("room.lock")):
+            while _total(path.parent.parent) + size > self.limit:
+                _evict_one(path.parent.parent)
+            path.parent.mkdir()
+            stream = path.open("wb")
+            try:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            except OSError as error:
+                stream.close()
+                raise UserError(
+                    f"no room for {size} bytes in compute.cache={self.folder} ({error.strerror}): "
+                    "give another folder, or a lower compute.cache_bytes"
+                ) from None
+        return stream
+
+
+def _total(folder: Path) -> int:
+    return sum(_size(file) for file in folder.glob("*/*"))
+
+
+def _evict_one(folder: Path) -> None:
+    """Delete the shard that was used least recently; waits a moment where all are being opened right now."""
+    for place in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime_ns):
+        try:
+            with FileLock(_lock_of(place), blocking=False):
+                shutil.rmtree(place)
+                return
+        except Timeout:
+            continue
+    time.sleep(0.1)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # renamed meanwhile
+        return 0
+
+
+def _lock_of(place: Path) -> Path:
+    return place.with_suffix(".lock")

@@ -1,0 +1,127 @@
+"""The files of a place, and their bytes: a folder, a tar file, or a bucket's prefix, with tar files in any of them.
+
+A place is listed one file at a time and in the same order wherever it is: that of the names' bytes, which is S3's.
+Only the names of one folder at a time are held, which the order needs.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from errno import ESTALE
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from daefr.data.images import SUFFIXES
+from daefr.errors import UserError
+from pipelines.storage import s3
+
+TAR = ".tar"
+_HEADER = 512
+_READ_AHEAD = 16 * 1024  # more than a tar's header, less than an image: listing must not read the images
+
+
+class File(NamedTuple):
+    """One file of a place, or one member of a tar file there.
+
+    `name` is relative to the place, with slashes. `stamp` changes with the content: the time of change in
+    nanoseconds, or S3's entity tag. For a member, `path` and `stamp` are the tar's, and its bytes start at `offset`.
+    """
+
+    name: str
+    path: str
+    size: int
+    stamp: str
+    offset: int | None = None
+
+
+def list_files(place: str) -> Iterator[File]:
+    """List a place: all but hidden files; of a tar file, the images in it, for what lies beside them describes them.
+
+    Raises `FileNotFoundError`, `NotADirectoryError` or another `OSError` for a place that is none, and `UserError` for
+    a damaged tar file, as nothing tells how much of it is lost.
+    """
+    for file in _objects(place) if s3.is_address(place) else _local(Path(place)):
+        if file.name.lower().endswith(TAR):
+            yield from _members(file)
+        else:
+            yield file
+
+
+def read_file(path: str | Path, stamp: str, offset: int | None, size: int) -> bytes:
+    """Return the bytes of a listed file or member. Raises `OSError` when it is gone, or is another since."""
+    if s3.is_address(path):
+        return s3.read(str(path), stamp) if offset is None else s3.read(str(path), stamp, offset, size)
+    if offset is None:
+        return Path(path).read_bytes()
+    with Path(path).open("rb") as stream:
+        if stamp != str(os.fstat(stream.fileno()).st_mtime_ns):
+            raise OSError(ESTALE, "has changed since it was listed", path)
+        stream.seek(offset)
+        return stream.read(size)
+
+
+def _objects(address: str) -> Iterator[File]:
+    if address.lower().endswith(TAR):
+        found = s3.describe(address)
+        yield File(PurePosixPath(address).name, address, found.size, found.etag)
+        return
+    folder = address.rstrip("/") + "/"
+    for found in s3.list_objects(folder):
+        name = found.address.removeprefix(folder)
+        if not name.endswith("/") and not _is_hidden(name):
+            yield File(name, found.address, found.size, found.etag)
+
+
+def _local(place: Path) -> Iterator[File]:
+    if place.suffix.lower() == TAR and place.is_file():
+        status = place.stat()
+        yield File(place.name, str(place.resolve()), status.st_size, str(status.st_mtime_ns))
+        return
+    yield from _walk(str(place.resolve()), "")
+
+
+def _walk(folder: str, prefix: str) -> Iterator[File]:
+    with os.scandir(folder) as found:
+        entries = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in found]
+    for name, entry in sorted(entries, key=lambda pair: pair[0].encode(errors="surrogateescape")):
+        if name.startswith("."):
+            continue
+        if name.endswith("/"):
+            yield from _walk(entry.path, prefix + name)
+            continue
+        with suppress(FileNotFoundError):  # it vanished while its folder was listed
+            if entry.is_file():
+                status = entry.stat()
+                yield File(prefix + name, entry.path, status.st_size, str(status.st_mtime_ns))
+
+
+def _members(file: File) -> Iterator[File]:
+    """List the images in a tar file, reading its headers only."""
+    with closing(_open(file)) as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                for member in tar:
+                    if member.isreg() and member.name.lower().endswith(SUFFIXES) and not _is_hidden(member.name):
+                        name = f"{file.name}/{member.name.removeprefix('./')}"
+                        yield File(name, file.path, member.size, file.stamp, member.offset_data)
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+                stream.seek(tar.offset)
+        except tarfile.TarError as error:
+            raise UserError(f"{file.path} is damaged: {error}") from None
+        end = stream.read(_HEADER)
+        # tarfile takes an unreadable header, or none, for the end
+        if len(end) < _HEADER or any(end):
+            raise UserError(f"{file.path} is damaged: it breaks off or has no readable header at byte {tar.offset}")
+
+
+def _open(file: File) -> IO[bytes]:
+    if s3.is_address(file.path):
+        stream = s3.ObjectStream(s3.Object(file.path, file.size, file.stamp))
+        return io.BufferedReader(stream, _READ_AHEAD)
+    return Path(file.path).open("rb", buffering=_READ_AHEAD)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.removeprefix("./").split("/"))

@@ -1,0 +1,210 @@
+"""Synthesis in a real Ray, with faces and shards on a real S3 server: workers die, storage fails, sources change."""
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from daefr.data.images import encode_png
+from daefr.data.manifest import NAME, load_manifest
+from daefr.data.portraits import draw_portrait
+from daefr.errors import UserError
+from pipelines import cluster, sources
+from pipelines.config import load_config
+from pipelines.errors import StepFailedError
+from pipelines.run import open_run
+from pipelines.steps import Committed
+from pipelines.storage.s3 import StorageError, list_objects, read
+from pipelines.synthesize import DATASET, synthesize
+from pipelines.tasks import run_tasks
+from pipelines.train import train_stage
+from tests.e2e.command import TINY
+from tests.s3_server import SECRET, Proxy, direct
+
+FACES = 22
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_cluster(_s3: Proxy) -> Iterator[None]:
+    """One Ray for all runs of this file, started when AWS's variables are set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "disconnect", lambda: None)
+        cluster.connect()
+        yield
+    cluster.disconnect()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    for number in range(FACES - 1):
+        (folder / f"{number:02d}.png").write_bytes(encode_png(draw_portrait(number, 32).image))
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def bucket(s3: Proxy, faces: Path, request: pytest.FixtureRequest) -> str:
+    """The address of a bucket with the faces below `faces`."""
+    client, name = direct(s3), f"test-{abs(hash(request.node.name)):x}"
+    client.create_bucket(Bucket=name)
+    for face in faces.iterdir():
+        client.upload_file(str(face), name, f"faces/{face.name}")
+    return f"s3://{name}"
+
+
+def _synthesize(workdir: Path, *overrides: str) -> Committed:
+    config = load_config(TINY, [f"workdir={workdir}", "data.shard_samples=5", *overrides])
+    with open_run(config, "synthesize") as run:
+        return synthesize(run)
+
+
+def _digests(dataset: Committed) -> list[str]:
+    made = load_manifest(dataset.folder / DATASET)
+    return [shard.sha256 for shard in [*made.train, *made.validation]]
+
+
+def _kill_a_worker() -> None:
+    (process, *_) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_bytes().startswith(b"ray::make_shard") and _is_ours(int(path.parent.name))
+    ]
+    os.kill(process, signal.SIGKILL)
+
+
+def _is_ours(process: int) -> bool:
+    while process > 1 and process != os.getpid():
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return process == os.getpid()
+
+
+def test_a_run_on_s3_makes_what_a_run_here_makes_although_workers_die_and_s3_fails(
+    s3: Proxy, bucket: str, faces: Path, tmp_path: Path
+) -> None:
+    here = _synthesize(tmp_path / "here", f"data.faces={faces}")
+    seen: list[str] = []
+
+    def in_a_task(method: str, path: str) -> bool:
+        if "faces/" in path and "list-type" not in path:
+            seen.append(path)
+            if len(seen) in (3, 12):
+                _kill_a_worker()
+        return method in ("GET", "PUT") and len(seen) > 4
+
+    s3.fail(["503", "cut", "refuse", "500"], in_a_task)
+    overrides = [f"data.faces={bucket}/faces", f"data.store={bucket}/out", f"compute.cache={tmp_path / 'cache'}"]
+    there = _synthesize(tmp_path / "there", *overrides)
+    assert not s3.left
+    assert len(seen) > FACES, "the tasks of the killed workers were run again"
+    assert _digests(there) == _digests(here)
+    made = load_manifest(there.folder / DATASET)
+    assert [entry.source for entry in made.rejected] == ["broken.png"]
+    assert made.samples("train") + made.samples("validation") == FACES - 1
+
+    stored = {found.address.removeprefix(f"{made.store}/"): found.size for found in list_objects(f"{made.store}/")}
+    assert stored.pop(NAME) > 0
+    assert stored == {shard.name: shard.bytes for shard in [*made.train, *made.validation]}
+    assert not list(there.folder.glob("**/*.tar"))
+
+    s3.fail([])
+    config = load_config(TINY, [f"workdir={tmp_path / 'there'}", "data.shard_samples=5", *overrides,
+                                "stages.hq_codebook.steps=2", "stages.hq_codebook.validate_every=2"])  # fmt: skip
+    with open_run(config, "train") as run:
+        assert synthesize(run).manifest == there.manifest, "a committed step is not run again"
+        train_stage(run, "hq_codebook", there, {})
+    assert list((tmp_path / "cache").glob("*/train-*.tar"))
+    told = [path for path in (tmp_path / "there").rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert told == []
+
+
+def test_shards_that_are_gone_from_the_store_are_made_again(s3: Proxy, bucket: str, tmp_path: Path) -> None:
+    overrides = [f"data.faces={bucket}/faces", f"data.store={bucket}/out"]
+    first = _synthesize(tmp_path, *overrides)
+    made = load_manifest(first.folder / DATASET)
+    key = f"out/{first.folder.name}/{made.train[0].name}"
+    direct(s3).delete_object(Bucket=bucket.removeprefix("s3://"), Key=key)
+    s3.fail([])
+    _synthesize(tmp_path, *overrides)
+    assert len(read(f"{bucket}/{key}")) == made.train[0].bytes
+    uploads = [path for method, path in s3.requests if method == "PUT" and path.endswith(".tar")]
+    assert [path.rpartition("/")[2] for path in uploads] == [made.train[0].name], "the others were not"
+
+
+def test_a_change_beyond_what_the_fingerprint_covers_is_found(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "HEAD", 10)
+    copy = tmp_path / "faces"
+    copy.mkdir()
+    for face in faces.iterdir():
+        (copy / face.name).symlink_to(face)
+    first = _synthesize(tmp_path / "run", f"data.faces={copy}")
+    assert _synthesize(tmp_path / "run", f"data.faces={copy}").manifest == first.manifest
+    (copy / "20.png").unlink()
+    again = _synthesize(tmp_path / "run", f"data.faces={copy}")
+    assert again.folder == first.folder
+    assert again.manifest.outputs["sources"] != first.manifest.outputs["sources"]
+    assert load_manifest(again.folder / DATASET).samples("train") == FACES - 1 - 4 - 1
+
+
+def _fail(how: str) -> str:
+    if how == "full disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if how == "mistake":
+        raise UserError("give more faces")
+    if how == "dies":
+        os._exit(1)
+    counter = Path(how)
+    tries = int(counter.read_text()) if counter.exists() else 0
+    counter.write_text(str(tries + 1))
+    if tries < 2:
+        raise StorageError("S3 still answers 503")
+    return "done"
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "told"),
+    [
+        ("full disk", StepFailedError, "shard-1: .*No space left on device; the same command tries again"),
+        ("dies", StepFailedError, "shard-1: .*worker"),
+        ("mistake", UserError, "^give more faces$"),
+    ],
+)
+def test_a_task_that_fails_for_good_says_why_in_one_line(how: str, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told) as caught:
+        list(run_tasks(_fail_remotely(), [("shard-1", how)]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_whose_storage_is_away_is_tried_again(tmp_path: Path) -> None:
+    tasks = [("shard", str(tmp_path / "tries"))]
+    assert list(run_tasks(_fail_remotely(), tasks, retries=3)) == [("shard", "done")]
+    assert (tmp_path / "tries").read_text() == "3"
+
+
+def test_tasks_are_taken_when_there_is_room_for_them() -> None:
+    taken = 0
+
+    def tasks() -> Iterator[tuple[int, int]]:
+        nonlocal taken
+        for number in range(20):
+            taken += 1
+            yield number, number
+
+    done = 0
+    for key, result in run_tasks(lambda number: -number, tasks(), in_flight=3):
+        assert result == -key
+        done += 1
+        assert taken <= done + 3
+    assert (taken, done) == (20, 20)
+
+
+def _fail_remotely() -> Any:
+    ray.cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["_"]))  # workers do not have the tests
+    return _fail
