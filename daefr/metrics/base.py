@@ -1,7 +1,9 @@
-"""The names of measures and protocols, and how images are fed to a network under either protocol."""
+"""What the measures share: their names, the protocols, how images are fed to a network, and how exactly."""
 
+from contextlib import AbstractContextManager
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 MeasureName = Literal["psnr", "ssim", "lpips", "fid", "niqe", "ida", "lmd"]
@@ -16,3 +18,12 @@ def as_fed(images: Tensor, protocol: Protocol, *, centered: bool) -> Tensor:
     ordered = images.flip(1) if protocol == "paper" else images
     scaled = ordered.float() / 255
     return (scaled - 0.5) / 0.5 if centered else scaled
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """Return a context in which a GPU's convolutions keep float32's 24 bits, of which TF32 would drop 13.
+
+    SSIM subtracts averages that are nearly equal; what is left of TF32 then is noise.
+    """
+    context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return context

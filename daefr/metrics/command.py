@@ -48,8 +48,8 @@ def measure(options: argparse.Namespace) -> int:
 def compute_statistics(options: argparse.Namespace) -> int:
     """Store the statistics of a folder for FID; return 0, or 1 when an image is left out."""
     pairs = find_pairs(options.images, None)
-    if not options.target.parent.is_dir():
-        raise UserError(f"{options.target} cannot be written: there is no folder {options.target.parent}")
+    if options.target.suffix != ".npz" or not options.target.parent.is_dir():
+        raise UserError(f"{options.target} cannot be written: give an .npz file in a folder that exists")
     features = Accumulator(load_inception(_weights(options), torch.device(options.device)))
     failed = 0
     for batch in _batches(pairs, options):

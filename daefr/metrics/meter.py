@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from daefr.errors import UserError
-from daefr.metrics.base import MeasureName
+from daefr.metrics.base import MeasureName, exact_convolutions
 from daefr.metrics.fid import FrechetDistance
 from daefr.metrics.pairs import Images
 from daefr.metrics.registry import KINDS, Kind, Setup
@@ -61,9 +61,12 @@ class Meter:
         targets = [images.target for images in batch if images.target is not None]
         target = torch.stack(targets).to(self._device) if targets else None
         self._images += len(batch)
-        for distance in self._distances.values():
-            distance.update(restored)
-        values = {name: _measure(kind, compute, restored, target) for name, (kind, compute) in self._columns.items()}
+        with exact_convolutions():
+            for distance in self._distances.values():
+                distance.update(restored)
+            values = {
+                name: _measure(kind, compute, restored, target) for name, (kind, compute) in self._columns.items()
+            }
         for name, column in values.items():
             defined = [value for value in column if not math.isnan(value)]
             self._sums[name] += sum(defined)

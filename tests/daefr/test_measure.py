@@ -314,5 +314,9 @@ def test_fid_statistics_of_a_folder(folders: Folders, weights: Path, tmp_path: P
     assert _run((folders[1],), *fid) == 0
     same = json.loads(capsys.readouterr().out)["measures"]["fid"]
     assert same == {"value": pytest.approx(0, abs=1e-4), "images": 3}
-    assert main([*command[:2], "nowhere/own.npz", *command[3:]]) == 2
-    assert "there is no folder nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["nowhere/own.npz", "own.pth"])
+def test_fid_statistics_need_a_place(folders: Folders, target: str, capsys: Captured) -> None:
+    assert main(["fid-statistics", str(folders[1]), target]) == 2
+    assert capsys.readouterr().err == f"error: {target} cannot be written: give an .npz file in a folder that exists\n"
