@@ -1,6 +1,7 @@
 """Photographs of drawn portraits, whose landmarks are exact, and the detector that lies beside the project."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from daefr.data.images import Image
-from daefr.data.portraits import draw_portrait
+from daefr.data.portraits import Portrait, draw_portrait
 from daefr.faces import DetectedFace, move_points
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -26,7 +27,7 @@ def photograph(
     seed: int = 1, side: int = 900, *, degrees: float = 15.0, zoom: float = 1.1
 ) -> tuple[Image, DetectedFace]:
     """A square photograph with one portrait in its middle, turned and enlarged from 512 pixels, and where it is."""
-    portrait = draw_portrait(seed, 512)
+    portrait = _portrait(seed)
     turn = cv2.getRotationMatrix2D((256, 256), degrees, zoom)
     turn[:, 2] += side / 2 - 256
     landmarks = move_points(portrait.landmarks, turn).astype(np.float32)
@@ -37,6 +38,11 @@ def photograph(
     )
     box = np.concatenate([landmarks.min(axis=0) - 40, landmarks.max(axis=0) + 40])
     return np.asarray(image, np.uint8), DetectedFace(box, 0.99, landmarks)
+
+
+@cache
+def _portrait(seed: int) -> Portrait:
+    return draw_portrait(seed, 512)
 
 
 @dataclass(frozen=True)

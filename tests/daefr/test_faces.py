@@ -21,6 +21,7 @@ from daefr.__main__ import main
 from daefr.data.components import template_landmarks
 from daefr.data.images import Image, decode_image, encode_png
 from daefr.data.portraits import TEMPLATE, draw_portrait
+from daefr.data.portraits.geometry import lay_out, pose_head
 from daefr.data.portraits.traits import sample_traits
 from daefr.errors import UserError
 from daefr.faces import Aligner, DetectedFace, Detector, FaceFilters, Found, align, move_points
@@ -113,7 +114,9 @@ def test_the_crop_of_a_smaller_side_is_the_same_picture() -> None:
 def test_the_turn_follows_the_pose_of_portraits() -> None:
     traits = [sample_traits(seed) for seed in range(40)]
     true = [math.degrees(math.acos(math.cos(trait.yaw) * math.cos(trait.pitch))) for trait in traits]
-    measured = [turn(draw_portrait(seed, 32).landmarks) for seed in range(40)]
+    layouts = [lay_out(trait) for trait in traits]
+    poses = [pose_head(trait, layout) for trait, layout in zip(traits, layouts, strict=True)]
+    measured = [turn(pose.project(layout.landmarks)) for pose, layout in zip(poses, layouts, strict=True)]
     assert np.corrcoef(true, measured)[0, 1] > 0.9
     assert np.abs(np.subtract(true, measured)).mean() < 5
 
