@@ -31,6 +31,7 @@ from daefr.data.manifest import DatasetManifest, Rejection, Shard, Split, load_m
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
 from degradations import degrade, get_recipe
+from pipelines.config import RunConfig
 from pipelines.progress import Bar, bar
 from pipelines.run import Run
 from pipelines.sources import RejectedError, Source, Sources, SourcesDigest, head_digest, list_sources
@@ -141,7 +142,7 @@ def synthesize(run: Run) -> Committed:
     inputs = {"sources": StepInput(digest=head_digest(sources), origin=", ".join(run.config.data.places("faces")))}
 
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        plan = Plan(run, folder, sources)
+        plan = Plan(run.config, folder, sources)
         plan.folder.mkdir(exist_ok=True)
         _make_all(run, plan, run_id)
         made = _manifest(run, plan)
@@ -191,18 +192,18 @@ def shard_cache(run: Run, dataset: Path) -> ShardCache | None:
 class Plan:
     """The tasks of a dataset, planned while they are iterated over: what is planned and done takes no memory."""
 
-    def __init__(self, run: Run, step: Path, sources: Mapping[Split, Sources]) -> None:
+    def __init__(self, config: RunConfig, step: Path, sources: Mapping[Split, Sources]) -> None:
         """Plan a dataset for the step in folder `step`."""
         self.folder = step / DATASET
-        store = run.config.data.store
+        store = config.data.store
         self.store = None if store is None else f"{store.rstrip('/')}/{step.name}"
-        self._run, self._sources = run, sources
+        self._config, self._sources = config, sources
         self._digests: dict[Split, SourcesDigest] = {"validation": SourcesDigest(), "train": SourcesDigest()}
         self._shards: dict[Split, int] = {"validation": 0, "train": 0}
 
     def __iter__(self) -> Iterator[ShardTask]:
         """Yield the tasks, in the order of the sources."""
-        data = self._run.config.data
+        data = self._config.data
         for split in self._shards:
             sources = iter(self._sources[split])
             while part := tuple(islice(sources, data.shard_samples)):
@@ -214,11 +215,11 @@ class Plan:
                     path=self._path(split, number),
                     sources=part,
                     first=number * data.shard_samples,
-                    resolution=self._run.config.resolution,
+                    resolution=self._config.resolution,
                     recipes={"mild": data.mild, "severe": data.severe},
                     # validation images are degraded once and for all
                     variants=data.variants if split == "train" else 1,
-                    seed=self._run.config.seed,
+                    seed=self._config.seed,
                     store=self.store,
                 )
 
