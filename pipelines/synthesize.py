@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ from pipelines.sources import RejectedError, Source, Sources, SourcesDigest, hea
 from pipelines.steps import Committed, StepInput, write_whole
 from pipelines.storage import s3
 from pipelines.storage.cache import ShardCache
+from pipelines.storage.s3 import StorageError
 from pipelines.tasks import run_tasks
 from pipelines.tracking import MetricWriter
 
@@ -152,8 +153,10 @@ def synthesize(run: Run) -> Committed:
         path = plan.folder / dataset_manifest.NAME
         write_whole(path, made.model_dump_json(indent=2) + "\n")
         if plan.store is not None:
-            s3.forget_unfinished_uploads(plan.store)
-            s3.upload(path, f"{plan.store}/{path.name}")
+            with suppress(PermissionError, StorageError):  # this only tidies up, and not every store can
+                s3.forget_unfinished_uploads(plan.store)
+            with _usable(plan.store):
+                s3.upload(path, f"{plan.store}/{path.name}")
         shards = [*made.train, *made.validation]
         outputs: dict[str, Any] = {
             "dataset": DATASET,
@@ -334,7 +337,16 @@ def _finished(task: ShardTask, stored: Mapping[str, int] | None) -> Receipt | No
 
 def _stored(store: str) -> dict[str, int]:
     """Return the names and sizes of what is in the store of a dataset."""
-    return {found.address.rpartition("/")[2]: found.size for found in s3.list_objects(f"{store}/")}
+    with _usable(store):
+        return {found.address.rpartition("/")[2]: found.size for found in s3.list_objects(f"{store}/")}
+
+
+@contextmanager
+def _usable(store: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        raise UserError(f"data.store: {store} cannot be used: {error.strerror}") from None
 
 
 def _manifest(run: Run, plan: Plan) -> DatasetManifest:
