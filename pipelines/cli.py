@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from daefr.config import StageName
@@ -43,6 +44,10 @@ def run_step(name: str) -> int:
         return _complain(error, 2)
     except StepFailedError as error:
         return _complain(error, 1)
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT):
+            raise
+        return _complain(f"{error}: make room, and the same command goes on from here", 1)
     except KeyboardInterrupt:
         say("interrupted: the same command goes on from here")
         return 130
@@ -68,7 +73,7 @@ def _only(name: str, stage: StageName | None) -> str | None:
     return {"train": f"{stage}", "promote": f"promote_{stage}"}.get(name, name)
 
 
-def _complain(error: Exception, code: int) -> int:
+def _complain(error: Exception | str, code: int) -> int:
     say(f"error: {error}")
     return code
 

@@ -1,10 +1,12 @@
 """Which tasks make a dataset, and which of them are finished."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from daefr.data.manifest import Split
+from daefr.errors import UserError
 from pipelines.config import RunConfig
 from pipelines.photographs import Photographs
 from pipelines.shards import Receipt, ShardTask
@@ -98,4 +100,14 @@ def finished(task: ShardTask, stored: Mapping[str, int] | None) -> Receipt | Non
 
 def stored_sizes(store: str) -> dict[str, int]:
     """Return the names and sizes of what is in the store of a dataset."""
-    return {found.address.rpartition("/")[2]: found.size for found in s3.list_objects(f"{store}/")}
+    with usable(store):
+        return {found.address.rpartition("/")[2]: found.size for found in s3.list_objects(f"{store}/")}
+
+
+@contextmanager
+def usable(store: str) -> Iterator[None]:
+    """Raise `UserError` where the block finds the store missing or forbidden."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        raise UserError(f"data.store: {store} cannot be used: {error.strerror}") from None

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from daefr.data import manifest as dataset_manifest
@@ -20,7 +21,7 @@ from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from daefr.faces import find_detector
 from pipelines import cluster
-from pipelines.plan import Plan, finished, stored_sizes
+from pipelines.plan import Plan, finished, stored_sizes, usable
 from pipelines.progress import Bar, bar
 from pipelines.run import Run
 from pipelines.shards import Receipt, ShardTask, make_shard
@@ -61,8 +62,10 @@ def synthesize(run: Run) -> Committed:
         path = plan.folder / dataset_manifest.NAME
         write_whole(path, made.model_dump_json(indent=2) + "\n")
         if plan.store is not None:
-            s3.forget_unfinished_uploads(plan.store)
-            s3.upload(path, f"{plan.store}/{path.name}")
+            with suppress(PermissionError, s3.StorageError):  # this only tidies up, and not every store can
+                s3.forget_unfinished_uploads(plan.store)
+            with usable(plan.store):
+                s3.upload(path, f"{plan.store}/{path.name}")
         shards = [*made.train, *made.validation]
         outputs: dict[str, Any] = {
             "dataset": DATASET,

@@ -29,6 +29,7 @@ from botocore.exceptions import (
 from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
 from daefr.errors import UserError
+from pipelines.errors import StepFailedError
 
 SCHEME = "s3://"
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>.*))?", re.DOTALL)
@@ -36,7 +37,7 @@ _TRIES = 5
 _GONE, _CHANGED, _LATER = (404,), (412, 416), 500
 
 
-class StorageError(Exception):
+class StorageError(StepFailedError):
     """A store that does not answer as it should, although it was asked again and again; later it may."""
 
 

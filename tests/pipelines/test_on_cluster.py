@@ -123,6 +123,13 @@ def test_a_run_on_s3_makes_what_a_run_here_makes_although_workers_die_and_s3_fai
     assert told == []
 
 
+def test_a_store_that_is_not_there_is_told_before_anything_is_made(s3: Proxy, faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.store: s3://no-such-bucket/out/.* cannot be used: not there"):
+        _synthesize(tmp_path, f"data.faces={faces}", "data.store=s3://no-such-bucket/out")
+    assert s3.requests
+    assert not list(tmp_path.glob("steps/*/dataset/*"))
+
+
 def test_shards_that_are_gone_from_the_store_are_made_again(s3: Proxy, bucket: str, tmp_path: Path) -> None:
     overrides = [f"data.faces={bucket}/faces", f"data.store={bucket}/out"]
     first = _synthesize(tmp_path, *overrides)

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from daefr.data.order import Position
 from daefr.data.shards import ShardReader, file_digest
 from daefr.faces import Detector, FaceFilters, align
 from degradations import get_recipe, replay
-from pipelines import photographs
+from pipelines import photographs, sources
+from pipelines.config import load_config
 from pipelines.photographs import Photographs
+from pipelines.plan import Plan
 from pipelines.shards import ShardTask, make_shard
-from pipelines.sources import Source
+from pipelines.sources import Source, list_sources
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
+from tests.e2e.command import TINY
 
 
 def _task(path: Path, sources: list[Source], variants: int = 2) -> ShardTask:
@@ -101,6 +105,19 @@ def test_what_is_rejected_is_listed_with_its_reason_and_the_rest_goes_on(good: i
     assert [(entry.source, entry.reason) for entry in receipt.rejected] == [("notes.txt", "not a readable image")]
     assert (receipt.shard.samples if receipt.shard else 0) == good
     assert (tmp_path / "train.tar").exists() == bool(good)
+
+
+def test_planning_holds_neither_the_names_nor_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "HEAD", 500)
+    config = load_config(TINY, ["data.portraits=20000", f"workdir={tmp_path}"])
+    plan = Plan(config, tmp_path / "dataset", list_sources(config.data))
+    tracemalloc.start()
+    try:
+        assert sum(len(task.sources) for task in plan) == plan.planned == 20_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000 * 50, "bytes; a source takes some 200"
 
 
 def test_a_sample_tells_where_its_components_are(tmp_path: Path) -> None:

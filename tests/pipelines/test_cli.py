@@ -1,0 +1,22 @@
+import errno
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+from pipelines.steps import write_whole
+
+
+def test_a_full_disk_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text("as it was")
+    (tmp_path / ".manifest.json.tmp").symlink_to("/dev/full")
+    monkeypatch.setitem(cli.STEPS, "synthesize", lambda *_: [str(write_whole(path, "new"))])
+    monkeypatch.setattr(sys, "argv", ["synthesize.py", "--config", "tests/e2e/tiny.yaml", f"workdir={tmp_path}"])
+    assert cli.run_step("synthesize") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: [Errno {errno.ENOSPC}] No space left on device")
+    assert path.read_text() == "as it was"
