@@ -13,16 +13,14 @@ if __name__ == "__main__":
 import json
 from typing import Any
 
-import ray
-
 from daefr.checkpoint import load_checkpoint
 from daefr.data.dataset import Fetch
 from daefr.data.images import encode_png
 from daefr.evaluate import Evaluation, evaluate
-from pipelines import cluster
 from pipelines.run import Run
 from pipelines.steps import Committed
 from pipelines.synthesize import DATASET, shard_cache
+from pipelines.tasks import run_task
 from pipelines.train import CHECKPOINT
 
 VERSION = 1
@@ -34,12 +32,8 @@ def evaluate_restoration(run: Run, restoration: Committed, dataset: Committed) -
     """Measure the restoration checkpoint of a run, or find it measured."""
 
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        cluster.connect()
-        remote = ray.remote(_evaluate).options(num_cpus=1)
-        folder_of_shards = dataset.folder / DATASET
-        result: Evaluation = ray.get(
-            remote.remote(restoration.folder / CHECKPOINT, folder_of_shards, shard_cache(run, folder_of_shards))
-        )
+        shards = dataset.folder / DATASET
+        result = run_task("evaluate", _evaluate, restoration.folder / CHECKPOINT, shards, shard_cache(run, shards))
         means = result.means()
         (folder / GRID).write_bytes(encode_png(result.grid))
         (folder / TABLE).write_text(json.dumps({"means": means, "faces": result.rows}, indent=2) + "\n")

@@ -13,7 +13,6 @@ if __name__ == "__main__":
 import tempfile
 from typing import Any
 
-import ray
 import torch
 
 from daefr.checkpoint import load_checkpoint
@@ -23,12 +22,13 @@ from daefr.data.manifest import load_manifest
 from daefr.stages import stage_from_checkpoint
 from daefr.stages.config import TrainingConfig
 from daefr.training.loop import validate
-from pipelines import cluster, registry
+from pipelines import registry
 from pipelines.gate import Decision, decide, measured_on
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
 from pipelines.synthesize import DATASET, shard_cache
+from pipelines.tasks import run_task
 from pipelines.tracking import Tracking
 
 VERSION = 1
@@ -66,9 +66,8 @@ def _decide(run: Run, name: StageName, candidate: Version, champion: Version | N
     training, folder = run.config.stages.of(name), dataset.folder / DATASET
     if champion.tags.get("daefr.measured_on") == measured_on(load_manifest(folder), training):
         return decide(loss, float(champion.tags["daefr.validation_loss"]))
-    cluster.connect()
-    remote = ray.remote(measure).options(num_cpus=1)
-    measured = ray.get(remote.remote(run.tracking, champion, training, folder, shard_cache(run, folder)))
+    cache = shard_cache(run, folder)
+    measured = run_task(f"promote_{name}", measure, run.tracking, champion, training, folder, cache)
     if measured is None:
         return Decision(True, f"the champion {champion.address} is for other image sizes than {run.config.resolution}")
     return decide(loss, measured)

@@ -1,4 +1,4 @@
-"""Many tasks in Ray: a bounded number at a time, each tried again when its worker or its storage is lost."""
+"""Tasks in Ray: one alone, or a bounded number of many at a time, tried again when worker or storage is lost."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -27,8 +27,7 @@ def run_tasks(
 
     A task is taken from `tasks` when there is room for it, and forgotten when it is done. By default there are two
     for each CPU of the cluster, which is connected to for the first of them; `gpus` is asked then for a task's share of
-    a GPU. Raises `UserError` as a task raised it,
-    and `StepFailedError` when one failed for good.
+    a GPU. Raises `UserError` as a task raised it, and `StepFailedError` when one failed for good.
     """
     flying: dict[Any, Key] = {}
     for key, task in tasks:
@@ -43,6 +42,13 @@ def run_tasks(
             yield _next(flying)
     while flying:
         yield _next(flying)
+
+
+def run_task(name: str, function: Callable[..., Result], *arguments: object) -> Result:
+    """Run a function once and return its result. Raises like `run_tasks`."""
+    cluster.connect()
+    result: Result = _next({ray.remote(function).options(num_cpus=1).remote(*arguments): name})[1]
+    return result
 
 
 def _next(flying: dict[Any, Key]) -> tuple[Key, Any]:
