@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.job_submission import JobSubmissionClient
 
 from tests.e2e.command import ROOT
 
@@ -32,6 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "RAY_AUTH_MODE": "disabled",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # a job's python is the first that its node finds
     }
+    address = f"http://127.0.0.1:{port}"
     files = tempfile.mkdtemp(prefix="ray-")  # a socket's path may have 107 characters, so not below pytest's
     head = subprocess.Popen(
         [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=200000000",
@@ -42,8 +44,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         start_new_session=True,
     )  # fmt: skip
     try:
-        _wait_for(port, head)
-        yield f"http://127.0.0.1:{port}"
+        _wait_for(address, head)
+        yield address
     finally:
         head.terminate()
         try:
@@ -53,14 +55,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(files, ignore_errors=True)
 
 
-def _wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
+def _wait_for(address: str, head: subprocess.Popen[bytes]) -> None:
+    """Wait until a job is taken, which needs more than an open port: the agent that runs it must have reported."""
     for _ in range(120):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        if head.poll() is not None:
-            break
-        time.sleep(0.5)
+        try:
+            JobSubmissionClient(address).submit_job(entrypoint="true")
+        except (ConnectionError, RuntimeError):
+            if head.poll() is not None:
+                break
+            time.sleep(1)
+        else:
+            return
     pytest.fail("the head node did not start")
 
 
