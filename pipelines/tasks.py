@@ -1,6 +1,7 @@
 """Tasks in Ray: one alone, or a bounded number of many at a time, tried again when worker or storage is lost."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 import ray
@@ -29,14 +30,17 @@ def run_tasks(
     for each CPU of the cluster, which is connected to for the first of them; `gpus` is asked then for a task's share of
     a GPU. Raises `UserError` as a task raised it, and `StepFailedError` when one failed for good.
     """
+    waiting = iter(tasks)
+    first = next(waiting, None)
+    if first is None:
+        return
+    cluster.connect()
+    room = in_flight or 2 * max(1, int(cluster.cpus()))
+    remote = ray.remote(function).options(
+        max_retries=retries, retry_exceptions=[StorageError], num_gpus=gpus() if gpus else 0
+    )
     flying: dict[Any, Key] = {}
-    for key, task in tasks:
-        if not flying:
-            cluster.connect()
-            remote = ray.remote(function).options(
-                max_retries=retries, retry_exceptions=[StorageError], num_gpus=gpus() if gpus else 0
-            )
-            room = in_flight or 2 * max(1, int(cluster.cpus()))
+    for key, task in chain([first], waiting):
         flying[remote.remote(task)] = key
         if len(flying) >= room:
             yield _next(flying)
