@@ -21,7 +21,7 @@ from daefr.data.dataset import FaceDataset, Fetch
 from daefr.data.manifest import load_manifest
 from daefr.stages import stage_from_checkpoint
 from daefr.stages.config import TrainingConfig
-from daefr.training.loop import validate
+from daefr.training.validation import validate
 from pipelines import registry
 from pipelines.gate import Decision, decide, measured_on
 from pipelines.registry import Version

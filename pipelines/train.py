@@ -30,7 +30,8 @@ from daefr.errors import UserError
 from daefr.network.config import NetworkConfig
 from daefr.stages import UPSTREAM, build_stage, continue_from, start_from
 from daefr.stages.config import TrainingConfig
-from daefr.training.loop import NonFiniteLossError, train
+from daefr.training.errors import NonFiniteLossError
+from daefr.training.loop import train
 from daefr.training.reporter import Save
 from pipelines import cluster, registry
 from pipelines.config import StageCompute
@@ -278,6 +279,12 @@ class _RayReporter:
     def image(self, step: int, name: str, image: Image) -> None:
         if self._writer is not None:
             self._writer.image(name, step, image)
+
+    def should_stop(self) -> bool:
+        return False
+
+    def finish(self) -> None:
+        """Do nothing: Ray keeps a checkpoint before it lets the training go on."""
 
     def checkpoint(self, step: int, save: Save) -> None:
         name = f"step-{step:09d}"
