@@ -2,17 +2,20 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from daefr.config import StageName
 from daefr.errors import UserError
+from daefr.evaluation.other_methods import METHODS
 from daefr.stages import UPSTREAM
+from pipelines.benchmarks import Benchmark, open_benchmark
 from pipelines.cluster import ROOT
-from pipelines.config import STAGES, load_config, show_config
+from pipelines.config import STAGES, VALIDATION, load_config, show_config
+from pipelines.contenders import Contender, RestoredElsewhere, open_method, open_model
 from pipelines.errors import StepFailedError
-from pipelines.evaluate import evaluate_restoration, table
+from pipelines.evaluate import evaluate, evaluate_restoration, open_validation
 from pipelines.full import run_all
 from pipelines.preflight import check
 from pipelines.progress import say
@@ -20,6 +23,7 @@ from pipelines.promote import promote
 from pipelines.run import Run, open_run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
+from pipelines.tables import table
 from pipelines.train import train_stage
 
 DEMO = ROOT / "pipelines/configs/demo.yaml"
@@ -39,7 +43,7 @@ def run_step(name: str) -> int:
         check(config)
         stage: StageName | None = getattr(options, "stage", None)
         with open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
-            lines = STEPS[name](run, stage)
+            lines = STEPS[name](run, options)
     except UserError as error:
         return _complain(error, 2)
     except StepFailedError as error:
@@ -63,6 +67,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     if name in ("train", "promote"):
         parser.add_argument("--stage", required=True, choices=STAGES)
+    if name == "evaluate":
+        _add_evaluate_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as stages.restoration.steps=200")
     return parser
 
@@ -82,28 +88,86 @@ def _trained(run: Run, name: StageName, dataset: Committed) -> Committed:
     return train_stage(run, name, dataset, {before: _trained(run, before, dataset) for before in UPSTREAM[name]})
 
 
-def _synthesize(run: Run, _: StageName | None) -> list[str]:
+def _synthesize(run: Run, _: argparse.Namespace) -> list[str]:
     return [f"dataset: {synthesize(run).folder / 'dataset'}"]
 
 
-def _train(run: Run, stage: StageName | None) -> list[str]:
-    assert stage is not None  # noqa: S101  # the parser requires it
-    return [f"model: {_trained(run, stage, synthesize(run)).folder / 'checkpoint'}"]
+def _train(run: Run, options: argparse.Namespace) -> list[str]:
+    return [f"model: {_trained(run, options.stage, synthesize(run)).folder / 'checkpoint'}"]
 
 
-def _evaluate(run: Run, _: StageName | None) -> list[str]:
-    dataset = synthesize(run)
-    evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
+def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--model", metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/NUMBER or a checkpoint")
+    chosen.add_argument("--method", choices=METHODS, help="another method, from --weights")
+    chosen.add_argument(
+        "--restored", metavar="BENCHMARK=FOLDER", action="append", help="what was restored elsewhere; may be repeated"
+    )
+    parser.add_argument("--weights", metavar="FILE", type=Path, help="the released weights of --method")
+    parser.add_argument("--label", help="what tables call it")
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        action="append",
+        help="of evaluation.benchmarks, or validation for the dataset's own faces; may be repeated (default: all of "
+        "the configuration's)",
+    )
+
+
+def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
+    if not (options.model or options.method or options.restored):
+        dataset = synthesize(run)
+        evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
+    else:
+        evaluated = evaluate(run, *_asked(run, options))
     return [table(evaluated), f"grid: {evaluated.folder / 'grid.png'}"]
 
 
-def _promote(run: Run, stage: StageName | None) -> list[str]:
-    assert stage is not None  # noqa: S101  # the parser requires it
+def _asked(run: Run, options: argparse.Namespace) -> tuple[Contender, list[Benchmark]]:
+    """Return what to evaluate, and on what."""
+    configured = run.config.evaluation.benchmarks
+    if options.restored:
+        places = dict(_place(text) for text in options.restored)
+        _check_benchmarks(places, configured, "--restored")
+        label = options.label or Path(next(iter(places.values()))).name
+        contender = RestoredElsewhere(label, ", ".join(places.values()))
+        return contender, [open_benchmark(name, configured[name], place) for name, place in places.items()]
+    if options.method and options.weights is None:
+        raise UserError(f"--method {options.method} needs --weights FILE, as its authors released them")
+    names = options.benchmark or list(configured)
+    if not names:
+        raise UserError("no benchmark is configured: set evaluation.benchmarks.NAME.lq, or give --benchmark validation")
+    _check_benchmarks(names, [*configured, VALIDATION], "--benchmark")
+    model = (
+        open_model(run.tracking, options.model, options.label)
+        if options.model
+        else open_method(options.method, options.weights, options.label)
+    )
+    return model, [
+        open_validation(run, synthesize(run)) if name == VALIDATION else open_benchmark(name, configured[name])
+        for name in names
+    ]
+
+
+def _place(text: str) -> tuple[str, str]:
+    name, separator, place = text.partition("=")
+    if not (name and separator and place):
+        raise UserError(f"--restored {text} is not of the form celeba-test=FOLDER")
+    return name, place
+
+
+def _check_benchmarks(names: Iterable[str], valid: Iterable[str], option: str) -> None:
+    for name in names:
+        if name not in valid:
+            raise UserError(f"{option} {name}: the configured benchmarks are {', '.join(valid) or 'none'}")
+
+
+def _promote(run: Run, options: argparse.Namespace) -> list[str]:
     dataset = synthesize(run)
-    return [promote(run, stage, _trained(run, stage, dataset), dataset)]
+    return [promote(run, options.stage, _trained(run, options.stage, dataset), dataset)]
 
 
-STEPS: dict[str, Callable[[Run, StageName | None], list[str]]] = {
+STEPS: dict[str, Callable[[Run, argparse.Namespace], list[str]]] = {
     "full": lambda run, _: run_all(run),
     "synthesize": _synthesize,
     "train": _train,

@@ -58,6 +58,11 @@ def disconnect() -> None:
         ray.shutdown()
 
 
+def resources() -> dict[str, float]:
+    """Return what the whole cluster has, such as CPU and GPU."""
+    return dict(ray.cluster_resources())
+
+
 def cpus() -> float:
     """CPUs of the whole cluster."""
     return float(ray.cluster_resources().get("CPU", 0))

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -15,6 +15,7 @@ from daefr.data.images import MAX_PIXELS, MOST_PIXELS
 from daefr.errors import UserError
 from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
+from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
 from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
@@ -106,6 +107,46 @@ class StagesConfig(Settings):
         return training
 
 
+Lq = Literal["mild", "severe"]
+VALIDATION = "validation"
+"""The name that the dataset's own validation faces have among the benchmarks."""
+
+
+class BenchmarkConfig(Settings):
+    """The images of one benchmark: files, or the validation samples of a dataset that was synthesized."""
+
+    lq: str | None = Field(None, description="Folder, tar file or s3://bucket/prefix of degraded aligned crops.")
+    gt: str | None = Field(None, description="Likewise, the ground truth: files of the same names but for the suffix.")
+    dataset: Path | None = Field(None, description="Instead: the folder with the manifest of a dataset.")
+    kind: Lq = Field("severe", description="Which LQ images of a dataset.")
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.dataset is None) == (self.lq is None and self.gt is None):
+            raise ValueError("give lq, or lq and gt, or a dataset")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """What is measured, how, and on which images beside the dataset's validation faces."""
+
+    measures: tuple[MeasureName, ...] = Field(
+        get_args(MeasureName), description="What cannot be had is reported as unavailable."
+    )
+    protocol: Protocol = Field("paper", description="`paper`: as published; `standard`: corrected.")
+    weights: Path | None = Field(None, description="Folder of published files under their own names.")
+    fid_statistics: Path | None = Field(None, description="Of real images; by default FFHQ's.")
+    benchmarks: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], BenchmarkConfig] = Field(
+        default_factory=dict, description="By name, such as celeba-test, lfw-test, wider-test, briar-test."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        if VALIDATION in self.benchmarks:
+            raise ValueError(f"benchmarks.{VALIDATION} is the dataset's own; give it another name")
+        return self
+
+
 class StageCompute(Settings):
     """What a stage's training runs on. Does not change its result, nor the step's fingerprint."""
 
@@ -114,6 +155,17 @@ class StageCompute(Settings):
     gpu: bool = Field(False, description="One GPU for each worker.")
     loaders: NonNegativeInt = Field(0, description="Processes of each worker that decode images.")
     max_failures: NonNegativeInt = Field(3, description="How often a stage is resumed after a worker is lost.")
+
+
+class EvaluateCompute(Settings):
+    """What evaluation runs on. Does not change its result, nor the step's fingerprint."""
+
+    actors: PositiveInt | None = Field(
+        None, description="Processes, each with the models loaded; by default as many as the cluster has room for."
+    )
+    cpus: PositiveFloat = Field(1, description="CPUs of each.")
+    gpu: bool = Field(False, description="One GPU for each.")
+    max_failures: NonNegativeInt = Field(3, description="How often each is replaced when it is lost.")
 
 
 class ComputeConfig(Settings):
@@ -131,6 +183,7 @@ class ComputeConfig(Settings):
     lq_codebook: StageCompute = StageCompute()
     association: StageCompute = StageCompute()
     restoration: StageCompute = StageCompute()
+    evaluate: EvaluateCompute = EvaluateCompute()
 
     def of(self, name: StageName) -> StageCompute:
         """Return one stage's resources."""
@@ -147,6 +200,7 @@ class RunConfig(Settings):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     stages: StagesConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @property
@@ -234,8 +288,12 @@ def _explain(error: ValidationError) -> str:
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = RunConfig
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         annotation = model.model_fields[str(part)].annotation
+        if get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+            next(parts)  # the key, which is free
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

@@ -14,9 +14,9 @@ benchmark: the summary alone has it.
 The manifest's outputs are a `Summary`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +24,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from daefr.config import Settings
+from daefr.evaluation.subjects import Subject
 from daefr.metrics.base import Protocol
 
 FIGURES = "figures.parquet"
-Subject = Literal["lq", "hq_codebook", "restored"]
-SUBJECTS: tuple[Subject, ...] = ("lq", "hq_codebook", "restored")
-VALIDATION = "validation"
 
 
 class MeasuredFigure(Settings):
@@ -74,9 +72,9 @@ class Summary(Settings):
     """None where no model of ours was evaluated."""
 
 
-def column(measure: str, subject: Subject) -> str:
-    """Return the name of a figure's column, which is that of its metric in MLflow too, after the benchmark's."""
-    return f"{measure}/{subject}"
+def summary_of(outputs: Mapping[str, Any]) -> Summary:
+    """Return the summary that an evaluation's manifest has as its outputs."""
+    return Summary.model_validate(outputs)
 
 
 def schema(columns: Sequence[str]) -> pa.Schema:

@@ -13,6 +13,7 @@ from daefr.metrics.fid import Accumulator, Statistics, frechet_distance
 from daefr.metrics.pairs import Images
 from daefr.metrics.registry import KINDS, Kind, Setup, real_statistics
 
+NO_TARGET = "it needs ground truth"
 UNDEFINED = "there is no image for which it is defined"
 
 
@@ -36,17 +37,14 @@ class Measured:
 class Measures:
     """Measures that are ready to use. Those that cannot be had are `unavailable`, each with the reason."""
 
-    def __init__(self, names: Sequence[MeasureName], setup: Setup, *, with_targets: bool) -> None:
-        """Build the measures; `with_targets` tells whether the images will have ground truth."""
+    def __init__(self, names: Sequence[MeasureName], setup: Setup) -> None:
+        """Build the measures."""
         self._device = setup.device
         self._columns: dict[str, tuple[Kind, Callable[..., Tensor]]] = {}
         self._features: Callable[..., Tensor] | None = None
         self.unavailable: dict[str, str] = {}
         for name in names:
             kind = KINDS[name]
-            if kind.needs_target and not with_targets:
-                self.unavailable[name] = "it needs ground truth"
-                continue
             try:
                 built = kind.build(setup)
             except UserError as error:
@@ -69,14 +67,16 @@ class Measures:
 
     @torch.no_grad()
     def __call__(self, batch: Sequence[Images]) -> Measured:
-        """Measure images of one size, all or none of them with ground truth."""
+        """Measure images of one size, all or none of them with ground truth; without, what needs it is left out."""
         restored = torch.stack([images.restored for images in batch]).to(self._device)
         targets = [images.target for images in batch if images.target is not None]
         target = torch.stack(targets).to(self._device) if targets else None
         with exact_convolutions():
             features = None if self._features is None else self._features(restored).cpu()
             values = {
-                name: _measure(kind, compute, restored, target) for name, (kind, compute) in self._columns.items()
+                name: _measure(kind, compute, restored, target)
+                for name, (kind, compute) in self._columns.items()
+                if target is not None or not kind.needs_target
             }
         rows = [{name: column[number] for name, column in values.items()} for number in range(len(batch))]
         return Measured(rows, features)
@@ -124,7 +124,11 @@ class Meter:
 
     def __init__(self, names: Sequence[MeasureName], setup: Setup, *, with_targets: bool) -> None:
         """Build the measures; `with_targets` tells whether the images will have ground truth."""
-        self._measures = Measures(names, setup, with_targets=with_targets)
+        possible = [name for name in names if with_targets or not KINDS[name].needs_target]
+        self._measures = Measures(possible, setup)
+        self._unavailable = (
+            dict.fromkeys((name for name in names if name not in possible), NO_TARGET) | self._measures.unavailable
+        )
         self._totals = Totals(real_statistics(setup) if self._measures.gives_features else None)
 
     @property
@@ -141,7 +145,7 @@ class Meter:
     def figures(self) -> dict[str, Figure]:
         """Return what was measured so far."""
         none = {name: Figure(None, problem=UNDEFINED) for name in self.columns}
-        lacking = {name: Figure(None, problem=why) for name, why in self._measures.unavailable.items()}
+        lacking = {name: Figure(None, problem=why) for name, why in self._unavailable.items()}
         return none | self._totals.figures() | lacking
 
 

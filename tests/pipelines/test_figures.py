@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.figures import FIGURES, column, paired_figures, read_figures, schema
+from daefr.evaluation import column
+from pipelines.figures import FIGURES, paired_figures, read_figures, schema
 
 PSNR = column("psnr", "restored")
 
