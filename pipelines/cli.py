@@ -15,11 +15,12 @@ from pipelines.cluster import ROOT
 from pipelines.config import STAGES, VALIDATION, load_config, show_config
 from pipelines.contenders import Contender, RestoredElsewhere, open_method, open_model
 from pipelines.errors import StepFailedError
-from pipelines.evaluate import evaluate, evaluate_restoration, open_validation
-from pipelines.full import run_all
+from pipelines.evaluate import evaluate, open_validation
+from pipelines.full import evaluate_and_report, run_all
 from pipelines.preflight import check
 from pipelines.progress import say
 from pipelines.promote import promote
+from pipelines.report import report
 from pipelines.run import Run, open_run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
@@ -73,10 +74,11 @@ def _parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _only(name: str, stage: StageName | None) -> str | None:
+def _only(name: str, stage: StageName | None) -> tuple[str, ...] | None:
     if name == "full":
         return None
-    return {"train": f"{stage}", "promote": f"promote_{stage}"}.get(name, name)
+    steps = {"train": (f"{stage}",), "promote": (f"promote_{stage}",), "evaluate": ("evaluate", "report")}
+    return steps.get(name, (name,))
 
 
 def _complain(error: Exception | str, code: int) -> int:
@@ -117,10 +119,9 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
 def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
     if not (options.model or options.method or options.restored):
         dataset = synthesize(run)
-        evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
-    else:
-        evaluated = evaluate(run, *_asked(run, options))
-    return [table(evaluated), f"grid: {evaluated.folder / 'grid.png'}"]
+        return evaluate_and_report(run, _trained(run, "restoration", dataset), dataset)
+    evaluated = evaluate(run, *_asked(run, options))
+    return [table(evaluated), f"report: {report(run, evaluated, None)}"]
 
 
 def _asked(run: Run, options: argparse.Namespace) -> tuple[Contender, list[Benchmark]]:

@@ -24,8 +24,8 @@ class Run:
     workdir: Path
     tracking: Tracking
     parent: str
-    only: str | None = None
-    """The one step that may be executed; all others must be committed. None allows every step."""
+    only: tuple[str, ...] | None = None
+    """The steps that may be executed; all others must be committed. None allows every step."""
 
     def step(
         self,
@@ -48,7 +48,7 @@ class Run:
             parent=self.parent,
             work=work,
             say=say,
-            allowed=self.only in (None, name),
+            allowed=self.only is None or name in self.only,
             holds=holds,
         )
 
@@ -58,7 +58,7 @@ class Run:
 
 
 @contextmanager
-def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[Run]:
+def open_run(config: RunConfig, name: str, only: tuple[str, ...] | None = None) -> Iterator[Run]:
     """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
     workdir = _workdir(config.workdir)
     tracking = Tracking.open(
