@@ -40,6 +40,11 @@ class Evaluation:
         """What came out."""
         return summary_of(self.committed.manifest.outputs)
 
+    @property
+    def contender(self) -> tuple[str, str]:
+        """What tells whether another evaluation is of the same model."""
+        return self.summary.subject, self.committed.manifest.inputs["contender"].digest
+
     def benchmark_digest(self, name: str) -> str | None:
         """Return what tells whether another evaluation saw the same images."""
         found = self.committed.manifest.inputs.get(f"benchmark {name}")
@@ -236,7 +241,9 @@ def _faces(name: str, measure: str, candidate: Evaluation, champion: Evaluation 
     changes = {
         image: value - theirs[image] for image, value in figures.items() if np.isfinite(theirs.get(image, np.nan))
     }
-    chosen = {"Best": ordered[:FACES], "Worst": ordered[::-1][:FACES]}
+    # of a few faces, none is among both
+    count = min(FACES, (len(ordered) + 1) // 2)
+    chosen = {"Best": ordered[:count], "Worst": ordered[::-1][: min(FACES, len(ordered) - count)]}
     if changes:
         chosen["Most changed"] = sorted(changes, key=lambda image: (-abs(changes[image]), image))[:FACES]
 
@@ -250,7 +257,7 @@ def _faces(name: str, measure: str, candidate: Evaluation, champion: Evaluation 
         caption = f"{measure.upper()} {figures[image]:.3f}"
         return Strip(image, shown, caption + (f" ({changes[image]:+.3f})" if image in changes else ""))
 
-    return {title: [strip(image) for image in images] for title, images in chosen.items()}
+    return {title: [strip(image) for image in images] for title, images in chosen.items() if images}
 
 
 def _problems(name: str, candidate: Evaluation) -> list[tuple[str, str]]:
@@ -265,6 +272,6 @@ def on_the_same_images(name: str, candidate: Evaluation, found: Sequence[Evaluat
     newest: dict[str, Evaluation] = {}
     for other in sorted(found, key=lambda each: each.committed.manifest.finished):
         same = other.benchmark_digest(name) == candidate.benchmark_digest(name)
-        if same and other.summary.protocol == candidate.summary.protocol:
+        if same and other.contender != candidate.contender and other.summary.protocol == candidate.summary.protocol:
             newest[other.summary.subject] = other
     return list(newest.values())
