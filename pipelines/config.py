@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -18,6 +18,7 @@ from daefr.faces.alignment import CROP_SIDE
 from daefr.network.config import NetworkConfig
 from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
+from pipelines.promotion.settings import PromotionConfig
 from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"
@@ -147,6 +148,7 @@ class RunConfig(Settings):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     stages: StagesConfig
+    promotion: PromotionConfig = PromotionConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @property
@@ -235,7 +237,11 @@ def _explain(error: ValidationError) -> str:
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = RunConfig
     for part in location:
-        annotation = model.model_fields[str(part)].annotation
+        if isinstance(part, int):  # in a list, whose items' model is known
+            continue
+        annotation = model.model_fields[part].annotation
+        if get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation
