@@ -19,6 +19,7 @@ from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
 from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
+from pipelines.promotion.settings import PromotionConfig
 from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"
@@ -201,6 +202,7 @@ class RunConfig(Settings):
     network: NetworkConfig = NetworkConfig()
     stages: StagesConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    promotion: PromotionConfig = PromotionConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @property
@@ -290,10 +292,14 @@ def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = RunConfig
     parts = iter(location)
     for part in parts:
-        annotation = model.model_fields[str(part)].annotation
+        if isinstance(part, int):  # in a list, whose items' model is known
+            continue
+        annotation = model.model_fields[part].annotation
         if get_origin(annotation) is dict:
             annotation = get_args(annotation)[1]
             next(parts)  # the key, which is free
+        elif get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

@@ -277,6 +277,8 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _client(uri: str) -> MlflowClient:
     # Seven retries are MLflow's default and hold a caller for four minutes; three, for a quarter of a minute.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    # A bar for every file of a kilobyte hides what else is said.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Making a new database takes two lines of news that nobody asked for.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     # It warns of each of these tries; an outage deserves one line, and that is the caller's.

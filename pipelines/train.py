@@ -35,8 +35,8 @@ from daefr.training.reporter import Save
 from pipelines import cluster, registry
 from pipelines.config import StageCompute
 from pipelines.errors import StepFailedError
-from pipelines.gate import measured_on
 from pipelines.progress import Board, bar, follow, say
+from pipelines.promotion import lineage, validation
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
@@ -83,9 +83,11 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
     }
     inputs = {"dataset": dataset.as_input()}
     inputs |= {before: upstream[before].as_input() for before in UPSTREAM[name]}
+    inputs |= {f"{before}_champion": _describe(version) for before, version in champions.items()}
     if start is not None:
         inputs["start"] = _describe(start)
-    inputs |= {f"{before}_champion": _describe(version) for before, version in champions.items()}
+    # without a start, from the champions
+    came_from = {key.removesuffix("_champion"): inputs[key] for key in inputs if key == "start" or "_champion" in key}
 
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
         cluster.connect()
@@ -105,16 +107,17 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
         )
         with cluster.room(name, resources(job.compute), say):
             measured = _fit(job, folder)
-        manifest = load_manifest(job.dataset)
+        manifest, checkpoint = load_manifest(job.dataset), digest_of(folder / CHECKPOINT)
+        told = lineage.describe(run, name, checkpoint, dataset, came_from)
+        run.tracking.client.log_dict(run_id, told.model_dump(mode="json"), lineage.LINEAGE)
         version = registry.register(
             run.tracking,
             name,
             folder / CHECKPOINT,
             run_id,
-            fingerprint=digest_of(folder / CHECKPOINT),
+            fingerprint=checkpoint,
             tags={
-                "daefr.validation_loss": repr(measured["validation_loss"]),
-                "daefr.measured_on": measured_on(manifest, training),
+                **validation.tags(measured, manifest, training),
                 "daefr.dataset": dataset.as_input().digest,
                 "daefr.recipes": ", ".join(manifest.recipes.values()),
                 "daefr.revision": run.tracking.revision,
