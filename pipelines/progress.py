@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -62,19 +62,24 @@ def bar(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Bar]
 
 
 class Board:
-    """A Ray actor on which a worker anywhere writes its progress, and from which the driver reads it."""
+    """A Ray actor on which workers anywhere write their progress and what must be told, and which the driver reads."""
 
     def __init__(self) -> None:
         """Begin with nothing done."""
-        self._state = (0, "")
+        self._done, self._note, self._lines = 0, "", list[str]()
 
     def write(self, done: int, note: str) -> None:
         """Note how much is done."""
-        self._state = (done, note)
+        self._done, self._note = done, note
 
-    def read(self) -> tuple[int, str]:
-        """Return what was written last."""
-        return self._state
+    def tell(self, line: str) -> None:
+        """Have the driver say a line."""
+        self._lines.append(line)
+
+    def read(self) -> tuple[int, str, list[str]]:
+        """Return what is done, the note on it, and the lines since the last call."""
+        lines, self._lines = self._lines, []
+        return self._done, self._note, lines
 
 
 @contextmanager
@@ -82,10 +87,16 @@ def follow(board: Any, shown: Bar) -> Iterator[None]:
     """Show what is written on `board`, a handle of a `Board` actor, while the block runs."""
     stop = threading.Event()
 
+    def show() -> None:
+        done, note, lines = ray.get(board.read.remote(), timeout=10)
+        for line in lines:
+            say(line)
+        shown.update(done, note)
+
     def poll() -> None:
         while not stop.wait(1.0):
             try:
-                shown.update(*ray.get(board.read.remote(), timeout=10))
+                show()
             except ray.exceptions.RayError:
                 return  # the work goes on without an audience
 
@@ -93,7 +104,8 @@ def follow(board: Any, shown: Bar) -> Iterator[None]:
     thread.start()
     try:
         yield
-        shown.update(*ray.get(board.read.remote(), timeout=10))
     finally:
         stop.set()
         thread.join()
+        with suppress(ray.exceptions.RayError):
+            show()

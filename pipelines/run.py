@@ -61,12 +61,11 @@ class Run:
 def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[Run]:
     """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
     workdir = _workdir(config.workdir)
-    tracking = Tracking.open(
-        config.tracking.uri or f"sqlite:///{workdir}/mlflow.db",
-        config.tracking.experiment,
-        config.tracking.artifacts or str(workdir / "artifacts"),
-        git_revision(),
-    )
+    uri = config.tracking.uri or f"sqlite:///{workdir}/mlflow.db"
+    # a server has a place for artifacts of its own, which its clients need no credentials for
+    beside = None if uri.startswith("http") else str(workdir / "artifacts")
+    artifacts = config.tracking.artifacts or beside
+    tracking = Tracking.open(uri, config.tracking.experiment, artifacts, git_revision())
     settings = config.model_dump(mode="json")
     parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
     try:

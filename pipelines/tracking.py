@@ -60,13 +60,14 @@ class Tracking:
     revision: str = ""
 
     @classmethod
-    def open(cls, uri: str, experiment: str, artifacts: str, revision: str = "") -> Self:
+    def open(cls, uri: str, experiment: str, artifacts: str | None, revision: str = "") -> Self:
         """Connect, and create the database and the experiment where they do not exist yet.
 
         Args:
             uri: ``sqlite:///path/to.db`` (all processes on one machine) or ``http(s)://server``.
             experiment: Name of the experiment.
-            artifacts: Folder or URI for its artifacts. An experiment that exists keeps the place that it has.
+            artifacts: Folder or URI for its artifacts, None for the server's own. An experiment that exists keeps the
+                place that it has.
             revision: Git revision to record on every run.
 
         Raises:
@@ -79,7 +80,8 @@ class Tracking:
             with _impatient():
                 found = client.get_experiment_by_name(experiment)
                 if found is None:
-                    place = artifacts if ":/" in artifacts else str(Path(artifacts).resolve())
+                    is_folder = artifacts is not None and ":/" not in artifacts
+                    place = str(Path(str(artifacts)).resolve()) if is_folder else artifacts
                     made = client.create_experiment(experiment, artifact_location=place, tags=_MODEL_TRAINING)
                     return cls(uri, made, revision)
         # MLflow lets the errors of alembic, SQLAlchemy and requests through, so there is no narrower class.
