@@ -165,6 +165,9 @@ class ComputeConfig(Settings):
     cache_bytes: PositiveInt = Field(
         50_000_000_000, description="What it may hold; 32 shards fit in it, or training will wait for downloads."
     )
+    patience: NonNegativeInt = Field(
+        600, description="Seconds that a stage waits for nodes, and any step for an MLflow server that is away."
+    )
     checkpoints: str | None = Field(
         None,
         description="Folder that all nodes see, or s3://bucket/prefix, for the checkpoints of trainings on their way; "

@@ -65,7 +65,7 @@ def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[
     # a server has a place for artifacts of its own, which its clients need no credentials for
     beside = None if uri.startswith("http") else str(workdir / "artifacts")
     artifacts = config.tracking.artifacts or beside
-    tracking = Tracking.open(uri, config.tracking.experiment, artifacts, git_revision())
+    tracking = Tracking.open(uri, config.tracking.experiment, artifacts, git_revision(), config.compute.patience)
     settings = config.model_dump(mode="json")
     parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
     try:

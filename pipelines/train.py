@@ -75,7 +75,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             run_id=run_id,
             board=ray.remote(Board).options(num_cpus=0).remote(),
         )
-        with cluster.room(name, resources(job.compute), say):
+        with cluster.room(name, resources(job.compute), say, run.config.compute.patience):
             measured = fit(job)
             _publish(job, folder / CHECKPOINT)
         manifest = load_manifest(job.dataset)

@@ -6,63 +6,45 @@ what counts: the newest checkpoint that is whole is where a training goes on, wh
 
 import contextlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import pyarrow.fs
 from ray.train import Checkpoint as RayCheckpoint
 
 from daefr.checkpoint import MANIFEST, Checkpoint, load_checkpoint
 from daefr.errors import UserError
-from pipelines.storage import s3
+from pipelines.storage import s3, tree
 
 MEASURES = "measures.json"
 """What was measured of a checkpoint, beside it."""
+_RAYS_LIST = "checkpoint_manager_snapshot.json"
 
 
 @dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints below a place, a folder or `s3://bucket/prefix`, each a directory `step-NNNNNNNNN`.
 
-    Where the store fails, every method raises `OSError`.
+    Where the store fails, every method raises `OSError` or `StorageError`.
     """
 
     place: str
 
-    @cached_property
-    def _store(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        if not s3.is_address(self.place):
-            return pyarrow.fs.LocalFileSystem(), self.place
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(self.place)
-        return filesystem, path
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"place": self.place}
-
     def names(self) -> list[str]:
         """Return the names of the checkpoints that were written to their end, oldest first."""
-        filesystem, root = self._store
-        found = filesystem.get_file_info(pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True))
-        whole = {Path(file.path).parent.name for file in found if file.base_name == MANIFEST}
-        return sorted(name for name in whole if name.startswith("step-"))
+        ends = (name.rpartition("/") for name in tree.names(self.place))
+        return sorted(folder for folder, _, file in ends if file == MANIFEST and folder.startswith("step-"))
 
     def put(self, source: Path, name: str) -> int:
         """Store a checkpoint from a folder here; its manifest, which makes it one, last. Return its size in bytes."""
-        filesystem, root = self._store
-        target, here = f"{root}/{name}", pyarrow.fs.LocalFileSystem()
-        if filesystem.get_file_info(f"{target}/{MANIFEST}").type != pyarrow.fs.FileType.NotFound:
-            filesystem.delete_file(f"{target}/{MANIFEST}")  # what is being replaced is none meanwhile
-        files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.name == MANIFEST)
-        for path in files:
-            wanted = f"{target}/{path.relative_to(source).as_posix()}"
-            filesystem.create_dir(wanted.rpartition("/")[0])
-            pyarrow.fs.copy_files(str(path), wanted, source_filesystem=here, destination_filesystem=filesystem)
-        return sum(path.stat().st_size for path in files)
+        tree.delete(self.place, [f"{name}/{MANIFEST}"])  # what is replaced is none meanwhile
+        files = sorted(tree.names(str(source)), key=lambda file: file == MANIFEST)
+        for file in files:
+            tree.put(source / file, self.place, f"{name}/{file}")
+        return sum((source / file).stat().st_size for file in files)
 
     @contextmanager
     def newest(self, tell: Callable[[str], None]) -> Iterator[tuple[str, Checkpoint] | None]:
@@ -81,56 +63,52 @@ class Checkpoints:
     @contextmanager
     def open(self, name: str) -> Iterator[Checkpoint]:
         """Give a checkpoint, on this machine while the block runs. Raises `UserError` when it is not whole."""
-        filesystem, root = self._store
-        if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-            yield load_checkpoint(Path(root) / name)
+        if not s3.is_address(self.place):
+            yield load_checkpoint(Path(self.place) / name)
             return
         with tempfile.TemporaryDirectory(prefix="daefr-") as scratch:
-            folder = Path(scratch) / name
-            folder.mkdir()
-            pyarrow.fs.copy_files(f"{root}/{name}", str(folder), source_filesystem=filesystem)
-            yield load_checkpoint(folder)
+            for file in tree.names(f"{self.place}/{name}"):
+                tree.get(f"{self.place}/{name}", file, Path(scratch) / name / file)
+            yield load_checkpoint(Path(scratch) / name)
 
     def best(self) -> str | None:
         """Return the name of the checkpoint with the lowest validation loss, None where none was measured."""
-        losses = {name: loss for name in self.names() if (loss := self.measures(name).get("validation_loss"))}
+        losses = {
+            name: loss for name in self.names() if (loss := self._measures(name).get("validation_loss")) is not None
+        }
         return min(losses, key=lambda name: losses[name], default=None)
 
-    def measures(self, name: str) -> dict[str, float]:
-        """Return what was measured of a checkpoint."""
-        filesystem, root = self._store
+    def prune(self, keep: int) -> None:
+        """Delete all but the last `keep` and the best."""
+        names = self.names()
+        for name in set(names[:-keep]) - {self.best()}:
+            self._delete(name)
+
+    def remove(self) -> None:
+        """Delete them all, and what Ray noted beside them."""
+        self._delete("")
+
+    def forget_list(self) -> None:
+        """Delete Ray Train's list, which Ray would insist on although a checkpoint that it names were gone."""
+        tree.delete(self.place, [_RAYS_LIST])
+
+    def address(self, name: str) -> RayCheckpoint:
+        """Return a checkpoint as Ray Train knows it."""
+        return RayCheckpoint(f"{self.place}/{name}")
+
+    def _measures(self, name: str) -> dict[str, float]:
         try:
-            with filesystem.open_input_stream(f"{root}/{name}/{MEASURES}") as stream:
-                measured: dict[str, float] = json.loads(stream.read())
+            measured: dict[str, float] = json.loads(tree.read(self.place, f"{name}/{MEASURES}"))
         except (FileNotFoundError, ValueError):
             return {}
         return measured
 
-    def prune(self, keep: int) -> None:
-        """Delete all but the last `keep` and the best."""
-        filesystem, root = self._store
-        names = self.names()
-        for name in set(names[:-keep]) - {self.best()}:
-            filesystem.delete_file(f"{root}/{name}/{MANIFEST}")
-            filesystem.delete_dir(f"{root}/{name}")
-
-    def remove(self) -> None:
-        """Delete them all, and what Ray noted beside them."""
-        filesystem, root = self._store
-        if filesystem.get_file_info(root).type != pyarrow.fs.FileType.NotFound:
-            filesystem.delete_dir(root)
-
-    def forget_list(self) -> None:
-        """Delete Ray Train's list, which Ray would insist on although a checkpoint that it names were gone."""
-        filesystem, root = self._store
-        path = f"{root}/checkpoint_manager_snapshot.json"
-        if filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound:
-            filesystem.delete_file(path)
-
-    def address(self, name: str) -> RayCheckpoint:
-        """Return a checkpoint as Ray Train knows it."""
-        filesystem, root = self._store
-        return RayCheckpoint(f"{root}/{name}", filesystem)
+    def _delete(self, name: str) -> None:
+        place = f"{self.place}/{name}".rstrip("/")
+        files = tree.names(place)
+        tree.delete(place, sorted(files, key=lambda file: Path(file).name != MANIFEST))
+        if not s3.is_address(place):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def checkpoint_name(step: int) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from errno import EACCES, EDQUOT, ENOSPC, EROFS
+from typing import Any
 
 import ray
 from ray.train import ControllerError, TrainingFailedError, UserCallback, WorkerGroupError
@@ -19,25 +20,24 @@ _LOST_PEERS = ("connection closed by peer", "connection reset", "connection refu
 class GiveUpEarly(UserCallback):  # type: ignore[misc]  # Ray has no types
     """Ends a training whose failure another try would only repeat; else Ray Train tries `max_failures` times."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: str, board: Any) -> None:
         """Remember no failure yet; in Ray's controller, this lives as long as the training."""
-        self._before = ""
+        self._stage, self._board, self._before = stage, board, ""
 
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:  # noqa: ARG002
         """Raise what ends the training. Ray calls this with the errors of the ranks that have failed."""
         rank, error = first_cause(worker_exceptions)
+        told = describe(rank, error)
         if isinstance(error, UserError | NonFiniteLossError):
             raise error
-        if isinstance(error, ray.exceptions.RayError | StorageError) or _is_of_a_lost_peer(error):
-            return
-        told = describe(rank, error)
-        if isinstance(error, OSError):
-            if error.errno in _LASTING:
-                raise StepFailedError(told)
-            return
-        if told == self._before:
-            raise StepFailedError(f"{told} (twice in the same way, so it was not tried again)")
+        if isinstance(error, OSError) and error.errno in _LASTING:
+            raise StepFailedError(told)
+        rays_own = type(error).__module__.startswith("ray.")  # of a worker or node that is gone
+        passing = rays_own or isinstance(error, OSError | StorageError) or _is_of_a_lost_peer(error)
+        if told == self._before and not passing:
+            raise StepFailedError(f"{told} (twice in the same way, so it is not tried again)")
         self._before = told
+        self._board.lose.remote(f"{self._stage}: {told}: it goes on from its last checkpoint")
 
 
 def first_cause(failures: Mapping[int, BaseException]) -> tuple[int, BaseException]:
@@ -47,7 +47,8 @@ def first_cause(failures: Mapping[int, BaseException]) -> tuple[int, BaseExcepti
 
 def describe(rank: int, error: BaseException) -> str:
     """Return a failure in one line."""
-    return " ".join(f"rank {rank}: {type(error).__name__}: {error}".split())[:500]
+    cause = getattr(error, "health_check_failure", error)  # Ray's wrapping of what befell a worker
+    return " ".join(f"rank {rank}: {type(cause).__name__}: {cause}".split())[:500]
 
 
 def translate(stage: str, error: BaseException) -> Exception:

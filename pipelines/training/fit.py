@@ -5,8 +5,9 @@ from contextlib import suppress
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from pipelines import cluster
 from pipelines.config import StageCompute
-from pipelines.progress import bar, follow
+from pipelines.progress import bar, follow, say
 from pipelines.training.failures import RAY_ERRORS, GiveUpEarly, translate
 from pipelines.training.job import Job
 from pipelines.training.worker import train_worker
@@ -39,15 +40,33 @@ def fit(job: Job) -> dict[str, float]:
             storage_path=place,
             name=name,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
-            callbacks=[GiveUpEarly()],
+            callbacks=[GiveUpEarly(job.stage, job.board)],
         ),
     )
     try:
-        with bar(job.stage, job.training.last_step, "steps") as shown, follow(job.board, shown):
+        idle = TellIdle(job)
+        with bar(job.stage, job.training.last_step, "steps") as shown, follow(job.board, shown, idle):
             measured: dict[str, float] = trainer.fit().return_value
     except RAY_ERRORS as error:
         raise translate(job.stage, error) from error
     return measured
+
+
+class TellIdle:
+    """Says that no worker runs, every minute; Ray Train is silent while it waits for resources."""
+
+    def __init__(self, job: Job) -> None:
+        """Begin with nothing told."""
+        self._job, self._told = job, 0
+
+    def __call__(self, seconds: float) -> None:
+        """Take note that nobody has worked for so many seconds."""
+        minutes = int(seconds // 60)
+        if minutes > self._told:
+            wanted = resources(self._job.compute)
+            has = cluster.listed(cluster.free(wanted))
+            say(f"{self._job.stage}: no worker for {minutes} min; it needs {cluster.listed(wanted)}, free are {has}")
+        self._told = minutes
 
 
 def per_worker(compute: StageCompute) -> dict[str, float]:

@@ -16,6 +16,9 @@ from pipelines.tracking import MetricWriter
 from pipelines.training.checkpoints import MEASURES, checkpoint_name
 from pipelines.training.job import Job
 
+UNSENT = "unsent.json"
+"""Beside a checkpoint: values on their way to MLflow."""
+
 
 class RayReporter:
     """The reporter of one worker; those of all workers report checkpoints together."""
@@ -32,6 +35,12 @@ class RayReporter:
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
+
+    def resume(self, checkpoint: Path) -> None:
+        """Send what had not arrived at MLflow when this checkpoint was made."""
+        unsent = checkpoint / UNSENT
+        if self._writer is not None and unsent.is_file():
+            self._writer.resend(json.loads(unsent.read_text()))
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Send numbers on their way."""
@@ -53,11 +62,11 @@ class RayReporter:
         measured = self._measured[1] if self._measured[0] == step else {}
         mine = None
         if self._writer is not None:
-            # a training that goes on from this checkpoint does not record again what came before it
-            self._writer.flush()
             folder = Path(tempfile.mkdtemp(prefix="daefr-"))
             save(folder)
             (folder / MEASURES).write_text(json.dumps(measured))
+            # a training that goes on from this checkpoint does not record again what came before it
+            (folder / UNSENT).write_text(json.dumps(self._writer.unsent()))
             mine = Checkpoint.from_directory(folder)
         ray.train.report(
             {"step": step} | measured,

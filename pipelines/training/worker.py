@@ -25,10 +25,13 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
     job: Job = settings["job"]
     torch.set_num_threads(max(1, int(job.compute.cpus)))
     stage = build_stage(job.stage, job.network, job.training, job.seed)
+    job.board.begin.remote()
     with tempfile.TemporaryDirectory() as scratch, RayReporter(job) as reporter, _latest(job) as resume:
-        if resume is None and job.start is not None:
+        if resume is not None:
+            reporter.resume(resume.path)
+        elif job.start is not None:
             continue_from(stage, _fetch(job, job.start, scratch))
-        elif resume is None and job.upstream:
+        elif job.upstream:
             start_from(stage, {name: _fetch(job, version, scratch) for name, version in job.upstream.items()})
         return train(
             stage,

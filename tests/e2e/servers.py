@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.e2e.nodes import free_port
@@ -45,7 +45,7 @@ def postgres(programs: Path) -> Iterator[str]:
     )  # fmt: skip
     try:
         _wait_for(lambda: _answers_postgres(port), server, "PostgreSQL")
-        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)  # ends sessions, then itself
         server.wait(20)
@@ -92,7 +92,8 @@ class TrackingServer:
     def stop(self) -> None:
         """Take it away with all its processes."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it never started
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
