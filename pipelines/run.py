@@ -15,6 +15,8 @@ from pipelines.progress import say
 from pipelines.steps import Committed, StepInput, Work, execute
 from pipelines.tracking import MetricWriter, Tracking
 
+DATABASE = "mlflow.db"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -61,12 +63,7 @@ class Run:
 def open_run(config: RunConfig, name: str, only: tuple[str, ...] | None = None) -> Iterator[Run]:
     """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
     workdir = _workdir(config.workdir)
-    tracking = Tracking.open(
-        config.tracking.uri or f"sqlite:///{workdir}/mlflow.db",
-        config.tracking.experiment,
-        config.tracking.artifacts or str(workdir / "artifacts"),
-        git_revision(),
-    )
+    tracking = open_tracking(config, workdir)
     settings = config.model_dump(mode="json")
     parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
     try:
@@ -78,6 +75,15 @@ def open_run(config: RunConfig, name: str, only: tuple[str, ...] | None = None) 
         tracking.finish(parent, "FINISHED")
     finally:
         cluster.disconnect()
+
+
+def open_tracking(config: RunConfig, workdir: Path) -> Tracking:
+    """Open a configuration's MLflow; without a server's address, that is a file in the run's directory."""
+    uri = config.tracking.uri or f"sqlite:///{workdir}/{DATABASE}"
+    # a server has a place for artifacts of its own, which its clients need no credentials for
+    beside = None if uri.startswith("http") else str(workdir / "artifacts")
+    artifacts = config.tracking.artifacts or beside
+    return Tracking.open(uri, config.tracking.experiment, artifacts, git_revision(), config.compute.patience)
 
 
 def _workdir(path: Path) -> Path:

@@ -1,6 +1,8 @@
 """Reading, writing and converting 8-bit RGB images. OpenCV's BGR order never leaves this file."""
 
+import hashlib
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -84,11 +86,20 @@ def encode_webp(image: Image, quality: int = 90) -> bytes:
 
 
 def write_png(path: Path, image: Image) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG, under a temporary name first: `path` is whole or absent."""
+    """Write (H, W, 3) uint8 RGB as PNG; `path` is whole or absent."""
+    write_whole(path, encode_png(image))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name first: `path` is whole, as it was before, or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(encode_png(image))
-    temporary.replace(path)
+    # no longer than other names, as the name of `path` may be as long as names can be
+    temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def to_tensor(image: Image) -> torch.Tensor:

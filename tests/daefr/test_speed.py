@@ -76,8 +76,8 @@ def test_restoring_with_options(speed: dict[str, object]) -> None:
     stage = tiny.build("restoration")
     assert isinstance(stage, RestorationStage)
     image = tiny.face(np.random.default_rng(0))
-    plain = Restorer(stage, CPU, Speed.model_validate(PLAIN))(image)
-    restored = Restorer(stage, CPU, Speed.model_validate(PLAIN | speed))(image)
+    plain = Restorer(stage, CPU, Speed.model_validate(PLAIN)).restore_crops([image])[0]
+    restored = Restorer(stage, CPU, Speed.model_validate(PLAIN | speed)).restore_crops([image])[0]
     assert restored.shape == plain.shape
     if "autocast" not in speed:
         assert abs(restored.astype(int) - plain.astype(int)).max() <= 1
