@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -37,6 +38,7 @@ from pipelines.config import StageCompute
 from pipelines.errors import StepFailedError
 from pipelines.progress import Board, bar, follow, say
 from pipelines.promotion import lineage, validation
+from pipelines.pyfunc.package import pack
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
@@ -116,6 +118,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             folder / CHECKPOINT,
             run_id,
             fingerprint=checkpoint,
+            pack=partial(pack, run.config.data.places("faces")) if name == "restoration" else None,
             tags={
                 **validation.tags(measured, manifest, training),
                 "daefr.dataset": dataset.as_input().digest,
