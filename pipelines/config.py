@@ -32,7 +32,7 @@ class TrackingConfig(Settings):
     uri: str | None = Field(None, description="MLflow's tracking URI; by default a SQLite file in the run's directory.")
     experiment: str = "daefr"
     artifacts: str | None = Field(
-        None, description="Place of a new experiment's artifacts; by default beside the file."
+        None, description="Place of a new experiment's artifacts; by default beside the file, or the server's own."
     )
 
 
@@ -151,11 +151,49 @@ class EvaluationConfig(Settings):
 class StageCompute(Settings):
     """What a stage's training runs on. Does not change its result, nor the step's fingerprint."""
 
-    workers: PositiveInt = Field(1, description="Processes that train together; each takes its part of the batch.")
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        1,
+        description="Processes that train together; each takes its part of the batch. [2, 4] for as many of 2 to 4 as "
+        "the cluster has room for, now and as it changes.",
+    )
     cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
     gpu: bool = Field(False, description="One GPU for each worker.")
+    backend: Literal["nccl", "gloo"] | None = Field(
+        None, description="What the workers talk through; by default nccl with GPUs, gloo without."
+    )
+    placement: Literal["PACK", "SPREAD"] = Field(
+        "PACK", description="Whether workers are put on few nodes or on many, as far as there is room."
+    )
     loaders: NonNegativeInt = Field(0, description="Processes of each worker that decode images.")
     max_failures: NonNegativeInt = Field(3, description="How often a stage is resumed after a worker is lost.")
+    timeout: PositiveInt = Field(
+        1800, description="Seconds that a worker waits for the others before it takes them for hung."
+    )
+    keep: PositiveInt = Field(
+        2, description="Checkpoints kept on the way, beside the one with the lowest validation loss."
+    )
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if self.fewest > self.most:
+            raise ValueError(f"workers={list(self._range)} must begin with the smaller number")
+        if self.backend == "nccl" and not self.gpu:
+            raise ValueError("backend=nccl needs gpu=true")
+        return self
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of workers that train."""
+        return self._range[0]
+
+    @property
+    def most(self) -> int:
+        """The largest number of workers that train."""
+        return self._range[1]
 
 
 class EvaluateCompute(Settings):
@@ -180,11 +218,25 @@ class ComputeConfig(Settings):
     cache_bytes: PositiveInt = Field(
         50_000_000_000, description="What it may hold; 32 shards fit in it, or training will wait for downloads."
     )
+    patience: NonNegativeInt = Field(
+        600, description="Seconds that a stage waits for nodes, and any step for an MLflow server that is away."
+    )
+    checkpoints: str | None = Field(
+        None,
+        description="Folder that all nodes see, or s3://bucket/prefix, for the checkpoints of trainings on their way; "
+        "by default they are in the step's folder.",
+    )
     hq_codebook: StageCompute = StageCompute()
     lq_codebook: StageCompute = StageCompute()
     association: StageCompute = StageCompute()
     restoration: StageCompute = StageCompute()
     evaluate: EvaluateCompute = EvaluateCompute()
+
+    @model_validator(mode="after")
+    def _address_is_complete(self) -> Self:
+        if self.checkpoints is not None and is_address(self.checkpoints):
+            split_address(self.checkpoints)
+        return self
 
     def of(self, name: StageName) -> StageCompute:
         """Return one stage's resources."""
@@ -219,9 +271,12 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         for name in STAGES:
-            batch, workers = self.stages.of(name).batch, self.compute.of(name).workers
-            if batch % workers:
-                raise ValueError(f"stages.{name}.batch={batch} does not divide over compute.{name}.workers={workers}")
+            batch, compute = self.stages.of(name).batch, self.compute.of(name)
+            for workers in range(compute.fewest, compute.most + 1):
+                if batch % workers:
+                    raise ValueError(
+                        f"stages.{name}.batch={batch} does not divide over {workers} workers: compute.{name}.workers"
+                    )
         return self
 
 

@@ -79,12 +79,11 @@ def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[
 
 def open_tracking(config: RunConfig, workdir: Path) -> Tracking:
     """Open a configuration's MLflow; without a server's address, that is a file in the run's directory."""
-    return Tracking.open(
-        config.tracking.uri or f"sqlite:///{workdir}/{DATABASE}",
-        config.tracking.experiment,
-        config.tracking.artifacts or str(workdir / "artifacts"),
-        git_revision(),
-    )
+    uri = config.tracking.uri or f"sqlite:///{workdir}/{DATABASE}"
+    # a server has a place for artifacts of its own, which its clients need no credentials for
+    beside = None if uri.startswith("http") else str(workdir / "artifacts")
+    artifacts = config.tracking.artifacts or beside
+    return Tracking.open(uri, config.tracking.experiment, artifacts, git_revision(), config.compute.patience)
 
 
 def _workdir(path: Path) -> Path:

@@ -9,7 +9,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from errno import EACCES, ENOENT, ESTALE
 from functools import cache
@@ -114,6 +114,14 @@ def download(address: str, stream: IO[bytes]) -> None:
     bucket, key = split_address(address)
     with _told_as_files_do(address):
         _client().download_fileobj(bucket, key, stream)
+
+
+def delete(addresses: Iterable[str]) -> None:
+    """Delete objects; what is not there any more is no error."""
+    for address in addresses:
+        bucket, key = split_address(address)
+        with _told_as_files_do(address):
+            _client().delete_object(Bucket=bucket, Key=key)
 
 
 def forget_unfinished_uploads(address: str) -> None:

@@ -29,7 +29,7 @@ from pipelines.pyfunc.package import REQUIREMENTS, pack
 from pipelines.registry import Version
 from pipelines.tracking import Tracking
 from tests.daefr import tiny
-from tests.e2e.servers import free_port
+from tests.e2e.nodes import free_port
 
 ALIGNED = {"aligned": True}
 
@@ -182,8 +182,8 @@ def address(tracking: Tracking, version: Version, tmp_path_factory: pytest.TempP
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("w") as out:
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", version.address, "--env-manager", "local",
-             "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", version.address,
+             "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
             cwd=log.parent, env=_elsewhere(tracking), start_new_session=True, stdout=out, stderr=out,
         )  # fmt: skip
     try:
