@@ -1,6 +1,7 @@
 """The command line that all steps share."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
@@ -10,14 +11,16 @@ from daefr.config import StageName
 from daefr.errors import UserError
 from daefr.stages import UPSTREAM
 from pipelines.cluster import ROOT
-from pipelines.config import STAGES, load_config, show_config
+from pipelines.config import STAGES, RunConfig, load_config, show_config
 from pipelines.errors import StepFailedError
 from pipelines.evaluate import evaluate_restoration, table
 from pipelines.full import run_all
 from pipelines.preflight import check
 from pipelines.progress import say
 from pipelines.promote import promote
+from pipelines.restore import restore
 from pipelines.run import Run, open_run
+from pipelines.serve import run_service
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
 from pipelines.train import train_stage
@@ -32,14 +35,11 @@ def run_step(name: str) -> int:
     """
     options = _parser(name).parse_intermixed_args()
     try:
-        config = load_config(options.config, options.overrides)
+        config = load_config(options.config, [*options.overrides, *_shortcuts(options)])
         if options.print_config:
             sys.stdout.write(show_config(config))
             return 0
-        check(config)
-        stage: StageName | None = getattr(options, "stage", None)
-        with open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
-            lines = STEPS[name](run, stage)
+        lines = run_service(config) if name == "serve" else _run_in_mlflow(name, config, options)
     except UserError as error:
         return _complain(error, 2)
     except StepFailedError as error:
@@ -55,6 +55,14 @@ def run_step(name: str) -> int:
     return 0
 
 
+def _run_in_mlflow(name: str, config: RunConfig, options: argparse.Namespace) -> list[str]:
+    if name != "restore":
+        check(config)
+    stage: StageName | None = getattr(options, "stage", None)
+    with open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
+        return STEPS[name](run, options)
+
+
 def _parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python pipelines/{name}.py", description=sys.modules[f"pipelines.{name}"].__doc__
@@ -63,8 +71,26 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     if name in ("train", "promote"):
         parser.add_argument("--stage", required=True, choices=STAGES)
+    if name == "restore":
+        place = "a folder or s3://bucket/prefix"
+        parser.add_argument("source", metavar="IN", help=f"{place} of images, or of tar files with such; or a tar file")
+        parser.add_argument("target", metavar="OUT", help=f"{place} for the restored images and their manifest")
+        parser.add_argument("--aligned", action="store_true", help="stands for restore.aligned=true")
+        parser.add_argument("--only-center-face", action="store_true", help="stands for restore.only_center_face=true")
+    if name in ("restore", "serve"):
+        parser.add_argument("--model", help="stands for restore.model=MODEL")
+    if name == "serve":
+        parser.add_argument("--host", help="stands for serve.host=HOST")
+        parser.add_argument("--port", type=int, help="stands for serve.port=PORT")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as stages.restoration.steps=200")
     return parser
+
+
+def _shortcuts(options: argparse.Namespace) -> list[str]:
+    """Return the overrides that options stand for."""
+    keys = ("restore.model", "restore.aligned", "restore.only_center_face", "serve.host", "serve.port")
+    given = {key: getattr(options, key.rpartition(".")[2], None) for key in keys}
+    return [f"{key}={json.dumps(value)}" for key, value in given.items() if value not in (None, False)]
 
 
 def _only(name: str, stage: StageName | None) -> str | None:
@@ -82,31 +108,34 @@ def _trained(run: Run, name: StageName, dataset: Committed) -> Committed:
     return train_stage(run, name, dataset, {before: _trained(run, before, dataset) for before in UPSTREAM[name]})
 
 
-def _synthesize(run: Run, _: StageName | None) -> list[str]:
+def _synthesize(run: Run, _: argparse.Namespace) -> list[str]:
     return [f"dataset: {synthesize(run).folder / 'dataset'}"]
 
 
-def _train(run: Run, stage: StageName | None) -> list[str]:
-    assert stage is not None  # noqa: S101  # the parser requires it
-    return [f"model: {_trained(run, stage, synthesize(run)).folder / 'checkpoint'}"]
+def _train(run: Run, options: argparse.Namespace) -> list[str]:
+    return [f"model: {_trained(run, options.stage, synthesize(run)).folder / 'checkpoint'}"]
 
 
-def _evaluate(run: Run, _: StageName | None) -> list[str]:
+def _evaluate(run: Run, _: argparse.Namespace) -> list[str]:
     dataset = synthesize(run)
     evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
     return [table(evaluated), f"grid: {evaluated.folder / 'grid.png'}"]
 
 
-def _promote(run: Run, stage: StageName | None) -> list[str]:
-    assert stage is not None  # noqa: S101  # the parser requires it
+def _promote(run: Run, options: argparse.Namespace) -> list[str]:
     dataset = synthesize(run)
-    return [promote(run, stage, _trained(run, stage, dataset), dataset)]
+    return [promote(run, options.stage, _trained(run, options.stage, dataset), dataset)]
 
 
-STEPS: dict[str, Callable[[Run, StageName | None], list[str]]] = {
+def _restore(run: Run, options: argparse.Namespace) -> list[str]:
+    return restore(run, options.source, options.target)
+
+
+STEPS: dict[str, Callable[[Run, argparse.Namespace], list[str]]] = {
     "full": lambda run, _: run_all(run),
     "synthesize": _synthesize,
     "train": _train,
     "evaluate": _evaluate,
     "promote": _promote,
+    "restore": _restore,
 }

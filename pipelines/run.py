@@ -60,13 +60,7 @@ class Run:
 @contextmanager
 def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[Run]:
     """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
-    workdir = _workdir(config.workdir)
-    tracking = Tracking.open(
-        config.tracking.uri or f"sqlite:///{workdir}/mlflow.db",
-        config.tracking.experiment,
-        config.tracking.artifacts or str(workdir / "artifacts"),
-        git_revision(),
-    )
+    workdir, tracking = open_tracking(config)
     settings = config.model_dump(mode="json")
     parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
     try:
@@ -80,10 +74,25 @@ def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[
         cluster.disconnect()
 
 
+def open_tracking(config: RunConfig) -> tuple[Path, Tracking]:
+    """Open the run directory and MLflow."""
+    workdir = _workdir(config.workdir)
+    tracking = Tracking.open(
+        config.tracking.uri or f"sqlite:///{workdir}/mlflow.db",
+        config.tracking.experiment,
+        config.tracking.artifacts or str(workdir / "artifacts"),
+        git_revision(),
+    )
+    return workdir, tracking
+
+
+def absolute(path: Path) -> Path:
+    """Return a path as the user means it: the working directory of a Ray job is a copy that Ray throws away."""
+    return (Path.home() if cluster.in_ray_job() else Path.cwd()) / path.expanduser()
+
+
 def _workdir(path: Path) -> Path:
-    # the working directory of a Ray job is a copy that Ray throws away
-    base = Path.home() if cluster.in_ray_job() else Path.cwd()
-    workdir = base / path.expanduser()
+    workdir = absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
