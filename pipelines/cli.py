@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from errno import EDQUOT, ENOSPC
@@ -25,6 +26,7 @@ from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
 from pipelines.train import train_stage
 
+_OVERRIDE = re.compile(r"[a-z_.0-9]+=")
 DEMO = ROOT / "pipelines/configs/demo.yaml"
 
 
@@ -35,6 +37,8 @@ def run_step(name: str) -> int:
     """
     options = _parser(name).parse_intermixed_args()
     try:
+        if name == "restore":
+            _sort_out(options)
         config = load_config(options.config, [*options.overrides, *_shortcuts(options)])
         if options.print_config:
             sys.stdout.write(show_config(config))
@@ -84,6 +88,16 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--port", type=int, help="stands for serve.port=PORT")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as stages.restoration.steps=200")
     return parser
+
+
+def _sort_out(options: argparse.Namespace) -> None:
+    """Tell places from overrides, which may come in any order; a place with such a name can be given as ./a=b."""
+    given = [options.source, options.target, *options.overrides]
+    places = [place for place in given if not _OVERRIDE.match(place)]
+    if len(places) != 2:
+        raise UserError(f"IN and OUT are wanted, and given are {', '.join(places) or 'none'}")
+    options.source, options.target = places
+    options.overrides = [override for override in given if _OVERRIDE.match(override)]
 
 
 def _shortcuts(options: argparse.Namespace) -> list[str]:

@@ -45,10 +45,10 @@ def _connect() -> None:
         # a job's code reaches the workers with its working directory
         ray.init(runtime_env=None if in_ray_job() else _project_on_path(), log_to_driver=False)
         return
-    # Ray listens on all of this machine's addresses, and whoever talks to it can run code. Nobody else is to talk to a
-    # cluster that ends with this process: its token is known to its own processes, and not written anywhere.
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # Ray listens on all of this machine's addresses, and whoever talks to it can run code: it wants a token, which only
+    # its own processes know. Without one here, Ray would write a world-readable one.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # Ray's SIGTERM handler needs the main thread; without it, SIGTERM ends this process as it ends any other
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
     ray.init(

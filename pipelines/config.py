@@ -113,7 +113,7 @@ class RestoreConfig(Settings):
         "models:/daefr-restoration@champion",
         description="models:/NAME@ALIAS, models:/NAME/NUMBER, a checkpoint directory or a released .ckpt file.",
     )
-    aligned: bool = Field(False, description="The images are aligned crops, not photographs.")
+    aligned: bool = Field(False, description="All images are aligned crops, none photographs.")
     only_center_face: bool = Field(False, description="Of a photograph, the face nearest to its middle only.")
     detector: Path | None = Field(None, description="RetinaFace weights; by default the usual download of facexlib's.")
     parser: Path | None = Field(None, description="ParseNet weights, for tighter masks.")
@@ -121,16 +121,18 @@ class RestoreConfig(Settings):
     upscaler: Path | None = Field(
         None, description="A model file for that, as spandrel reads them; by default pixels are resampled."
     )
-    suffix: str = Field("", pattern=r"^[\w.+-]*$", description="Goes between a result's name and its `.png`.")
-    side_by_side: bool = Field(False, description="Write before and after beside each other.")
+    suffix: str = Field(
+        "", pattern=r"^[\w.+-]*$", description="Of the job: goes between a result's name and its `.png`."
+    )
+    side_by_side: bool = Field(False, description="Of the job: write before and after beside each other.")
     max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
-        MAX_PIXELS, description="An image that says that it has more is not decoded."
+        MAX_PIXELS, description="Of the job: an image that says that it has more is not decoded."
     )
     shard_samples: PositiveInt | None = Field(
-        None, description="Write tar shards of that many restored images, instead of a file for each."
+        None, description="Of the job: write tar shards of that many restored images, instead of a file for each."
     )
     max_failed: Annotated[float, Field(ge=0, le=1)] = Field(
-        0, description="Share of the images that may fail before the job's exit code says so."
+        0, description="Of the job: share of the images that may fail before its exit code says so."
     )
 
 

@@ -7,6 +7,7 @@ from daefr.checkpoint import digest_of, load_checkpoint
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from pipelines import registry
+from pipelines.config import RestoreConfig
 from pipelines.run import absolute
 from pipelines.tracking import Tracking
 
@@ -53,6 +54,12 @@ def find_model(tracking: Tracking, address: str) -> Model:
         )
     load_checkpoint(place)
     return Model(str(place), digest_of(place), place)
+
+
+def located(settings: RestoreConfig) -> RestoreConfig:
+    """Return the settings with the paths of weights as workers find them, which are in folders of their own."""
+    given = {name: getattr(settings, name) for name in ("detector", "parser", "upscaler")}
+    return settings.model_copy(update={name: absolute(path) for name, path in given.items() if path is not None})
 
 
 def follows_alias(address: str) -> bool:

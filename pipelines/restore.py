@@ -16,10 +16,11 @@ from typing import Any
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from daefr.faces import find_detector
-from pipelines import cluster, stream
+from daefr.restore.masks import find_parser
+from pipelines import cluster
 from pipelines.errors import StepFailedError
 from pipelines.ledger import Ledger
-from pipelines.models import find_model
+from pipelines.models import find_model, located
 from pipelines.progress import bar
 from pipelines.restoring import Job, results_of
 from pipelines.run import Run, absolute
@@ -51,10 +52,15 @@ def restore(run: Run, source: str, target: str) -> list[str]:
 
 
 def _restored(run: Run, source: str, target: str) -> Committed:
-    settings, compute = run.config.restore, run.config.compute.restore
+    settings, compute = located(run.config.restore), run.config.compute.restore
     model = find_model(run.tracking, settings.model)
     inputs = {"model": StepInput(digest=model.digest, origin=model.name)}
-    for name, path in {"detector": _detector(run), "upscaler": settings.upscaler}.items():
+    weights = {
+        "detector": None if settings.aligned else find_detector(settings.detector),
+        "parser": find_parser(settings.parser),
+        "upscaler": settings.upscaler,
+    }
+    for name, path in weights.items():
         if path is not None:
             inputs[name] = StepInput(digest=file_digest(path), origin=str(path))
 
@@ -76,12 +82,15 @@ def _restored(run: Run, source: str, target: str) -> Committed:
         failed = found.manifest.outputs["counts"]["failed"]
         return not failed and found.manifest.outputs["sources"] == SourcesDigest.of(map(_source, _files(source)))
 
-    asked = {"source": source, "target": target, **settings.model_dump(mode="json", exclude={"model", "max_failed"})}
+    wanted = settings.model_dump(mode="json", exclude={"model", *weights, "max_failed"})
+    asked = {"source": source, "target": target, **wanted}
     return run.step("restore", VERSION, asked, inputs, work, holds=holds)
 
 
 def _restore_all(ledger: Ledger, job: Job) -> None:
     """Restore what is unfinished: first many images at a time, then what was lost with a worker one by one."""
+    from pipelines import stream  # noqa: PLC0415  # Ray Data takes a second to import, which other jobs do without
+
     whole = job.settings.shard_samples is not None
     sizes = [job.settings.shard_samples] if job.settings.shard_samples else [job.compute.images, 1]
     start = ledger.counts()
@@ -96,10 +105,6 @@ def _restore_all(ledger: Ledger, job: Job) -> None:
                 done += len(outcomes)
                 shown.update(min(done, start["inputs"]))
     ledger.lose_unfinished("every worker that was given it died")
-
-
-def _detector(run: Run) -> Path | None:
-    return None if run.config.restore.aligned else find_detector(run.config.restore.detector)
 
 
 def _place(place: str, name: str) -> str:

@@ -20,7 +20,7 @@ from daefr.errors import UserError
 from daefr.faces import find_detector
 from pipelines import cluster
 from pipelines.config import RunConfig
-from pipelines.models import find_model
+from pipelines.models import find_model, located
 from pipelines.progress import say
 from pipelines.run import open_tracking
 from pipelines.service.token import token_digest
@@ -43,8 +43,10 @@ def started(config: RunConfig) -> Iterator[str]:
     limits, compute = config.serve, config.compute.serve
     token = token_digest(limits.token, limits.host)
     tracking = open_tracking(config)[1]
-    find_model(tracking, config.restore.model)
-    find_detector(config.restore.detector)
+    settings = located(config.restore)
+    find_model(tracking, settings.model)
+    if not settings.aligned:
+        find_detector(settings.detector)
     own = not cluster.joins()
     if own:
         _check_port(limits.host, limits.port)
@@ -54,7 +56,7 @@ def started(config: RunConfig) -> Iterator[str]:
     from pipelines.service.deploy import deploy, withdraw  # noqa: PLC0415
 
     try:
-        deploy(Setup(config.restore, limits, compute, tracking, token))
+        deploy(Setup(settings, limits, compute, tracking, token))
         host = f"[{limits.host}]" if ":" in limits.host else limits.host
         yield f"http://{host}:{limits.port}/"
     finally:

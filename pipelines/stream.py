@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -51,22 +52,23 @@ def restore_groups(ledger: Path, size: int, job: Job) -> Iterator[list[Outcome]]
     compute = job.compute
     # the ledger is a file of this machine
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    groups = ray.data.read_datasource(
-        _Groups(ledger, size), override_num_blocks=1, num_cpus=0, scheduling_strategy=here
-    )
-    restored = groups.map(
-        Restoring,
-        fn_constructor_args=(job,),
-        compute=ActorPoolStrategy(
-            min_size=compute.min_workers,
-            max_size=max(compute.min_workers, compute.max_workers or _room(compute)),
-            # where one image is to show what it does to its worker, no other waits there
-            max_tasks_in_flight_per_actor=1 if size == 1 else 2,
-        ),
-        num_cpus=compute.cpus,
-        num_gpus=int(compute.gpu),
-        max_task_retries=RETRIES,
-    )
+    with warnings.catch_warnings(action="ignore"):  # of arguments that are to get names of their own, and have none yet
+        groups = ray.data.read_datasource(
+            _Groups(ledger, size), override_num_blocks=1, num_cpus=0, scheduling_strategy=here
+        )
+        restored = groups.map(
+            Restoring,
+            fn_constructor_args=(job,),
+            compute=ActorPoolStrategy(
+                min_size=compute.min_workers,
+                max_size=max(compute.min_workers, compute.max_workers or _room(compute)),
+                # where one image is to show what it does to its worker, no other waits there
+                max_tasks_in_flight_per_actor=1 if size == 1 else 2,
+            ),
+            num_cpus=compute.cpus,
+            num_gpus=int(compute.gpu),
+            max_task_retries=RETRIES,
+        )
     for block in restored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in block["outcomes"].to_pylist():
             told: list[Outcome] | Exception = pickle.loads(row)  # noqa: S301  # our own workers wrote it

@@ -48,11 +48,16 @@ class Problem(BaseModel):
 
 
 class Health(BaseModel):
-    """How a replica is: `degraded` while it serves another model than it should, for the reason in `problem`."""
+    """How a replica is: `degraded` while it serves another model than it should, for the reason in `problem`.
+
+    `faces` were restored since it started, in that many `batches`.
+    """
 
     status: str
     model: str
     problem: str
+    faces: int
+    batches: int
     max_bytes: int
     max_pixels: int
 
@@ -125,9 +130,12 @@ class Service:
         self._champion = Champion(setup.tracking, setup.restore.model, partial(_load, setup), limits.poll_seconds)
         self._requests = Budget(limits.waiting)
         self._bytes, self._pixels = Budget(limits.waiting_bytes), Budget(limits.working_pixels)
-        self._restore_crop = serve.batch(
-            restore_together, max_batch_size=limits.batch, batch_wait_timeout_s=limits.batch_wait
-        )
+        self._restored = self._batches = 0
+
+        async def together(crops: list[Crop]) -> list[Image | ImageError]:  # Serve keeps the queue on the function
+            return await self._restore_together(crops)
+
+        self._restore_crop = serve.batch(together, max_batch_size=limits.batch, batch_wait_timeout_s=limits.batch_wait)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page(self) -> HTMLResponse:
@@ -141,7 +149,13 @@ class Service:
         status = "degraded" if problem else "ok"
         model = self._champion.current.model.name
         return Health(
-            status=status, model=model, problem=problem, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels
+            status=status,
+            model=model,
+            problem=problem,
+            faces=self._restored,
+            batches=self._batches,
+            max_bytes=limits.max_bytes,
+            max_pixels=limits.max_pixels,
         )
 
     @app.get("/metrics", response_class=PlainTextResponse, responses={401: {"model": Problem}})
@@ -158,50 +172,61 @@ class Service:
         responses={200: {"content": {"image/png": _IMAGE}}, **_REFUSALS},
         openapi_extra={"requestBody": {"required": True, "content": {"image/*": _IMAGE, FORM: _FORM}}},
     )
-    async def restore(self, request: Request, aligned: bool = False, only_center_face: bool = False) -> Response:
+    async def restore(
+        self, request: Request, aligned: bool | None = None, only_center_face: bool | None = None
+    ) -> Response:
         """Restore every face of a photograph, or of one aligned crop: an image in, a PNG out.
 
-        `X-Model` tells the model, `X-Face-Count` how many faces were found (0: the photograph is unchanged), and
-        `X-Faces` their boxes, [[left, top, right, bottom], ...] in pixels of the photograph.
+        By default as `restore.aligned` and `restore.only_center_face` are set. `X-Model` tells the model,
+        `X-Face-Count` how many faces were found (0: the photograph is unchanged), and `X-Faces` their boxes,
+        [[left, top, right, bottom], ...] in pixels of the photograph.
         """
         check_token(request.headers.get("authorization"), self._setup.token)
-        limits = self._setup.serve
+        limits, settings = self._setup.serve, self._setup.restore
+        is_crop = settings.aligned if aligned is None else aligned
+        if settings.aligned and not is_crop:
+            raise RefusedError(400, "this service takes aligned crops only: it has no face detector")
+        only = settings.only_center_face if only_center_face is None else only_center_face
         with self._requests.account() as place, self._bytes.account() as held:
             place.take(1)
             data = await read_upload(request, limits, held)
             pixels = await asyncio.to_thread(_check, data, limits.max_pixels)
-            async with self._pixels.share(pixels):
+            async with self._pixels.share(min(pixels * settings.upscale**2, limits.working_pixels)):
                 served = self._champion.current
                 try:
-                    restoration = await self._restore(served.restorer, data, aligned, only_center_face)
+                    restoration = await self._restore(served.restorer, data, is_crop, only)
                 except ImageError as error:
                     raise RefusedError(422, str(error)) from None
                 png = await asyncio.to_thread(restoration.png)
-        self._faces.inc(len(restoration.faces))
         boxes = [[round(float(edge)) for edge in face.box] for face in restoration.faces[:MOST_BOXES]]
         about = {
             "X-Model": served.model.name,
             "X-Face-Count": str(len(restoration.faces)),
-            "X-Faces": json.dumps([] if aligned else boxes, separators=(",", ":")),
+            "X-Faces": json.dumps([] if is_crop else boxes, separators=(",", ":")),
         }
         return Response(png, media_type="image/png", headers=HEADERS | about)
 
     async def _restore(self, restorer: Restorer, data: bytes, aligned: bool, only_center: bool) -> Restoration:
-        opened = await asyncio.to_thread(restorer.open, data, aligned=aligned, only_center_face=only_center)
-        crops = [self._restore_crop(Crop(restorer, crop)) for crop in opened.crops]
-        return await asyncio.to_thread(restorer.finish, opened, await asyncio.gather(*crops))
+        upscale = self._setup.restore.upscale
+        opened = await asyncio.to_thread(
+            restorer.open, data, aligned=aligned, only_center_face=only_center, upscale=upscale
+        )
+        restored = await asyncio.gather(*(self._restore_crop(Crop(restorer, crop)) for crop in opened.crops))
+        return await asyncio.to_thread(restorer.finish, opened, restored)
 
-
-async def restore_together(crops: list[Crop]) -> list[Image | ImageError]:
-    """Restore the faces of one or several requests at once; those of a request on a model have that model."""
-    together: dict[Restorer, list[int]] = defaultdict(list)
-    for index, crop in enumerate(crops):
-        together[crop.restorer].append(index)
-    results: dict[int, Image | ImageError] = {}
-    for restorer, indices in together.items():
-        restored = await asyncio.to_thread(_restore_each, restorer, [crops[index].image for index in indices])
-        results |= dict(zip(indices, restored, strict=True))
-    return [results[index] for index in range(len(crops))]
+    async def _restore_together(self, crops: list[Crop]) -> list[Image | ImageError]:
+        """Restore the faces of one or several requests at once; those of a request on a model have that model."""
+        together: dict[Restorer, list[int]] = defaultdict(list)
+        for index, crop in enumerate(crops):
+            together[crop.restorer].append(index)
+        results: dict[int, Image | ImageError] = {}
+        for restorer, indices in together.items():
+            restored = await asyncio.to_thread(_restore_each, restorer, [crops[index].image for index in indices])
+            results |= dict(zip(indices, restored, strict=True))
+            self._batches += 1
+        self._restored += len(crops)
+        self._faces.inc(len(crops))
+        return [results[index] for index in range(len(crops))]
 
 
 def _restore_each(restorer: Restorer, crops: Sequence[Image]) -> list[Image | ImageError]:
@@ -214,14 +239,18 @@ def _restore_each(restorer: Restorer, crops: Sequence[Image]) -> list[Image | Im
 
 
 def _load(setup: Setup, model: Path) -> Restorer:
+    settings = setup.restore
     restorer = Restorer.load(
         model,
         torch.device("cuda" if setup.compute.gpu else "cpu"),
-        setup.restore.detector,
+        settings.detector,
+        settings.parser,
+        settings.upscaler,
         batch=setup.serve.batch,
         max_pixels=setup.serve.max_pixels,
     )
-    restorer.load_detector()  # now, as its absence is not a request's fault
+    if not settings.aligned:
+        restorer.load_detector()  # now, as its absence is not a request's fault
     return restorer
 
 
