@@ -4,17 +4,20 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from daefr.config import StageName
 from daefr.errors import UserError
+from daefr.evaluation.other_methods import METHODS
 from daefr.stages import UPSTREAM
+from pipelines.benchmarks import Benchmark, open_benchmark
 from pipelines.cluster import ROOT
-from pipelines.config import STAGES, RunConfig, load_config, show_config
+from pipelines.config import STAGES, VALIDATION, RunConfig, load_config, show_config
+from pipelines.contenders import Contender, RestoredElsewhere, open_method, open_model
 from pipelines.errors import StepFailedError
-from pipelines.evaluate import evaluate_restoration, table
+from pipelines.evaluate import evaluate, evaluate_restoration, open_validation
 from pipelines.full import run_all
 from pipelines.preflight import check
 from pipelines.progress import say
@@ -24,6 +27,7 @@ from pipelines.run import Run, open_run
 from pipelines.serve import run_service
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
+from pipelines.tables import table
 from pipelines.train import train_stage
 
 _OVERRIDE = re.compile(r"[a-z_.0-9]+=")
@@ -39,7 +43,7 @@ def run_step(name: str) -> int:
     try:
         if name == "restore":
             _sort_out(options)
-        config = load_config(options.config, [*options.overrides, *_shortcuts(options)])
+        config = load_config(options.config, [*options.overrides, *_shortcuts(name, options)])
         if options.print_config:
             sys.stdout.write(show_config(config))
             return 0
@@ -86,6 +90,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
     if name == "serve":
         parser.add_argument("--host", help="stands for serve.host=HOST")
         parser.add_argument("--port", type=int, help="stands for serve.port=PORT")
+    if name == "evaluate":
+        _add_evaluate_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as stages.restoration.steps=200")
     return parser
 
@@ -100,10 +106,13 @@ def _sort_out(options: argparse.Namespace) -> None:
     options.overrides = [override for override in given if _OVERRIDE.match(override)]
 
 
-def _shortcuts(options: argparse.Namespace) -> list[str]:
+def _shortcuts(name: str, options: argparse.Namespace) -> list[str]:
     """Return the overrides that options stand for."""
-    keys = ("restore.model", "restore.aligned", "restore.only_center_face", "serve.host", "serve.port")
-    given = {key: getattr(options, key.rpartition(".")[2], None) for key in keys}
+    keys = {
+        "restore": ("restore.model", "restore.aligned", "restore.only_center_face"),
+        "serve": ("restore.model", "serve.host", "serve.port"),
+    }
+    given = {key: getattr(options, key.rpartition(".")[2]) for key in keys.get(name, ())}
     return [f"{key}={json.dumps(value)}" for key, value in given.items() if value not in (None, False)]
 
 
@@ -130,10 +139,70 @@ def _train(run: Run, options: argparse.Namespace) -> list[str]:
     return [f"model: {_trained(run, options.stage, synthesize(run)).folder / 'checkpoint'}"]
 
 
-def _evaluate(run: Run, _: argparse.Namespace) -> list[str]:
-    dataset = synthesize(run)
-    evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
+def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--model", metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/NUMBER or a checkpoint")
+    chosen.add_argument("--method", choices=METHODS, help="another method, from --weights")
+    chosen.add_argument(
+        "--restored", metavar="BENCHMARK=FOLDER", action="append", help="what was restored elsewhere; may be repeated"
+    )
+    parser.add_argument("--weights", metavar="FILE", type=Path, help="the released weights of --method")
+    parser.add_argument("--label", help="what tables call it")
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        action="append",
+        help="of evaluation.benchmarks, or validation for the dataset's own faces; may be repeated (default: all of "
+        "the configuration's)",
+    )
+
+
+def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
+    if not (options.model or options.method or options.restored):
+        dataset = synthesize(run)
+        evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
+    else:
+        evaluated = evaluate(run, *_asked(run, options))
     return [table(evaluated), f"grid: {evaluated.folder / 'grid.png'}"]
+
+
+def _asked(run: Run, options: argparse.Namespace) -> tuple[Contender, list[Benchmark]]:
+    """Return what to evaluate, and on what."""
+    configured = run.config.evaluation.benchmarks
+    if options.restored:
+        places = dict(_place(text) for text in options.restored)
+        _check_benchmarks(places, configured, "--restored")
+        label = options.label or Path(next(iter(places.values()))).name
+        contender = RestoredElsewhere(label, ", ".join(places.values()))
+        return contender, [open_benchmark(name, configured[name], place) for name, place in places.items()]
+    if options.method and options.weights is None:
+        raise UserError(f"--method {options.method} needs --weights FILE, as its authors released them")
+    names = options.benchmark or list(configured)
+    if not names:
+        raise UserError("no benchmark is configured: set evaluation.benchmarks.NAME.lq, or give --benchmark validation")
+    _check_benchmarks(names, [*configured, VALIDATION], "--benchmark")
+    model = (
+        open_model(run.tracking, options.model, options.label)
+        if options.model
+        else open_method(options.method, options.weights, options.label)
+    )
+    return model, [
+        open_validation(run, synthesize(run)) if name == VALIDATION else open_benchmark(name, configured[name])
+        for name in names
+    ]
+
+
+def _place(text: str) -> tuple[str, str]:
+    name, separator, place = text.partition("=")
+    if not (name and separator and place):
+        raise UserError(f"--restored {text} is not of the form celeba-test=FOLDER")
+    return name, place
+
+
+def _check_benchmarks(names: Iterable[str], valid: Iterable[str], option: str) -> None:
+    for name in names:
+        if name not in valid:
+            raise UserError(f"{option} {name}: the configured benchmarks are {', '.join(valid) or 'none'}")
 
 
 def _promote(run: Run, options: argparse.Namespace) -> list[str]:

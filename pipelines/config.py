@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -15,9 +15,11 @@ from daefr.data.images import MAX_PIXELS, MOST_PIXELS
 from daefr.errors import UserError
 from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
+from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
 from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
+from pipelines.promotion.settings import PromotionConfig
 from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"
@@ -30,7 +32,7 @@ class TrackingConfig(Settings):
     uri: str | None = Field(None, description="MLflow's tracking URI; by default a SQLite file in the run's directory.")
     experiment: str = "daefr"
     artifacts: str | None = Field(
-        None, description="Place of a new experiment's artifacts; by default beside the file."
+        None, description="Place of a new experiment's artifacts; by default beside the file, or the server's own."
     )
 
 
@@ -167,14 +169,103 @@ class ServeConfig(Settings):
         return self
 
 
+Lq = Literal["mild", "severe"]
+VALIDATION = "validation"
+"""The name that the dataset's own validation faces have among the benchmarks."""
+
+
+class BenchmarkConfig(Settings):
+    """The images of one benchmark: files, or the validation samples of a dataset that was synthesized."""
+
+    lq: str | None = Field(None, description="Folder, tar file or s3://bucket/prefix of degraded aligned crops.")
+    gt: str | None = Field(None, description="Likewise, the ground truth: files of the same names but for the suffix.")
+    dataset: Path | None = Field(None, description="Instead: the folder with the manifest of a dataset.")
+    kind: Lq = Field("severe", description="Which LQ images of a dataset.")
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.dataset is None) == (self.lq is None and self.gt is None):
+            raise ValueError("give lq, or lq and gt, or a dataset")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """What is measured, how, and on which images beside the dataset's validation faces."""
+
+    measures: tuple[MeasureName, ...] = Field(
+        get_args(MeasureName), description="What cannot be had is reported as unavailable."
+    )
+    protocol: Protocol = Field("paper", description="`paper`: as published; `standard`: corrected.")
+    weights: Path | None = Field(None, description="Folder of published files under their own names.")
+    fid_statistics: Path | None = Field(None, description="Of real images; by default FFHQ's.")
+    benchmarks: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], BenchmarkConfig] = Field(
+        default_factory=dict, description="By name, such as celeba-test, lfw-test, wider-test, briar-test."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        if VALIDATION in self.benchmarks:
+            raise ValueError(f"benchmarks.{VALIDATION} is the dataset's own; give it another name")
+        return self
+
+
 class StageCompute(Settings):
     """What a stage's training runs on. Does not change its result, nor the step's fingerprint."""
 
-    workers: PositiveInt = Field(1, description="Processes that train together; each takes its part of the batch.")
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        1,
+        description="Processes that train together; each takes its part of the batch. [2, 4] for as many of 2 to 4 as "
+        "the cluster has room for, now and as it changes.",
+    )
     cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
     gpu: bool = Field(False, description="One GPU for each worker.")
+    backend: Literal["nccl", "gloo"] | None = Field(
+        None, description="What the workers talk through; by default nccl with GPUs, gloo without."
+    )
+    placement: Literal["PACK", "SPREAD"] = Field(
+        "PACK", description="Whether workers are put on few nodes or on many, as far as there is room."
+    )
     loaders: NonNegativeInt = Field(0, description="Processes of each worker that decode images.")
     max_failures: NonNegativeInt = Field(3, description="How often a stage is resumed after a worker is lost.")
+    timeout: PositiveInt = Field(
+        1800, description="Seconds that a worker waits for the others before it takes them for hung."
+    )
+    keep: PositiveInt = Field(
+        2, description="Checkpoints kept on the way, beside the one with the lowest validation loss."
+    )
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if self.fewest > self.most:
+            raise ValueError(f"workers={list(self._range)} must begin with the smaller number")
+        if self.backend == "nccl" and not self.gpu:
+            raise ValueError("backend=nccl needs gpu=true")
+        return self
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of workers that train."""
+        return self._range[0]
+
+    @property
+    def most(self) -> int:
+        """The largest number of workers that train."""
+        return self._range[1]
+
+
+class EvaluateCompute(Settings):
+    """What evaluation runs on. Does not change its result, nor the step's fingerprint."""
+
+    actors: PositiveInt | None = Field(
+        None, description="Processes, each with the models loaded; by default as many as the cluster has room for."
+    )
+    cpus: PositiveFloat = Field(1, description="CPUs of each.")
+    gpu: bool = Field(False, description="One GPU for each.")
+    max_failures: NonNegativeInt = Field(3, description="How often each is replaced when it is lost.")
 
 
 class RestoreCompute(Settings):
@@ -206,12 +297,27 @@ class ComputeConfig(Settings):
     cache_bytes: PositiveInt = Field(
         50_000_000_000, description="What it may hold; 32 shards fit in it, or training will wait for downloads."
     )
+    patience: NonNegativeInt = Field(
+        600, description="Seconds that a stage waits for nodes, and any step for an MLflow server that is away."
+    )
+    checkpoints: str | None = Field(
+        None,
+        description="Folder that all nodes see, or s3://bucket/prefix, for the checkpoints of trainings on their way; "
+        "by default they are in the step's folder.",
+    )
     hq_codebook: StageCompute = StageCompute()
     lq_codebook: StageCompute = StageCompute()
     association: StageCompute = StageCompute()
     restoration: StageCompute = StageCompute()
     restore: RestoreCompute = RestoreCompute()
     serve: ServeCompute = ServeCompute()
+    evaluate: EvaluateCompute = EvaluateCompute()
+
+    @model_validator(mode="after")
+    def _address_is_complete(self) -> Self:
+        if self.checkpoints is not None and is_address(self.checkpoints):
+            split_address(self.checkpoints)
+        return self
 
     def of(self, name: StageName) -> StageCompute:
         """Return one stage's resources."""
@@ -230,6 +336,8 @@ class RunConfig(Settings):
     stages: StagesConfig
     restore: RestoreConfig = RestoreConfig()
     serve: ServeConfig = ServeConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    promotion: PromotionConfig = PromotionConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @property
@@ -246,9 +354,12 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         for name in STAGES:
-            batch, workers = self.stages.of(name).batch, self.compute.of(name).workers
-            if batch % workers:
-                raise ValueError(f"stages.{name}.batch={batch} does not divide over compute.{name}.workers={workers}")
+            batch, compute = self.stages.of(name).batch, self.compute.of(name)
+            for workers in range(compute.fewest, compute.most + 1):
+                if batch % workers:
+                    raise ValueError(
+                        f"stages.{name}.batch={batch} does not divide over {workers} workers: compute.{name}.workers"
+                    )
         return self
 
 
@@ -317,8 +428,16 @@ def _explain(error: ValidationError) -> str:
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = RunConfig
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation
+    parts = iter(location)
+    for part in parts:
+        if isinstance(part, int):  # in a list, whose items' model is known
+            continue
+        annotation = model.model_fields[part].annotation
+        if get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+            next(parts)  # the key, which is free
+        elif get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

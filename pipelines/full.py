@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from daefr.config import StageName
 from pipelines import cluster
-from pipelines.evaluate import GRID, evaluate_restoration, table
+from pipelines.evaluate import GRID, evaluate_restoration
 from pipelines.progress import say
 from pipelines.promote import promote
 from pipelines.run import Run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
+from pipelines.tables import table
 from pipelines.train import CHECKPOINT, train_stage
 
 CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")

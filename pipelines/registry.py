@@ -1,4 +1,4 @@
-"""Model versions: a trained stage is registered as ``candidate``; promotion moves the alias ``champion``."""
+"""Model versions: a trained stage is registered as ``candidate``; `pipelines.promotion` moves ``champion``."""
 
 import re
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from daefr.errors import UserError
+from pipelines.promotion.journal import create_model
 from pipelines.tracking import FINGERPRINT, Tracking
 
 MODELS = {
@@ -65,7 +66,7 @@ def register(
         raise UserError(f"{checkpoint_dir} is not a complete checkpoint: it has no manifest.json.")
     client, name = tracking.client, MODELS[stage]
     if _aliases(client, name) is None:
-        client.create_registered_model(name)
+        create_model(tracking, name)
     found = client.search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'", max_results=1)
     if found:
         registered = found[0]
@@ -105,28 +106,43 @@ def resolve(tracking: Tracking, address: str) -> Version:
     if parts is None:
         raise UserError(f"{address!r} is not a model address: write models:/NAME@ALIAS or models:/NAME/NUMBER.")
     client, name, alias = tracking.client, parts["name"], parts["alias"]
-    aliases = _aliases(client, name)
-    if aliases is None:
-        names = sorted(model.name for model in client.search_registered_models())
-        raise UserError(f"There is no model {name!r}: the registry has {_listed(names)}.")
-    if alias and alias not in aliases:
-        raise UserError(f"The model {name!r} has no alias {alias!r}: it has {_listed(sorted(aliases))}.")
-    number = aliases[alias] if alias else int(parts["number"])
+    held = aliases(tracking, name)
+    if alias and alias not in held:
+        raise UserError(f"The model {name!r} has no alias {alias!r}: it has {_listed(sorted(held))}.")
+    number = held[alias] if alias else int(parts["number"])
     versions = {int(found.version): found for found in client.search_model_versions(f"name = '{name}'")}
     if number not in versions:
         raise UserError(f"The model {name!r} has no version {number}: it has {_listed(sorted(versions))}.")
     return _version(versions[number])
 
 
-def promote(tracking: Tracking, version: Version) -> None:
-    """Make a version the champion; the champion that it replaces becomes ``previous``."""
-    old = (_aliases(tracking.client, version.name) or {}).get(CHAMPION)
-    if old == version.number:
-        return
-    if old is not None:
-        # First, so that an interruption between the two leaves nothing that a second call does not mend.
-        tracking.client.set_registered_model_alias(version.name, PREVIOUS, str(old))
-    tracking.client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
+def aliases(tracking: Tracking, name: str) -> dict[str, int]:
+    """Return the aliases of a model and their version numbers.
+
+    Raises:
+        UserError: There is no such model; the sentence lists those that exist.
+
+    """
+    found = _aliases(tracking.client, name)
+    if found is None:
+        names = sorted(model.name for model in tracking.client.search_registered_models())
+        raise UserError(f"There is no model {name!r}: the registry has {_listed(names)}.")
+    return found
+
+
+def move_alias(tracking: Tracking, name: str, alias: str, number: int | None) -> None:
+    """Point an alias to a version, or take it away: with None, and where that version was deleted meanwhile."""
+    client = tracking.client
+    held = aliases(tracking, name).get(alias)
+    if number is not None and held != number:
+        try:
+            client.set_registered_model_alias(name, alias, str(number))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            number = None
+    if number is None and held is not None:
+        client.delete_registered_model_alias(name, alias)
 
 
 def download(tracking: Tracking, version: Version, into: Path) -> Path:

@@ -15,6 +15,8 @@ from pipelines.progress import say
 from pipelines.steps import Committed, StepInput, Work, execute
 from pipelines.tracking import MetricWriter, Tracking
 
+DATABASE = "mlflow.db"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -60,7 +62,8 @@ class Run:
 @contextmanager
 def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[Run]:
     """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
-    workdir, tracking = open_tracking(config)
+    workdir = open_workdir(config.workdir)
+    tracking = open_tracking(config, workdir)
     settings = config.model_dump(mode="json")
     parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
     try:
@@ -74,24 +77,22 @@ def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[
         cluster.disconnect()
 
 
-def open_tracking(config: RunConfig) -> tuple[Path, Tracking]:
-    """Open the run directory and MLflow."""
-    workdir = _workdir(config.workdir)
-    tracking = Tracking.open(
-        config.tracking.uri or f"sqlite:///{workdir}/mlflow.db",
-        config.tracking.experiment,
-        config.tracking.artifacts or str(workdir / "artifacts"),
-        git_revision(),
-    )
-    return workdir, tracking
-
-
 def absolute(path: Path) -> Path:
     """Return a path as the user means it: the working directory of a Ray job is a copy that Ray throws away."""
     return (Path.home() if cluster.in_ray_job() else Path.cwd()) / path.expanduser()
 
 
-def _workdir(path: Path) -> Path:
+def open_tracking(config: RunConfig, workdir: Path) -> Tracking:
+    """Open a configuration's MLflow; without a server's address, that is a file in the run's directory."""
+    uri = config.tracking.uri or f"sqlite:///{workdir}/{DATABASE}"
+    # a server has a place for artifacts of its own, which its clients need no credentials for
+    beside = None if uri.startswith("http") else str(workdir / "artifacts")
+    artifacts = config.tracking.artifacts or beside
+    return Tracking.open(uri, config.tracking.experiment, artifacts, git_revision(), config.compute.patience)
+
+
+def open_workdir(path: Path) -> Path:
+    """Return the run directory, made if need be. Raises `UserError` when it cannot be."""
     workdir = absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from pipelines import cluster
 from pipelines.config import RunConfig
 from pipelines.models import find_model, located
 from pipelines.progress import say
-from pipelines.run import open_tracking
+from pipelines.run import open_tracking, open_workdir
 from pipelines.service.token import token_digest
 
 
@@ -42,7 +42,7 @@ def started(config: RunConfig) -> Iterator[str]:
     """
     limits, compute = config.serve, config.compute.serve
     token = token_digest(limits.token, limits.host)
-    tracking = open_tracking(config)[1]
+    tracking = open_tracking(config, open_workdir(config.workdir))
     settings = located(config.restore)
     find_model(tracking, settings.model)
     if not settings.aligned:

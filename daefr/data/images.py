@@ -77,6 +77,14 @@ def encode_png(image: Image) -> bytes:
     return data.tobytes()
 
 
+def encode_webp(image: Image, quality: int = 90) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as WebP, for people to look at."""
+    ok, data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
+    if not ok:
+        raise ValueError(f"could not encode an image of shape {image.shape}")
+    return data.tobytes()
+
+
 def write_png(path: Path, image: Image) -> None:
     """Write (H, W, 3) uint8 RGB as PNG; `path` is whole or absent."""
     write_whole(path, encode_png(image))
@@ -114,6 +122,13 @@ def shrink(image: Image, side: int) -> Image:
     if image.shape[0] == side and image.shape[1] == side:
         return image
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def fit(image: Image, side: int) -> Image:
+    """Resize a square image to (side, side, 3): by area averaging to a smaller one, bilinearly to a larger one."""
+    if image.shape[0] >= side:
+        return shrink(image, side)
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -73,7 +73,7 @@ def write_file(place: str, name: str, data: bytes) -> None:
 def remove_file(place: str, name: str) -> None:
     """Remove the file `name` of a place, if it is there. Raises like `write_file`."""
     if s3.is_address(place):
-        s3.delete(f"{place}/{name}")
+        s3.delete([f"{place}/{name}"])
     else:
         (Path(place) / name).unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from errno import EACCES, ENOENT, ESTALE
 from functools import cache
@@ -116,18 +116,19 @@ def write(address: str, data: bytes) -> None:
         _client().upload_fileobj(io.BytesIO(data), bucket, key)
 
 
-def delete(address: str) -> None:
-    """Delete an object, if it is there."""
-    bucket, key = split_address(address)
-    with _told_as_files_do(address):
-        _client().delete_object(Bucket=bucket, Key=key)
-
-
 def download(address: str, stream: IO[bytes]) -> None:
     """Download an object, in parts when it is large; what was written is whole only when this returns."""
     bucket, key = split_address(address)
     with _told_as_files_do(address):
         _client().download_fileobj(bucket, key, stream)
+
+
+def delete(addresses: Iterable[str]) -> None:
+    """Delete objects; what is not there any more is no error."""
+    for address in addresses:
+        bucket, key = split_address(address)
+        with _told_as_files_do(address):
+            _client().delete_object(Bucket=bucket, Key=key)
 
 
 def forget_unfinished_uploads(address: str) -> None:

@@ -22,9 +22,9 @@ from pipelines import cluster, restore, stream
 from pipelines.config import load_config
 from pipelines.errors import StepFailedError
 from pipelines.ledger import Input
-from pipelines.registry import promote, register
+from pipelines.registry import CHAMPION, move_alias, register
 from pipelines.restoring import Restoring
-from pipelines.run import open_run, open_tracking
+from pipelines.run import open_run, open_tracking, open_workdir
 from pipelines.storage.s3 import list_objects, read
 from tests.daefr import tiny
 from tests.daefr.photographs import WEIGHTS, needs_detector, photograph
@@ -223,12 +223,12 @@ def test_photographs_with_the_champion_are_restored_or_copied(model: Path, tmp_p
     cv2.imwrite(str(source / "face.jpg"), photograph(side=300, zoom=0.4)[0][:, :, ::-1])
     cv2.imwrite(str(source / "sky.jpg"), np.full((90, 120, 3), 200, np.uint8))
     config = load_config(TINY, [f"workdir={tmp_path / 'run'}"])
-    _, tracking = open_tracking(config)
+    tracking = open_tracking(config, open_workdir(config.workdir))
     run_id = tracking.start_run("registration", "fingerprint")
     version = register(tracking, "restoration", model, run_id, fingerprint="f", tags={})
     with pytest.raises(UserError, match="has no alias 'champion': it has candidate"):
         _restore(tmp_path / "run", source, tmp_path / "out", "models:/daefr-restoration@champion")
-    promote(tracking, version)
+    move_alias(tracking, version.name, CHAMPION, version.number)
     overrides = [f"restore.detector={WEIGHTS}"]
     (line,) = _restore(tmp_path / "run", source, tmp_path / "out", "models:/daefr-restoration@champion", *overrides)
     assert line.startswith("1 restored, 1 no face, 0 failed of 2")

@@ -164,7 +164,11 @@ def test_a_token_is_wanted_where_there_is_one(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
-    return open_tracking(load_config(TINY, [f"workdir={tmp_path_factory.mktemp('run')}"]))[1]
+    return open_tracking(load_config(TINY), tmp_path_factory.mktemp("run"))
+
+
+def _promote(tracking: Tracking, version: registry.Version) -> None:
+    registry.move_alias(tracking, version.name, registry.CHAMPION, version.number)
 
 
 def _register(tracking: Tracking, checkpoint: Path) -> registry.Version:
@@ -186,7 +190,7 @@ def test_the_model_follows_its_alias_and_a_broken_version_does_not_take_over(
         versions.append(_register(tracking, checkpoint))
         if number == 1:  # damaged in its store
             (Path(versions[-1].source.removeprefix("file://")) / "model.safetensors").write_bytes(b"")
-    registry.promote(tracking, versions[0])
+    _promote(tracking, versions[0])
 
     champion = Champion(tracking, address, lambda path: Restorer.load(path, "cpu"), every=60, follow=False)
     first = champion.current
@@ -195,13 +199,13 @@ def test_the_model_follows_its_alias_and_a_broken_version_does_not_take_over(
     assert champion.current is first, "what has not changed is not loaded again"
 
     for broken, why in ((versions[1], "damaged"), (versions[2], "not finite")):
-        registry.promote(tracking, broken)
+        _promote(tracking, broken)
         assert not champion.check()
         assert champion.current is first
         assert why in champion.problem
         assert f"{versions[0].address} stays in service: " in caplog.text
 
-    registry.promote(tracking, versions[3])
+    _promote(tracking, versions[3])
     assert champion.check()
     assert champion.problem == ""
     assert champion.current.model.name == versions[3].address

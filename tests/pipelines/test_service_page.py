@@ -20,7 +20,7 @@ from daefr.errors import UserError
 from daefr.restore import Restorer
 from pipelines import registry
 from pipelines.config import load_config
-from pipelines.run import open_tracking
+from pipelines.run import open_tracking, open_workdir
 from pipelines.serve import started
 from pipelines.tracking import Tracking
 from tests.daefr import tiny
@@ -87,7 +87,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
          f"serve.max_bytes={MAX_BYTES}", f"serve.max_pixels={MAX_PIXELS}", "serve.batch_wait=0.1",
          "serve.poll_seconds=0.5", "serve.upload_seconds=3"],
     )  # fmt: skip
-    tracking = open_tracking(config)[1]
+    tracking = open_tracking(config, open_workdir(config.workdir))
     versions, checkpoints = [], []
     for number in range(3):
         checkpoints.append(tiny.checkpoint(folder / f"{number}", tiny.build("restoration", seed=number)).path)
@@ -95,10 +95,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         versions.append(
             registry.register(tracking, "restoration", checkpoints[-1], run_id, fingerprint=f"{number}", tags={})
         )
-    registry.promote(tracking, versions[0])
+    _promote(tracking, versions[0])
     with started(config) as address:
         assert address == f"http://127.0.0.1:{port}/"
         yield Service(port, tracking, versions, checkpoints)
+
+
+def _promote(tracking: Tracking, version: registry.Version) -> None:
+    registry.move_alias(tracking, version.name, registry.CHAMPION, version.number)
 
 
 def _crop(seed: int = 0) -> bytes:
@@ -326,14 +330,14 @@ def _contrast(page: Any, kind: str) -> float:
 
 def test_a_new_champion_takes_over_and_a_broken_one_does_not(service: Service) -> None:
     """The last test: the others are of the first version."""
-    registry.promote(service.tracking, service.versions[1])
+    _promote(service.tracking, service.versions[1])
     new = service.versions[1].address
     _until(lambda: service.restore(_crop()).headers["x-model"], lambda name: name == new)
     expected = Restorer.load(service.checkpoints[1], "cpu")(_crop(), aligned=True).png()
     assert service.restore(_crop()).body == expected
 
     (Path(service.versions[2].source.removeprefix("file://")) / "model.safetensors").write_bytes(b"")
-    registry.promote(service.tracking, service.versions[2])
+    _promote(service.tracking, service.versions[2])
     health = _until(lambda: json.loads(service.ask("GET", "/health").body), lambda health: health["problem"])
     assert (health["status"], health["model"]) == ("degraded", new)
     assert "damaged" in health["problem"]

@@ -1,0 +1,123 @@
+"""May a candidate replace the champion? Every gate of its stage must hold; every one gives its reason."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from daefr.errors import UserError
+from daefr.metrics.bootstrap import Interval, mean_difference
+from pipelines.promotion.settings import VALIDATION, Gate
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a model: its value over all images, that of each image where there is one, or why there is none."""
+
+    value: float | None
+    problem: str = ""
+    images: Mapping[str, float] = field(default_factory=dict)
+
+
+Figures = Callable[[Gate], Figure]
+"""Gives a model's figure for a gate."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a gate holds, why in a sentence, and the candidate's and the champion's figure."""
+
+    gate: Gate
+    holds: bool
+    reason: str
+    figures: tuple[float | None, float | None] = (None, None)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a candidate may become champion, with the verdict of every gate, and anything beside the gates."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    refusal: str = ""
+    remark: str = ""
+
+    @property
+    def promoted(self) -> bool:
+        """Whether everything holds."""
+        return not self.refusal and all(verdict.holds for verdict in self.verdicts)
+
+    @property
+    def reason(self) -> str:
+        """All reasons in a line: those that decided come first."""
+        ordered = sorted(self.verdicts, key=lambda verdict: verdict.holds)
+        return "; ".join(filter(None, [self.refusal, *(verdict.reason for verdict in ordered), self.remark]))
+
+    @property
+    def figures(self) -> dict[str, tuple[float | None, float | None]]:
+        """The candidate's and the champion's figure by the name of the metric, after that of its benchmark."""
+        return {f"{verdict.gate.benchmark}/{verdict.gate.metric}": verdict.figures for verdict in self.verdicts}
+
+
+def decide(gates: tuple[Gate, ...], candidate: Figures, champion: Figures | None, remark: str = "") -> Decision:
+    """Judge a candidate by every gate; without a champion, only absolute bounds can turn it down."""
+    return Decision(tuple(judge(gate, candidate, champion) for gate in gates), remark=remark)
+
+
+def judge(gate: Gate, candidate: Figures, champion: Figures | None) -> Verdict:
+    """Judge a candidate by one gate. A figure that is needed and cannot be had fails it."""
+    mine = candidate(gate)
+    if mine.value is None:
+        return Verdict(gate, False, f"{_name(gate)} is unavailable: {mine.problem}")
+    bounds = [
+        (gate.least, "at least", gate.least is None or mine.value >= gate.least),
+        (gate.most, "at most", gate.most is None or mine.value <= gate.most),
+    ]
+    texts = [f"{'' if holds else 'not '}{word} {bound:g}" for bound, word, holds in bounds if bound is not None]
+    holds, beside = all(holds for *_, holds in bounds), None
+    if gate.compares and champion is not None:
+        theirs = champion(gate)
+        beside = theirs.value
+        if beside is None:
+            problem = f"the champion's {_name(gate)} is unavailable: {theirs.problem}"
+            return Verdict(gate, False, problem, (mine.value, None))
+        better, text = _compare(gate, mine, theirs)
+        holds, texts = holds and better, [text, *texts]
+    shown = f"{_name(gate)} {mine.value:.6g}"
+    reason = f"{shown} is {' and '.join(texts)}" if texts else shown
+    return Verdict(gate, holds, reason, (mine.value, beside))
+
+
+def _compare(gate: Gate, mine: Figure, theirs: Figure) -> tuple[bool, str]:
+    """Tell whether a candidate is better by the minimum, or worse within the tolerance, and say it."""
+    assert mine.value is not None  # noqa: S101  # `judge` has looked
+    assert theirs.value is not None  # noqa: S101
+    sign, champions = 1 if gate.direction == "higher" else -1, f"the champion's {theirs.value:.6g}"
+    better_by, sure = sign * (mine.value - theirs.value), ""
+    if gate.confidence is not None:
+        try:
+            interval = _interval(mine, theirs, gate.confidence)
+        except UserError as error:
+            return False, f"not to be compared with {champions}: {error}"
+        better_by = interval.low if sign > 0 else -interval.high  # at the least
+        sure = (
+            f" (difference {interval.difference:.4g}, with {100 * gate.confidence:g}% confidence {interval.low:.4g} to "
+            f"{interval.high:.4g}, {interval.images} images)"
+        )
+    if gate.minimum is not None:
+        holds = better_by > gate.minimum
+        by = f" by more than {gate.minimum:g}" if gate.minimum else ""
+        return holds, f"{'' if holds else 'not '}{gate.direction} than {champions}{by}{sure}"
+    tolerance, worse = gate.tolerance or 0, "lower" if gate.direction == "higher" else "higher"
+    holds = better_by >= -tolerance
+    word = "no " if holds else "perhaps " if sure else ""
+    return holds, f"{word}more than {tolerance:g} {worse} than {champions}{sure}"
+
+
+def _interval(mine: Figure, theirs: Figure, confidence: float) -> Interval:
+    common = sorted(mine.images.keys() & theirs.images.keys())
+    return mean_difference(
+        [mine.images[image] for image in common], [theirs.images[image] for image in common], confidence=confidence
+    )
+
+
+def _name(gate: Gate) -> str:
+    figure = gate.metric.replace("_", " ")
+    return figure if gate.benchmark == VALIDATION else f"{figure} on {gate.benchmark}"

@@ -1,0 +1,93 @@
+"""What a worker tells while it trains: numbers and pictures to MLflow, progress to the driver, checkpoints to Ray."""
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import ray.train
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from daefr.data.images import Image
+from daefr.training.reporter import Save
+from pipelines.tracking import MetricWriter
+from pipelines.training.checkpoints import MEASURES, checkpoint_name
+from pipelines.training.job import Job
+
+UNSENT = "unsent.json"
+"""Beside a checkpoint: values on their way to MLflow."""
+
+
+class RayReporter:
+    """The reporter of one worker; those of all workers report checkpoints together."""
+
+    def __init__(self, job: Job) -> None:
+        """Open the writer to MLflow on rank 0."""
+        self._job, self._rank = job, ray.train.get_context().get_world_rank()
+        self._writer = MetricWriter(job.tracking, job.run_id) if self._rank == 0 else None
+        self._measured: tuple[int, dict[str, float]] = (-1, {})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def resume(self, checkpoint: Path) -> None:
+        """Send what had not arrived at MLflow when this checkpoint was made."""
+        unsent = checkpoint / UNSENT
+        if self._writer is not None and unsent.is_file():
+            self._writer.resend(json.loads(unsent.read_text()))
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Send numbers on their way."""
+        if self._writer is not None:
+            self._writer.log(step, values)
+        if "validation_loss" in values:
+            self._measured = step, values
+        if "samples_per_second" in values:
+            note = f"loss {values['loss']:.4f}, {values['samples_per_second']:.1f} samples a second"
+            self._job.board.write.remote(step, note)
+
+    def image(self, step: int, name: str, image: Image) -> None:
+        """Send a picture on its way."""
+        if self._writer is not None:
+            self._writer.image(name, step, image)
+
+    def checkpoint(self, step: int, save: Save) -> None:
+        """Write a checkpoint on this machine, and have it stored while the training goes on."""
+        measured = self._measured[1] if self._measured[0] == step else {}
+        mine = None
+        if self._writer is not None:
+            folder = Path(tempfile.mkdtemp(prefix="daefr-"))
+            save(folder)
+            (folder / MEASURES).write_text(json.dumps(measured))
+            # a training that goes on from this checkpoint does not record again what came before it
+            (folder / UNSENT).write_text(json.dumps(self._writer.unsent()))
+            mine = Checkpoint.from_directory(folder)
+        ray.train.report(
+            {"step": step} | measured,
+            checkpoint=mine,
+            checkpoint_dir_name=checkpoint_name(step),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self._store,
+        )
+
+    def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
+        """Store a checkpoint, tell its size and time, and delete those that are not to be kept."""
+        job, folder = self._job, Path(checkpoint.path)
+        start = time.monotonic()
+        try:
+            size = job.checkpoints.put(folder, name)
+            job.checkpoints.prune(job.compute.keep)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        seconds = time.monotonic() - start
+        if self._writer is not None:
+            self._writer.log(
+                int(name.rpartition("-")[2]), {"checkpoint_megabytes": size / 1e6, "checkpoint_seconds": seconds}
+            )
+        return job.checkpoints.address(name)
