@@ -27,6 +27,7 @@ from daefr.data.dataset import Fetch
 from daefr.data.images import Image
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
+from daefr.memory import KEEP_FREED_MEMORY
 from daefr.network.config import NetworkConfig
 from daefr.stages import UPSTREAM, build_stage, continue_from, start_from
 from daefr.stages.config import TrainingConfig
@@ -167,6 +168,7 @@ def _fit(job: Job, folder: Path) -> dict[str, float]:
             name=REPORTS,
             failure_config=ray.train.FailureConfig(max_failures=job.compute.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            worker_runtime_env=_environment(job),
         ),
     )
     try:
@@ -183,6 +185,11 @@ def _fit(job: Job, folder: Path) -> dict[str, float]:
         _publish(Path(reported), folder / CHECKPOINT)
     shutil.rmtree(folder / REPORTS)
     return dict(outcome["measured"])
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    device = torch.device("cuda" if job.compute.gpu else "cpu")
+    return {"env_vars": KEEP_FREED_MEMORY} if job.training.speed.on(device).keep_memory else {}
 
 
 def _publish(reported: Path, target: Path) -> None:
