@@ -1,10 +1,13 @@
 """Running a training in Ray Train, from the driver."""
 
 from contextlib import suppress
+from typing import Any
 
 import ray.train
+import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from daefr.memory import KEEP_FREED_MEMORY
 from pipelines import cluster
 from pipelines.config import StageCompute
 from pipelines.progress import bar, follow, say
@@ -41,6 +44,7 @@ def fit(job: Job) -> dict[str, float]:
             name=name,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
             callbacks=[GiveUpEarly(job.stage, job.board)],
+            worker_runtime_env=_environment(job),
         ),
     )
     try:
@@ -50,6 +54,11 @@ def fit(job: Job) -> dict[str, float]:
     except RAY_ERRORS as error:
         raise translate(job.stage, error) from error
     return measured
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    device = torch.device("cuda" if job.compute.gpu else "cpu")
+    return {"env_vars": KEEP_FREED_MEMORY} if job.training.speed.on(device).keep_memory else {}
 
 
 class TellIdle:
