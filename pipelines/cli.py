@@ -20,6 +20,7 @@ from pipelines.promote import promote
 from pipelines.run import Run, open_run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
+from pipelines.termination import EXIT_CODE, TerminatedError, heeded
 from pipelines.train import train_stage
 
 DEMO = ROOT / "pipelines/configs/demo.yaml"
@@ -28,7 +29,7 @@ DEMO = ROOT / "pipelines/configs/demo.yaml"
 def run_step(name: str) -> int:
     """Run the step of that name with the arguments of the command line, and return the exit code.
 
-    0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C.
+    0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
     options = _parser(name).parse_intermixed_args()
     try:
@@ -38,7 +39,7 @@ def run_step(name: str) -> int:
             return 0
         check(config)
         stage: StageName | None = getattr(options, "stage", None)
-        with open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
+        with heeded(), open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
             lines = STEPS[name](run, stage)
     except UserError as error:
         return _complain(error, 2)
@@ -48,9 +49,10 @@ def run_step(name: str) -> int:
         if error.errno not in (ENOSPC, EDQUOT):
             raise
         return _complain(f"{error}: make room, and the same command goes on from here", 1)
-    except KeyboardInterrupt:
-        say("interrupted: the same command goes on from here")
-        return 130
+    except (KeyboardInterrupt, TerminatedError) as stopped:
+        terminated = isinstance(stopped, TerminatedError)
+        say(f"{'terminated' if terminated else 'interrupted'}: the same command goes on from here")
+        return EXIT_CODE if terminated else 130
     sys.stdout.write("\n".join([*lines, ""]))
     return 0
 

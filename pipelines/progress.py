@@ -115,16 +115,21 @@ class Board:
 
 
 @contextmanager
-def follow(board: Any, shown: Bar, while_nobody_works: Callable[[float], None]) -> Iterator[None]:
+def follow(
+    board: Any, shown: Bar, while_nobody_works: Callable[[float], None], stop_when: threading.Event
+) -> Iterator[None]:
     """Show what is written on `board`, a handle of a `Board` actor, while the block runs.
 
-    `while_nobody_works` is called each second with the seconds since anybody did.
+    `while_nobody_works` is called each second with the seconds since anybody did; when `stop_when` is set, the work is
+    asked to end.
     """
     stop = threading.Event()
     worked = time.monotonic()
 
     def show() -> None:
         nonlocal worked
+        if stop_when.is_set():
+            board.stop.remote()
         reading = ray.get(board.read.remote(), timeout=10)
         for line in reading.lines:
             say(line)

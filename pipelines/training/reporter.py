@@ -5,16 +5,20 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from queue import Queue
 from typing import Self
 
 import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.collective import barrier
 
 from daefr.data.images import Image
+from daefr.training.errors import StoppedError
 from daefr.training.reporter import Save
 from pipelines.tracking import MetricWriter
 from pipelines.training.checkpoints import MEASURES, checkpoint_name
 from pipelines.training.job import Job
+from pipelines.training.stopping import Asked
 
 UNSENT = "unsent.json"
 """Beside a checkpoint: values on their way to MLflow."""
@@ -28,13 +32,18 @@ class RayReporter:
         self._job, self._rank = job, ray.train.get_context().get_world_rank()
         self._writer = MetricWriter(job.tracking, job.run_id) if self._rank == 0 else None
         self._measured: tuple[int, dict[str, float]] = (-1, {})
+        self._asked = Asked(job.board)
+        self._unstored = Queue[str]()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
+        if kind is StoppedError:
+            self._asked.wait_for_the_end()
+        self._asked.close()
 
     def resume(self, checkpoint: Path) -> None:
         """Send what had not arrived at MLflow when this checkpoint was made."""
@@ -68,6 +77,7 @@ class RayReporter:
             # a training that goes on from this checkpoint does not record again what came before it
             (folder / UNSENT).write_text(json.dumps(self._writer.unsent()))
             mine = Checkpoint.from_directory(folder)
+            self._unstored.put(checkpoint_name(step))
         ray.train.report(
             {"step": step} | measured,
             checkpoint=mine,
@@ -75,6 +85,15 @@ class RayReporter:
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self._store,
         )
+
+    def should_stop(self) -> bool:
+        """Tell whether the driver, or the node's own end, asks the training to stop."""
+        return self._asked.to_stop()
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is stored, on all ranks: Ray ends them all when the first ends."""
+        self._unstored.join()
+        barrier()
 
     def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         """Store a checkpoint, tell its size and time, and delete those that are not to be kept."""
@@ -85,6 +104,7 @@ class RayReporter:
             job.checkpoints.prune(job.compute.keep)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            self._unstored.task_done()
         seconds = time.monotonic() - start
         if self._writer is not None:
             self._writer.log(
