@@ -82,14 +82,16 @@ class Board:
         """Begin with nothing done."""
         self._done, self._note, self._lines = 0, "", list[str]()
         self._running = self._stopping = False
+        self._idle_since = time.time()
 
-    def begin(self) -> None:
-        """Note that the work has begun."""
+    def begin(self) -> float:
+        """Note that the work has begun; return since when nobody worked, as `time.time` tells it."""
         self._running = True
+        return self._idle_since
 
     def lose(self, line: str) -> None:
         """Note that nobody works now, and have the driver say why."""
-        self._running = False
+        self._running, self._idle_since = False, time.time()
         self._lines.append(line)
 
     def write(self, done: int, note: str) -> None:

@@ -18,6 +18,8 @@ from daefr.training.reporter import Save
 from pipelines.tracking import MetricWriter
 from pipelines.training.checkpoints import MEASURES, checkpoint_name
 from pipelines.training.job import Job
+from pipelines.training.machine import MachineMetrics
+from pipelines.training.startup import Startup
 from pipelines.training.stopping import Asked
 
 UNSENT = "unsent.json"
@@ -27,10 +29,15 @@ UNSENT = "unsent.json"
 class RayReporter:
     """The reporter of one worker; those of all workers report checkpoints together."""
 
-    def __init__(self, job: Job) -> None:
-        """Open the writer to MLflow on rank 0."""
-        self._job, self._rank = job, ray.train.get_context().get_world_rank()
-        self._writer = MetricWriter(job.tracking, job.run_id) if self._rank == 0 else None
+    def __init__(self, job: Job, startup: Startup) -> None:
+        """Open what writes to MLflow: on rank 0, and on the first rank of every other machine for its load."""
+        context = ray.train.get_context()
+        self._job, self._startup = job, startup
+        first_here = context.get_local_rank() == 0
+        writer = MetricWriter(job.tracking, job.run_id) if first_here else None
+        self._machine = writer and MachineMetrics(job.tracking, job.run_id, context.get_node_rank(), writer)
+        self._machines_writer = writer
+        self._writer = writer if context.get_world_rank() == 0 else None
         self._measured: tuple[int, dict[str, float]] = (-1, {})
         self._asked = Asked(job.board)
         self._unstored = Queue[str]()
@@ -39,8 +46,9 @@ class RayReporter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._machine is not None and self._machines_writer is not None:
+            self._machine.close()
+            self._machines_writer.close()
         if kind is StoppedError:
             self._asked.wait_for_the_end()
         self._asked.close()
@@ -88,7 +96,17 @@ class RayReporter:
 
     def should_stop(self) -> bool:
         """Tell whether the driver, or the node's own end, asks the training to stop."""
+        if not self._startup.is_over:
+            self._tell_startup()
         return self._asked.to_stop()
+
+    def _tell_startup(self) -> None:
+        self._startup.is_over = True
+        self._startup.reached("first step")
+        if self._writer is not None:
+            self._job.board.tell.remote(f"{self._job.stage}: {self._startup}")
+            seconds = {f"startup/{phase}": spent for phase, spent in self._startup.seconds.items()}
+            self._writer.log(0, seconds)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is stored, on all ranks: Ray ends them all when the first ends."""
