@@ -23,6 +23,7 @@ from pipelines.run import Run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
 from pipelines.tables import table
+from pipelines.termination import TerminatedError
 from pipelines.train import CHECKPOINT, train_stage
 
 CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
@@ -59,6 +60,6 @@ def _train_codebooks(run: Run, dataset: Committed) -> list[Committed]:
         futures = [pool.submit(train_stage, run, name, dataset, {}) for name in CODEBOOKS]
         try:
             return [future.result() for future in futures]
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminatedError):
             cluster.disconnect()  # which ends the trainings that the threads wait for
             raise
