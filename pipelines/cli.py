@@ -29,6 +29,7 @@ from pipelines.serve import run_service
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
 from pipelines.tables import table
+from pipelines.termination import EXIT_CODE, TerminatedError, heeded
 from pipelines.train import train_stage
 
 _OVERRIDE = re.compile(r"[a-z_.0-9]+=")
@@ -38,7 +39,7 @@ DEMO = ROOT / "pipelines/configs/demo.yaml"
 def run_step(name: str) -> int:
     """Run the step of that name with the arguments of the command line, and return the exit code.
 
-    0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C.
+    0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
     options = _parser(name).parse_intermixed_args()
     try:
@@ -57,9 +58,10 @@ def run_step(name: str) -> int:
         if error.errno not in (ENOSPC, EDQUOT):
             raise
         return _complain(f"{error}: make room, and the same command goes on from here", 1)
-    except KeyboardInterrupt:
-        say("interrupted: the same command goes on from here")
-        return 130
+    except (KeyboardInterrupt, TerminatedError) as stopped:
+        terminated = isinstance(stopped, TerminatedError)
+        say(f"{'terminated' if terminated else 'interrupted'}: the same command goes on from here")
+        return EXIT_CODE if terminated else 130
     sys.stdout.write("\n".join([*lines, ""]))
     return 0
 
@@ -68,7 +70,7 @@ def _run_in_mlflow(name: str, config: RunConfig, options: argparse.Namespace) ->
     if name != "restore":
         check(config)
     stage: StageName | None = getattr(options, "stage", None)
-    with open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
+    with heeded(), open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
         return STEPS[name](run, options)
 
 

@@ -7,8 +7,12 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
+<<<<<<< HEAD
 from daefr.memory import KEEP_FREED_MEMORY
 from pipelines import cluster
+=======
+from pipelines import cluster, termination
+>>>>>>> cluster
 from pipelines.config import StageCompute
 from pipelines.progress import bar, follow, say
 from pipelines.training.failures import RAY_ERRORS, GiveUpEarly, translate
@@ -49,9 +53,15 @@ def fit(job: Job) -> dict[str, float]:
     )
     try:
         idle = TellIdle(job)
-        with bar(job.stage, job.training.last_step, "steps") as shown, follow(job.board, shown, idle):
+        with (
+            termination.training(),
+            bar(job.stage, job.training.last_step, "steps") as shown,
+            follow(job.board, shown, idle, stop_when=termination.requested),
+        ):
             measured: dict[str, float] = trainer.fit().return_value
     except RAY_ERRORS as error:
+        if termination.requested.is_set():
+            raise termination.TerminatedError from error
         raise translate(job.stage, error) from error
     return measured
 
