@@ -1,0 +1,65 @@
+"""The whole pipeline: synthesize, the four stages, evaluate, promote."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # run as a script: put the project on the path, and let Ray's workers find this file under its module's name
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from pipelines.cli import run_step
+
+    sys.exit(run_step("full"))
+
+from concurrent.futures import ThreadPoolExecutor
+
+from daefr.config import StageName
+from pipelines import cluster, registry
+from pipelines.evaluate import GRID, evaluate_restoration, evaluate_version
+from pipelines.preflight import remark
+from pipelines.progress import say
+from pipelines.promote import promote
+from pipelines.report import report
+from pipelines.run import Run
+from pipelines.steps import Committed
+from pipelines.synthesize import synthesize
+from pipelines.tables import table
+from pipelines.termination import TerminatedError
+from pipelines.train import CHECKPOINT, train_stage
+
+CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
+
+
+def run_all(run: Run) -> list[str]:
+    """Run every step that is not committed; return the lines that tell the result."""
+    if line := remark(run.config):
+        say(line)
+    dataset = synthesize(run)
+    trained: dict[StageName, Committed] = dict(zip(CODEBOOKS, _train_codebooks(run, dataset), strict=True))
+    for name in CODEBOOKS:
+        say(promote(run, name, trained[name], dataset))
+    trained["association"] = train_stage(run, "association", dataset, trained)
+    say(promote(run, "association", trained["association"], dataset))
+    trained["restoration"] = train_stage(run, "restoration", dataset, trained)
+    lines = evaluate_and_report(run, trained["restoration"], dataset)
+    say(promote(run, "restoration", trained["restoration"], dataset))
+    return [*lines, f"model: {trained['restoration'].folder / CHECKPOINT}"]
+
+
+def evaluate_and_report(run: Run, restoration: Committed, dataset: Committed) -> list[str]:
+    """Evaluate a trained restoration model beside the one that it would replace; return the lines that tell it."""
+    evaluated = evaluate_restoration(run, restoration, dataset)
+    rival = registry.rival(run.tracking, "restoration", restoration.manifest.outputs["version"])
+    champion = None if rival is None else evaluate_version(run, rival, dataset)
+    page = report(run, evaluated, champion)
+    return [table(evaluated), f"report: {page}", f"grid: {evaluated.folder / GRID}"]
+
+
+def _train_codebooks(run: Run, dataset: Committed) -> list[Committed]:
+    """Train both codebooks, at the same time where the cluster has room for both."""
+    with ThreadPoolExecutor(len(CODEBOOKS)) as pool:
+        futures = [pool.submit(train_stage, run, name, dataset, {}) for name in CODEBOOKS]
+        try:
+            return [future.result() for future in futures]
+        except (KeyboardInterrupt, TerminatedError):
+            cluster.disconnect()  # which ends the trainings that the threads wait for
+            raise

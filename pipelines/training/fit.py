@@ -7,12 +7,8 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
-<<<<<<< HEAD
 from daefr.memory import KEEP_FREED_MEMORY
-from pipelines import cluster
-=======
 from pipelines import cluster, termination
->>>>>>> cluster
 from pipelines.config import StageCompute
 from pipelines.progress import bar, follow, say
 from pipelines.training.failures import RAY_ERRORS, GiveUpEarly, translate
