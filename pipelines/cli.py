@@ -1,6 +1,8 @@
 """The command line that all steps share."""
 
 import argparse
+import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from errno import EDQUOT, ENOSPC
@@ -12,38 +14,42 @@ from daefr.evaluation.other_methods import METHODS
 from daefr.stages import UPSTREAM
 from pipelines.benchmarks import Benchmark, open_benchmark
 from pipelines.cluster import ROOT
-from pipelines.config import STAGES, VALIDATION, load_config, show_config
+from pipelines.config import STAGES, VALIDATION, RunConfig, load_config, show_config
 from pipelines.contenders import Contender, RestoredElsewhere, open_method, open_model
 from pipelines.errors import StepFailedError
-from pipelines.evaluate import evaluate, evaluate_restoration, open_validation
-from pipelines.full import run_all
+from pipelines.evaluate import evaluate, open_validation
+from pipelines.full import evaluate_and_report, run_all
 from pipelines.preflight import check
 from pipelines.progress import say
 from pipelines.promote import promote
+from pipelines.report import report
+from pipelines.restore import restore
 from pipelines.run import Run, open_run
+from pipelines.serve import run_service
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
 from pipelines.tables import table
+from pipelines.termination import EXIT_CODE, TerminatedError, heeded
 from pipelines.train import train_stage
 
+_OVERRIDE = re.compile(r"[a-z_.0-9]+=")
 DEMO = ROOT / "pipelines/configs/demo.yaml"
 
 
 def run_step(name: str) -> int:
     """Run the step of that name with the arguments of the command line, and return the exit code.
 
-    0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C.
+    0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
     options = _parser(name).parse_intermixed_args()
     try:
-        config = load_config(options.config, options.overrides)
+        if name == "restore":
+            _sort_out(options)
+        config = load_config(options.config, [*options.overrides, *_shortcuts(name, options)])
         if options.print_config:
             sys.stdout.write(show_config(config))
             return 0
-        check(config)
-        stage: StageName | None = getattr(options, "stage", None)
-        with open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
-            lines = STEPS[name](run, options)
+        lines = run_service(config) if name == "serve" else _run_in_mlflow(name, config, options)
     except UserError as error:
         return _complain(error, 2)
     except StepFailedError as error:
@@ -52,11 +58,20 @@ def run_step(name: str) -> int:
         if error.errno not in (ENOSPC, EDQUOT):
             raise
         return _complain(f"{error}: make room, and the same command goes on from here", 1)
-    except KeyboardInterrupt:
-        say("interrupted: the same command goes on from here")
-        return 130
+    except (KeyboardInterrupt, TerminatedError) as stopped:
+        terminated = isinstance(stopped, TerminatedError)
+        say(f"{'terminated' if terminated else 'interrupted'}: the same command goes on from here")
+        return EXIT_CODE if terminated else 130
     sys.stdout.write("\n".join([*lines, ""]))
     return 0
+
+
+def _run_in_mlflow(name: str, config: RunConfig, options: argparse.Namespace) -> list[str]:
+    if name != "restore":
+        check(config)
+    stage: StageName | None = getattr(options, "stage", None)
+    with heeded(), open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
+        return STEPS[name](run, options)
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
@@ -67,16 +82,48 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     if name in ("train", "promote"):
         parser.add_argument("--stage", required=True, choices=STAGES)
+    if name == "restore":
+        place = "a folder or s3://bucket/prefix"
+        parser.add_argument("source", metavar="IN", help=f"{place} of images, or of tar files with such; or a tar file")
+        parser.add_argument("target", metavar="OUT", help=f"{place} for the restored images and their manifest")
+        parser.add_argument("--aligned", action="store_true", help="stands for restore.aligned=true")
+        parser.add_argument("--only-center-face", action="store_true", help="stands for restore.only_center_face=true")
+    if name in ("restore", "serve"):
+        parser.add_argument("--model", help="stands for restore.model=MODEL")
+    if name == "serve":
+        parser.add_argument("--host", help="stands for serve.host=HOST")
+        parser.add_argument("--port", type=int, help="stands for serve.port=PORT")
     if name == "evaluate":
         _add_evaluate_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as stages.restoration.steps=200")
     return parser
 
 
-def _only(name: str, stage: StageName | None) -> str | None:
+def _sort_out(options: argparse.Namespace) -> None:
+    """Tell places from overrides, which may come in any order; a place with such a name can be given as ./a=b."""
+    given = [options.source, options.target, *options.overrides]
+    places = [place for place in given if not _OVERRIDE.match(place)]
+    if len(places) != 2:
+        raise UserError(f"IN and OUT are wanted, and given are {', '.join(places) or 'none'}")
+    options.source, options.target = places
+    options.overrides = [override for override in given if _OVERRIDE.match(override)]
+
+
+def _shortcuts(name: str, options: argparse.Namespace) -> list[str]:
+    """Return the overrides that options stand for."""
+    keys = {
+        "restore": ("restore.model", "restore.aligned", "restore.only_center_face"),
+        "serve": ("restore.model", "serve.host", "serve.port"),
+    }
+    given = {key: getattr(options, key.rpartition(".")[2]) for key in keys.get(name, ())}
+    return [f"{key}={json.dumps(value)}" for key, value in given.items() if value not in (None, False)]
+
+
+def _only(name: str, stage: StageName | None) -> tuple[str, ...] | None:
     if name == "full":
         return None
-    return {"train": f"{stage}", "promote": f"promote_{stage}"}.get(name, name)
+    steps = {"train": (f"{stage}",), "promote": (f"promote_{stage}",), "evaluate": ("evaluate", "report")}
+    return steps.get(name, (name,))
 
 
 def _complain(error: Exception | str, code: int) -> int:
@@ -117,10 +164,9 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
 def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
     if not (options.model or options.method or options.restored):
         dataset = synthesize(run)
-        evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
-    else:
-        evaluated = evaluate(run, *_asked(run, options))
-    return [table(evaluated), f"grid: {evaluated.folder / 'grid.png'}"]
+        return evaluate_and_report(run, _trained(run, "restoration", dataset), dataset)
+    evaluated = evaluate(run, *_asked(run, options))
+    return [table(evaluated), f"report: {report(run, evaluated, None)}"]
 
 
 def _asked(run: Run, options: argparse.Namespace) -> tuple[Contender, list[Benchmark]]:
@@ -167,10 +213,15 @@ def _promote(run: Run, options: argparse.Namespace) -> list[str]:
     return [promote(run, options.stage, _trained(run, options.stage, dataset), dataset)]
 
 
+def _restore(run: Run, options: argparse.Namespace) -> list[str]:
+    return restore(run, options.source, options.target)
+
+
 STEPS: dict[str, Callable[[Run, argparse.Namespace], list[str]]] = {
     "full": lambda run, _: run_all(run),
     "synthesize": _synthesize,
     "train": _train,
     "evaluate": _evaluate,
     "promote": _promote,
+    "restore": _restore,
 }

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import secrets
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,11 @@ def in_ray_job() -> bool:
 _starter = ThreadPoolExecutor(1, thread_name_prefix="ray")
 
 
+def joins() -> bool:
+    """Tell whether `connect` joins a cluster that is there, rather than start one."""
+    return "RAY_ADDRESS" in os.environ
+
+
 def connect() -> None:
     """Connect to the cluster that RAY_ADDRESS names, which a job finds set; else start Ray on this machine."""
     _starter.submit(_connect).result()
@@ -36,12 +42,14 @@ def _connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for the next check
-    if "RAY_ADDRESS" in os.environ:
+    if joins():
         # a job's code reaches the workers with its working directory
         ray.init(runtime_env=None if in_ray_job() else _project_on_path(), log_to_driver=False)
         return
-    # nobody else is to talk to a cluster that ends with this process, and Ray would write a world-readable token
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Ray listens on all of this machine's addresses, and whoever talks to it can run code: it wants a token, which only
+    # its own processes know. Without one here, Ray would write a world-readable one.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # Ray's SIGTERM handler needs the main thread; without it, SIGTERM ends this process as it ends any other
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
     ray.init(

@@ -108,6 +108,67 @@ class StagesConfig(Settings):
         return training
 
 
+class RestoreConfig(Settings):
+    """How images are restored, by the job and by the service."""
+
+    model: str = Field(
+        "models:/daefr-restoration@champion",
+        description="models:/NAME@ALIAS, models:/NAME/NUMBER, a checkpoint directory or a released .ckpt file.",
+    )
+    aligned: bool = Field(False, description="All images are aligned crops, none photographs.")
+    only_center_face: bool = Field(False, description="Of a photograph, the face nearest to its middle only.")
+    detector: Path | None = Field(None, description="RetinaFace weights; by default the usual download of facexlib's.")
+    parser: Path | None = Field(None, description="ParseNet weights, for tighter masks.")
+    upscale: Literal[1, 2, 4] = Field(1, description="How many times as large photographs become.")
+    upscaler: Path | None = Field(
+        None, description="A model file for that, as spandrel reads them; by default pixels are resampled."
+    )
+    suffix: str = Field(
+        "", pattern=r"^[\w.+-]*$", description="Of the job: goes between a result's name and its `.png`."
+    )
+    side_by_side: bool = Field(False, description="Of the job: write before and after beside each other.")
+    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+        MAX_PIXELS, description="Of the job: an image that says that it has more is not decoded."
+    )
+    shard_samples: PositiveInt | None = Field(
+        None, description="Of the job: write tar shards of that many restored images, instead of a file for each."
+    )
+    max_failed: Annotated[float, Field(ge=0, le=1)] = Field(
+        0, description="Of the job: share of the images that may fail before its exit code says so."
+    )
+
+
+class ServeConfig(Settings):
+    """What the service accepts, and how it follows its model."""
+
+    host: str = Field("127.0.0.1", description="Address to listen at; any but a loopback address needs `token`.")
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    token: Path | None = Field(None, description="A file with the token that requests must show.")
+    max_bytes: PositiveInt = Field(20_000_000, description="What an upload may have.")
+    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+        25_000_000, description="What an image may say that it has."
+    )
+    upload_seconds: PositiveFloat = Field(30, description="How long an upload may take.")
+    waiting: PositiveInt = Field(
+        256, description="Images that are at hand together, per replica; beyond, the answer is 503."
+    )
+    waiting_bytes: PositiveInt = Field(500_000_000, description="What these may have together; beyond, likewise.")
+    working_pixels: PositiveInt = Field(
+        100_000_000, description="Images that are worked at together, per replica; others wait."
+    )
+    batch: PositiveInt = Field(8, description="Faces, of one or several requests, that are restored together.")
+    batch_wait: Annotated[float, Field(ge=0)] = Field(0.02, description="Seconds that a face waits for others.")
+    poll_seconds: PositiveFloat = Field(10, description="How often the registry is asked for the alias.")
+
+    @model_validator(mode="after")
+    def _one_image_has_room(self) -> Self:
+        if self.max_pixels > self.working_pixels:
+            raise ValueError(f"max_pixels={self.max_pixels} is more than working_pixels={self.working_pixels}")
+        if self.max_bytes > self.waiting_bytes:
+            raise ValueError(f"max_bytes={self.max_bytes} is more than waiting_bytes={self.waiting_bytes}")
+        return self
+
+
 Lq = Literal["mild", "severe"]
 VALIDATION = "validation"
 """The name that the dataset's own validation faces have among the benchmarks."""
@@ -207,6 +268,24 @@ class EvaluateCompute(Settings):
     max_failures: NonNegativeInt = Field(3, description="How often each is replaced when it is lost.")
 
 
+class RestoreCompute(Settings):
+    """What images are restored on, by a pool of workers that grows while there is work for more."""
+
+    min_workers: PositiveInt = 1
+    max_workers: PositiveInt | None = Field(None, description="By default as many as the cluster has room for.")
+    cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
+    gpu: bool = Field(False, description="One GPU for each worker.")
+    images: PositiveInt = Field(8, description="Images that a worker is given at a time.")
+
+
+class ServeCompute(Settings):
+    """What the service runs on."""
+
+    replicas: PositiveInt = 1
+    cpus: PositiveFloat = Field(1, description="CPUs of each replica.")
+    gpu: bool = Field(False, description="One GPU for each replica.")
+
+
 class ComputeConfig(Settings):
     """What the steps run on."""
 
@@ -230,6 +309,8 @@ class ComputeConfig(Settings):
     lq_codebook: StageCompute = StageCompute()
     association: StageCompute = StageCompute()
     restoration: StageCompute = StageCompute()
+    restore: RestoreCompute = RestoreCompute()
+    serve: ServeCompute = ServeCompute()
     evaluate: EvaluateCompute = EvaluateCompute()
 
     @model_validator(mode="after")
@@ -253,6 +334,8 @@ class RunConfig(Settings):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     stages: StagesConfig
+    restore: RestoreConfig = RestoreConfig()
+    serve: ServeConfig = ServeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
     compute: ComputeConfig = ComputeConfig()

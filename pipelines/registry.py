@@ -126,6 +126,14 @@ def champion(tracking: Tracking, stage: str) -> Version | None:
     return None if number is None else version(tracking, stage, number)
 
 
+def rival(tracking: Tracking, stage: str, number: int) -> Version | None:
+    """Return what a version is compared with: the champion, or where it is that itself, the one that it replaced."""
+    aliases = _aliases(tracking.client, MODELS[stage]) or {}
+    others = (aliases.get(alias) for alias in (CHAMPION, PREVIOUS))
+    found = next((other for other in others if other not in (None, number)), None)
+    return None if found is None else version(tracking, stage, found)
+
+
 def version(tracking: Tracking, stage: str, number: int) -> Version:
     """Return one version of a stage by its number.
 

@@ -26,8 +26,8 @@ class Run:
     workdir: Path
     tracking: Tracking
     parent: str
-    only: str | None = None
-    """The one step that may be executed; all others must be committed. None allows every step."""
+    only: tuple[str, ...] | None = None
+    """The steps that may be executed; all others must be committed. None allows every step."""
 
     def step(
         self,
@@ -50,7 +50,7 @@ class Run:
             parent=self.parent,
             work=work,
             say=say,
-            allowed=self.only in (None, name),
+            allowed=self.only is None or name in self.only,
             holds=holds,
         )
 
@@ -60,9 +60,9 @@ class Run:
 
 
 @contextmanager
-def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[Run]:
+def open_run(config: RunConfig, name: str, only: tuple[str, ...] | None = None) -> Iterator[Run]:
     """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
-    workdir = _workdir(config.workdir)
+    workdir = open_workdir(config.workdir)
     tracking = open_tracking(config, workdir)
     settings = config.model_dump(mode="json")
     parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
@@ -77,6 +77,11 @@ def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[
         cluster.disconnect()
 
 
+def absolute(path: Path) -> Path:
+    """Return a path as the user means it: the working directory of a Ray job is a copy that Ray throws away."""
+    return (Path.home() if cluster.in_ray_job() else Path.cwd()) / path.expanduser()
+
+
 def open_tracking(config: RunConfig, workdir: Path) -> Tracking:
     """Open a configuration's MLflow; without a server's address, that is a file in the run's directory."""
     uri = config.tracking.uri or f"sqlite:///{workdir}/{DATABASE}"
@@ -86,10 +91,9 @@ def open_tracking(config: RunConfig, workdir: Path) -> Tracking:
     return Tracking.open(uri, config.tracking.experiment, artifacts, git_revision(), config.compute.patience)
 
 
-def _workdir(path: Path) -> Path:
-    # the working directory of a Ray job is a copy that Ray throws away
-    base = Path.home() if cluster.in_ray_job() else Path.cwd()
-    workdir = base / path.expanduser()
+def open_workdir(path: Path) -> Path:
+    """Return the run directory, made if need be. Raises `UserError` when it cannot be."""
+    workdir = absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

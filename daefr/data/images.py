@@ -30,7 +30,7 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
     image that has more is not decoded: a file of some kilobytes can pose as terabytes. Raises `ValueError` for that,
     and when the bytes are no image.
     """
-    if max_pixels is not None and _pixels(data) > max_pixels:
+    if max_pixels is not None and count_pixels(data) > max_pixels:
         raise ValueError(f"too many pixels: more than {max_pixels}")
     return np.asarray(_decode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
 
@@ -53,8 +53,8 @@ def _decode(data: bytes, flags: int) -> npt.NDArray[Any]:
     return image
 
 
-def _pixels(data: bytes) -> int:
-    """Return how many pixels an image says it has, without decoding it."""
+def count_pixels(data: bytes) -> int:
+    """Return how many pixels an image says it has, without decoding it. Raises `ValueError` when it is none."""
     try:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width * image.height

@@ -109,6 +109,13 @@ def upload(path: Path, address: str) -> None:
         _client().upload_fileobj(stream, bucket, key)
 
 
+def write(address: str, data: bytes) -> None:
+    """Write an object, as `upload` does."""
+    bucket, key = split_address(address)
+    with _told_as_files_do(address):
+        _client().upload_fileobj(io.BytesIO(data), bucket, key)
+
+
 def download(address: str, stream: IO[bytes]) -> None:
     """Download an object, in parts when it is large; what was written is whole only when this returns."""
     bucket, key = split_address(address)
