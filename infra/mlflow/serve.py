@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from configparser import ConfigParser
 from pathlib import Path
+from typing import TextIO
 
 DATABASE = "MLFLOW_BACKEND_STORE_URI"
 PERMISSIONS = ("READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS")
@@ -110,7 +111,7 @@ def make_secrets(folder: Path, database: str, permission: str) -> dict[str, str]
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
     auth = folder / "basic_auth.ini"
-    with auth.open("w", opener=_private) as file:
+    with _private(auth) as file:
         config.write(file)
     password = folder / "admin-password"
     sys.stderr.write(f"passwords are asked for; that of the user admin is in {password}, unless it was changed\n")
@@ -123,13 +124,14 @@ def make_secrets(folder: Path, database: str, permission: str) -> dict[str, str]
 
 def _secret(path: Path) -> str:
     if not path.exists():
-        with path.open("x", opener=_private) as file:
+        with _private(path) as file:
             file.write(secrets.token_urlsafe(24))
     return path.read_text().strip()
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _private(path: Path) -> TextIO:
+    """Open a file to be written, which nobody else may read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w")
 
 
 if __name__ == "__main__":
