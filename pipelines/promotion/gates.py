@@ -11,6 +11,9 @@ from pipelines.promotion.settings import VALIDATION, Gate
 DEFAULT_CONFIDENCE = 0.95
 """Of the interval that is told where a gate asks for none."""
 
+ROUNDING = 1e-5
+"""By less than this share of itself, a model's figure differs between machines, numbers of threads and batches."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -111,12 +114,13 @@ def _compare(gate: Gate, mine: Figure, theirs: Figure) -> tuple[bool, str]:
         )
     elif gate.confidence is not None:
         return False, f"not to be compared with {champions}: there are no figures of each image"
+    rounding = ROUNDING * max(abs(mine.value), abs(theirs.value))
     if gate.minimum is not None:
-        holds = better_by > gate.minimum
+        holds = better_by > gate.minimum + rounding
         by = f" by more than {gate.minimum:g}" if gate.minimum else ""
         return holds, f"{'' if holds else 'not '}{gate.direction} than {champions}{by}{sure}"
     tolerance, worse = gate.tolerance or 0, "lower" if gate.direction == "higher" else "higher"
-    holds = better_by >= -tolerance
+    holds = better_by >= -tolerance - rounding
     word = "no " if holds else "perhaps " if gate.confidence else ""
     return holds, f"{word}more than {tolerance:g} {worse} than {champions}{sure}"
 

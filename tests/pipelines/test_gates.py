@@ -35,6 +35,12 @@ def test_by_default_only_a_lower_validation_loss_replaces_the_champion() -> None
     assert worse.reason == "validation loss 0.6 is not lower than the champion's 0.5"
 
 
+def test_what_another_machine_rounds_otherwise_is_equal() -> None:
+    assert not _decide(LOWER_LOSS, 0.5930081, 0.5930083).promoted
+    assert _decide(LOWER_LOSS, 0.5929, 0.5930083).promoted
+    assert _decide(Gate(metric="ida", direction="lower", tolerance=0), 0.5930083, 0.5930081).promoted
+
+
 @pytest.mark.parametrize(
     ("gate", "candidate", "champion", "holds", "says"),
     [
