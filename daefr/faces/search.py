@@ -45,10 +45,38 @@ class Looks(Protocol):
 
 def find_faces(detector: Looks, image: Image) -> list[DetectedFace]:
     """Return the faces of a photograph (H, W, 3) uint8 RGB from left to right; of a crowd, the 300 likeliest."""
-    found = _apart(_look(detector, image))[:MOST_FACES]
-    closer = (_look_closer(detector, image, face) for face in found)
-    sure = _apart(face for face in closer if face.score >= LEAST_SCORE)
-    return sorted(sure, key=lambda face: tuple(face.box.tolist()))
+    faces = _surely(detector, image, _look(detector, image))
+    for quarters in _other_turns(faces):
+        turned = np.ascontiguousarray(np.rot90(image, quarters))
+        found = [_turned_back(face, quarters, *image.shape[:2]) for face in _look(detector, turned)]
+        faces = _apart(faces + _surely(detector, image, found))
+    return sorted(faces, key=lambda face: tuple(face.box.tolist()))
+
+
+def _surely(detector: Looks, image: Image, found: list[DetectedFace]) -> list[DetectedFace]:
+    """Return those faces that still are faces when they are looked at alone, each once."""
+    closer = (_look_closer(detector, image, face) for face in _apart(found)[:MOST_FACES])
+    return _apart(face for face in closer if face.score >= LEAST_SCORE)
+
+
+def _other_turns(faces: list[DetectedFace]) -> list[int]:
+    """Return in which turns, in quarters, a photograph with these faces should be looked at too.
+
+    A photograph that lies on its side has all faces on theirs, of which the small ones are not seen. One in which there
+    is no face may lie anyhow.
+    """
+    quarters = {round(_roll(face.landmarks) / 90) % 4 for face in faces} if faces else {1, 2, 3}
+    return sorted(quarters - {0})
+
+
+def _turned_back(face: DetectedFace, quarters: int, height: int, width: int) -> DetectedFace:
+    """Return where a face of a turned photograph is in the photograph itself, of height x width pixels."""
+    corners, landmarks = face.box.reshape(2, 2), face.landmarks
+    for quarter in reversed(range(quarters)):
+        side = height if quarter % 2 else width
+        corners, landmarks = (np.stack([side - points[:, 1], points[:, 0]], axis=1) for points in (corners, landmarks))
+    box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    return DetectedFace(box.astype(np.float32), face.score, landmarks.astype(np.float32))
 
 
 def _look(detector: Looks, image: Image) -> list[DetectedFace]:
