@@ -57,10 +57,12 @@ def started(config: RunConfig) -> Iterator[str]:
 
     try:
         deploy(Setup(settings, limits, compute, tracking, token))
-        host = f"[{limits.host}]" if ":" in limits.host else limits.host
-        yield f"http://{host}:{limits.port}/"
+        try:
+            host = f"[{limits.host}]" if ":" in limits.host else limits.host
+            yield f"http://{host}:{limits.port}/"
+        finally:
+            withdraw(everything=own)
     finally:
-        withdraw(everything=own)
         cluster.disconnect()
 
 

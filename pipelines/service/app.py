@@ -143,9 +143,13 @@ class Service:
         return HTMLResponse(PAGE.read_text(), headers=PAGE_HEADERS)
 
     @app.get("/health")
-    async def health(self) -> Health:
-        """Tell which model is in service, and whether it is the one that should be."""
+    async def health(self, request: Request) -> Health:
+        """Tell which model is in service, and whether it is the one that should be; why not, to those with a token."""
         limits, problem = self._setup.serve, self._champion.problem
+        try:
+            check_token(request.headers.get("authorization"), self._setup.token)
+        except RefusedError:
+            problem = problem and "the log tells why"
         status = "degraded" if problem else "ok"
         model = self._champion.current.model.name
         return Health(
