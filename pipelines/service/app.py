@@ -116,6 +116,7 @@ async def _confess(_: Request, __: Exception) -> JSONResponse:
     return JSONResponse({"error": "the service failed, and its log tells why"}, 500, HEADERS)
 
 
+@serve.ingress(app)
 class Service:
     """One replica."""
 
