@@ -17,17 +17,19 @@ from pipelines.cluster import ROOT
 from pipelines.config import STAGES, VALIDATION, RunConfig, load_config, show_config
 from pipelines.contenders import Contender, RestoredElsewhere, open_method, open_model
 from pipelines.errors import StepFailedError
-from pipelines.evaluate import evaluate, evaluate_restoration, open_validation
-from pipelines.full import run_all
+from pipelines.evaluate import evaluate, open_validation
+from pipelines.full import evaluate_and_report, run_all
 from pipelines.preflight import check
 from pipelines.progress import say
 from pipelines.promote import promote
+from pipelines.report import report
 from pipelines.restore import restore
 from pipelines.run import Run, open_run
 from pipelines.serve import run_service
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
 from pipelines.tables import table
+from pipelines.termination import EXIT_CODE, TerminatedError, heeded
 from pipelines.train import train_stage
 
 _OVERRIDE = re.compile(r"[a-z_.0-9]+=")
@@ -37,7 +39,7 @@ DEMO = ROOT / "pipelines/configs/demo.yaml"
 def run_step(name: str) -> int:
     """Run the step of that name with the arguments of the command line, and return the exit code.
 
-    0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C.
+    0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
     """
     options = _parser(name).parse_intermixed_args()
     try:
@@ -56,9 +58,10 @@ def run_step(name: str) -> int:
         if error.errno not in (ENOSPC, EDQUOT):
             raise
         return _complain(f"{error}: make room, and the same command goes on from here", 1)
-    except KeyboardInterrupt:
-        say("interrupted: the same command goes on from here")
-        return 130
+    except (KeyboardInterrupt, TerminatedError) as stopped:
+        terminated = isinstance(stopped, TerminatedError)
+        say(f"{'terminated' if terminated else 'interrupted'}: the same command goes on from here")
+        return EXIT_CODE if terminated else 130
     sys.stdout.write("\n".join([*lines, ""]))
     return 0
 
@@ -67,7 +70,7 @@ def _run_in_mlflow(name: str, config: RunConfig, options: argparse.Namespace) ->
     if name != "restore":
         check(config)
     stage: StageName | None = getattr(options, "stage", None)
-    with open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
+    with heeded(), open_run(config, f"{name} {stage}" if stage else name, only=_only(name, stage)) as run:
         return STEPS[name](run, options)
 
 
@@ -116,10 +119,11 @@ def _shortcuts(name: str, options: argparse.Namespace) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in given.items() if value not in (None, False)]
 
 
-def _only(name: str, stage: StageName | None) -> str | None:
+def _only(name: str, stage: StageName | None) -> tuple[str, ...] | None:
     if name == "full":
         return None
-    return {"train": f"{stage}", "promote": f"promote_{stage}"}.get(name, name)
+    steps = {"train": (f"{stage}",), "promote": (f"promote_{stage}",), "evaluate": ("evaluate", "report")}
+    return steps.get(name, (name,))
 
 
 def _complain(error: Exception | str, code: int) -> int:
@@ -160,10 +164,9 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
 def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
     if not (options.model or options.method or options.restored):
         dataset = synthesize(run)
-        evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
-    else:
-        evaluated = evaluate(run, *_asked(run, options))
-    return [table(evaluated), f"grid: {evaluated.folder / 'grid.png'}"]
+        return evaluate_and_report(run, _trained(run, "restoration", dataset), dataset)
+    evaluated = evaluate(run, *_asked(run, options))
+    return [table(evaluated), f"report: {report(run, evaluated, None)}"]
 
 
 def _asked(run: Run, options: argparse.Namespace) -> tuple[Contender, list[Benchmark]]:

@@ -31,7 +31,7 @@ from pipelines.benchmarks import Benchmark, Shards, open_benchmark, open_shards
 from pipelines.config import VALIDATION
 from pipelines.contenders import Contender, OurModel
 from pipelines.figures import FIGURES, Summary, summary_of
-from pipelines.parts import THUMBNAIL, THUMBNAILS, Evaluate, Part, divide, is_whole
+from pipelines.parts import PARTS, THUMBNAIL, THUMBNAILS, Evaluate, Part, divide, is_whole
 from pipelines.progress import bar, say
 from pipelines.registry import Version
 from pipelines.run import Run
@@ -41,7 +41,7 @@ from pipelines.synthesize import DATASET, shard_cache
 from pipelines.tasks import run_on_actors
 
 VERSION = 2
-GRID, PARTS, CODES = "grid.png", "parts", "codes.json"
+GRID, CODES = "grid.png", "codes.json"
 GRID_FACES = 8
 
 
@@ -88,7 +88,10 @@ def evaluate(run: Run, contender: Contender, benchmarks: Sequence[Benchmark]) ->
 
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
         parts = {
-            benchmark.name: divide(benchmark, folder / PARTS, reconstruct=isinstance(contender, OurModel))
+            # what restoration could reach is for those who train, and costs as much as restoring
+            benchmark.name: divide(
+                benchmark, folder, reconstruct=benchmark.name == VALIDATION and isinstance(contender, OurModel)
+            )
             for benchmark in benchmarks
         }
         _run_parts(run, contender, available, parts)

@@ -28,9 +28,15 @@ from pipelines.steps import write_aside
 
 IMAGES = 16
 """In a part: some half a minute of a CPU's work at 512 pixels."""
+PARTS = "parts"
 ABOUT = b"daefr"
 FEATURES, THUMBNAIL = "features:", "thumbnail:"
 THUMBNAILS = ("lq", "hq", "restored")
+
+
+def part_path(folder: Path, benchmark: str, number: int) -> tuple[Path, int]:
+    """Return the file in an evaluation's folder that has the image of that number, and its row there."""
+    return folder / PARTS / benchmark / f"{number // IMAGES:06d}.parquet", number % IMAGES
 
 
 class PartAbout(Settings):
@@ -51,10 +57,10 @@ class Part:
 
 
 def divide(benchmark: Benchmark, folder: Path, *, reconstruct: bool) -> list[Part]:
-    """Divide a benchmark into parts, the same ones whatever evaluates them."""
+    """Divide a benchmark into parts below an evaluation's folder, the same ones whatever evaluates them."""
     return [
         Part(
-            folder / benchmark.name / f"{start // IMAGES:06d}.parquet",
+            part_path(folder, benchmark.name, start)[0],
             benchmark.items[start : start + IMAGES],
             benchmark.shards,
             reconstruct,

@@ -26,3 +26,13 @@ def check(config: RunConfig) -> None:
             find_vgg16(training.perceptual.vgg16)
         if isinstance(training, AutoencoderTraining) and training.identity.weight:
             find_arcface(training.identity.arcface)
+
+
+def remark(config: RunConfig) -> str | None:
+    """Say which stages train without the perceptual term, which the method has; None where all have it."""
+    without = [
+        name
+        for name in STAGES
+        if isinstance(training := config.stages.of(name), AutoencoderTraining) and not training.perceptual.weight
+    ]
+    return f"without the perceptual term, as perceptual.weight=0: {', '.join(without)}" if without else None

@@ -82,14 +82,16 @@ class Board:
         """Begin with nothing done."""
         self._done, self._note, self._lines = 0, "", list[str]()
         self._running = self._stopping = False
+        self._idle_since = time.time()
 
-    def begin(self) -> None:
-        """Note that the work has begun."""
+    def begin(self) -> float:
+        """Note that the work has begun; return since when nobody worked, as `time.time` tells it."""
         self._running = True
+        return self._idle_since
 
     def lose(self, line: str) -> None:
         """Note that nobody works now, and have the driver say why."""
-        self._running = False
+        self._running, self._idle_since = False, time.time()
         self._lines.append(line)
 
     def write(self, done: int, note: str) -> None:
@@ -115,16 +117,21 @@ class Board:
 
 
 @contextmanager
-def follow(board: Any, shown: Bar, while_nobody_works: Callable[[float], None]) -> Iterator[None]:
+def follow(
+    board: Any, shown: Bar, while_nobody_works: Callable[[float], None], stop_when: threading.Event
+) -> Iterator[None]:
     """Show what is written on `board`, a handle of a `Board` actor, while the block runs.
 
-    `while_nobody_works` is called each second with the seconds since anybody did.
+    `while_nobody_works` is called each second with the seconds since anybody did; when `stop_when` is set, the work is
+    asked to end.
     """
     stop = threading.Event()
     worked = time.monotonic()
 
     def show() -> None:
         nonlocal worked
+        if stop_when.is_set():
+            board.stop.remote()
         reading = ray.get(board.read.remote(), timeout=10)
         for line in reading.lines:
             say(line)

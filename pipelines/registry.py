@@ -1,7 +1,9 @@
 """Model versions: a trained stage is registered as ``candidate``; `pipelines.promotion` moves ``champion``."""
 
 import re
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -23,8 +25,24 @@ CANDIDATE = "candidate"
 CHAMPION = "champion"
 PREVIOUS = "previous"
 
-_FOLDER = "checkpoint"
+INSIDE = "daefr.checkpoint"
+"""The tag of a version that says where in its directory the checkpoint is; without it, the directory is one."""
+
+_CHECKPOINT, _PACKAGE = "checkpoint", "model"
 _ADDRESS = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<number>\d+))")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A directory that MLflow can serve, the checkpoint's place in it, and what people are told of it."""
+
+    folder: str
+    checkpoint: str = ""
+    description: str | None = None
+
+
+Pack = Callable[[Path, Path], Package]
+"""Makes a package: (a checkpoint directory, a folder that does not exist yet) -> the package in that folder."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +70,18 @@ class Version:
 
 
 def register(
-    tracking: Tracking, stage: str, checkpoint_dir: Path, run_id: str, *, fingerprint: str, tags: dict[str, str]
+    tracking: Tracking,
+    stage: str,
+    checkpoint_dir: Path,
+    run_id: str,
+    *,
+    fingerprint: str,
+    tags: dict[str, str],
+    pack: Pack | None = None,
 ) -> Version:
     """Upload a checkpoint as artifacts of its run and make it the candidate of its stage.
 
+    With `pack`, what is uploaded is the directory that it makes around the checkpoint, which MLflow can serve.
     Registering a fingerprint again uploads nothing: it returns the version that exists, as the candidate.
 
     Raises:
@@ -71,18 +97,41 @@ def register(
     if found:
         registered = found[0]
     else:
-        client.log_artifacts(run_id, str(checkpoint_dir), _FOLDER)
-        # The run's own artifact URI, not "runs:/": it is what a loader can open without asking the server again.
-        source = f"{client.get_run(run_id).info.artifact_uri}/{_FOLDER}"
-        registered = client.create_model_version(name, source, run_id=run_id, tags={**tags, FINGERPRINT: fingerprint})
+        uploaded = _upload(client, checkpoint_dir, run_id, pack)
+        own = {FINGERPRINT: fingerprint} | ({INSIDE: uploaded.checkpoint} if uploaded.checkpoint else {})
+        registered = client.create_model_version(
+            name, uploaded.folder, run_id=run_id, tags={**tags, **own}, description=uploaded.description
+        )
     client.set_registered_model_alias(name, CANDIDATE, str(registered.version))
     return _version(registered)
+
+
+def _upload(client: MlflowClient, checkpoint_dir: Path, run_id: str, pack: Pack | None) -> Package:
+    """Upload a checkpoint, or the package around it; return that, with its folder as a URI."""
+    # The run's own artifact URI, not "runs:/": it is what a loader can open without asking the server again.
+    place = client.get_run(run_id).info.artifact_uri
+    if pack is None:
+        client.log_artifacts(run_id, str(checkpoint_dir), _CHECKPOINT)
+        return Package(f"{place}/{_CHECKPOINT}")
+    # beside the checkpoint, as there is room for one
+    with tempfile.TemporaryDirectory(dir=checkpoint_dir.parent) as scratch:
+        packed = pack(checkpoint_dir, Path(scratch) / _PACKAGE)
+        client.log_artifacts(run_id, packed.folder, _PACKAGE)
+    return replace(packed, folder=f"{place}/{_PACKAGE}")
 
 
 def champion(tracking: Tracking, stage: str) -> Version | None:
     """Return the version in service of this stage, if one was ever promoted."""
     number = (_aliases(tracking.client, MODELS[stage]) or {}).get(CHAMPION)
     return None if number is None else version(tracking, stage, number)
+
+
+def rival(tracking: Tracking, stage: str, number: int) -> Version | None:
+    """Return what a version is compared with: the champion, or where it is that itself, the one that it replaced."""
+    aliases = _aliases(tracking.client, MODELS[stage]) or {}
+    others = (aliases.get(alias) for alias in (CHAMPION, PREVIOUS))
+    found = next((other for other in others if other not in (None, number)), None)
+    return None if found is None else version(tracking, stage, found)
 
 
 def version(tracking: Tracking, stage: str, number: int) -> Version:
@@ -166,7 +215,9 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, int] | None:
 
 
 def _version(found: ModelVersion) -> Version:
-    return Version(found.name, int(found.version), str(found.source), found.run_id or "", dict(found.tags))
+    tags = dict(found.tags)
+    source = f"{found.source}/{tags[INSIDE]}" if INSIDE in tags else str(found.source)
+    return Version(found.name, int(found.version), source, found.run_id or "", tags)
 
 
 def _listed(items: list[str] | list[int]) -> str:

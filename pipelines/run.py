@@ -26,8 +26,8 @@ class Run:
     workdir: Path
     tracking: Tracking
     parent: str
-    only: str | None = None
-    """The one step that may be executed; all others must be committed. None allows every step."""
+    only: tuple[str, ...] | None = None
+    """The steps that may be executed; all others must be committed. None allows every step."""
 
     def step(
         self,
@@ -50,7 +50,7 @@ class Run:
             parent=self.parent,
             work=work,
             say=say,
-            allowed=self.only in (None, name),
+            allowed=self.only is None or name in self.only,
             holds=holds,
         )
 
@@ -60,7 +60,7 @@ class Run:
 
 
 @contextmanager
-def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[Run]:
+def open_run(config: RunConfig, name: str, only: tuple[str, ...] | None = None) -> Iterator[Run]:
     """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
     workdir = open_workdir(config.workdir)
     tracking = open_tracking(config, workdir)

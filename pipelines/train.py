@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipelines import cluster, registry
 from pipelines.errors import StepFailedError
 from pipelines.progress import Board, say
 from pipelines.promotion import lineage, validation
+from pipelines.pyfunc.package import pack
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
@@ -89,6 +91,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             folder / CHECKPOINT,
             run_id,
             fingerprint=checkpoint,
+            pack=partial(pack, run.config.data.places("faces")) if name == "restoration" else None,
             tags={
                 **validation.tags(measured, manifest, training),
                 "daefr.dataset": dataset.as_input().digest,

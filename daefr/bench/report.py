@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="by default as suits the device")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="likewise")
+    parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, help="likewise")
     parser.add_argument("--autocast", choices=("bfloat16", "off"), help="likewise")
 
 
@@ -75,7 +76,12 @@ def _case(name: CaseName, options: argparse.Namespace) -> Case:
         )
     except ValidationError as error:
         raise UserError("; ".join(problem["msg"] for problem in error.errors())) from None
-    speed = Speed(channels_last=options.channels_last, autocast=options.autocast, compile=options.compile)
+    speed = Speed(
+        channels_last=options.channels_last,
+        autocast=options.autocast,
+        compile=options.compile,
+        keep_memory=options.keep_memory,
+    )
     return Case(name, network, options.restore_batch if restore else options.batch, options.device, speed)
 
 

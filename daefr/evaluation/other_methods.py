@@ -21,6 +21,7 @@ TITLES: dict[MethodName, str] = {"gfpgan": "GFP-GAN", "restoreformer": "RestoreF
 EXTRA = "spandrel_extra_arches"
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 SIDE = 512
+TRAINED = "vqvae."
 
 
 class OtherMethod:
@@ -61,7 +62,8 @@ class OtherMethod:
         if method == "codeformer":
             importlib.import_module(EXTRA).install(ignore_duplicates=True)
         try:
-            found = ModelLoader().load_from_file(weights)
+            loader = ModelLoader()
+            found = loader.load_from_state_dict(_without_training(loader.load_state_dict_from_file(weights)))
         except Exception as error:  # a damaged or hostile file makes its readers raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"{weights} does not hold the weights of {TITLES[method]}: {reason}") from None
@@ -82,3 +84,9 @@ class OtherMethod:
             # its own call: spandrel's scales images as not all of these networks want them
             restored: Tensor = self._network(to_tensor(image)[None].to(self._device))[0]
         return restored[0]
+
+
+def _without_training(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the network out of a training's checkpoint, as RestoreFormer's authors released it."""
+    inner = {name.removeprefix(TRAINED): each for name, each in weights.items() if name.startswith(TRAINED)}
+    return inner or weights

@@ -52,6 +52,7 @@ class Kind:
         of_set: whether a figure returns features instead, (B, F), and only all images together have a value.
         least: the shortest side in pixels for which it is defined.
         unit: of its figures.
+        higher: whether higher is better.
         files: what it needs.
 
     """
@@ -61,6 +62,7 @@ class Kind:
     of_set: bool = False
     least: int = 1
     unit: str = ""
+    higher: bool = False
     files: tuple[Published, ...] = ()
 
 
@@ -109,11 +111,16 @@ def _lmd(setup: Setup) -> Figures:
 
 
 KINDS: dict[MeasureName, Kind] = {
-    "psnr": Kind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB"),
-    "ssim": Kind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW),
+    "psnr": Kind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB", higher=True),
+    "ssim": Kind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW, higher=True),
     "lpips": Kind(_lpips, needs_target=True, least=16, files=(VGG16,)),
     "fid": Kind(_fid, needs_target=False, of_set=True, files=(INCEPTION, FFHQ_STATISTICS)),
     "niqe": Kind(_niqe, needs_target=False, least=BLOCK, files=(NIQE_MODEL,)),
     "ida": Kind(_ida, needs_target=True, unit="rad", files=(ARCFACE,)),
     "lmd": Kind(_lmd, needs_target=True, unit="px", files=(AWING_FAN,)),
 }
+
+
+def higher_is_better(figure: str) -> bool:
+    """Tell whether a higher figure is the better one."""
+    return any(figure == name and kind.higher for name, kind in KINDS.items())

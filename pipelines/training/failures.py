@@ -8,7 +8,7 @@ import ray
 from ray.train import ControllerError, TrainingFailedError, UserCallback, WorkerGroupError
 
 from daefr.errors import UserError
-from daefr.training.loop import NonFiniteLossError
+from daefr.training.errors import NonFiniteLossError, StoppedError
 from pipelines.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
 
@@ -28,7 +28,7 @@ class GiveUpEarly(UserCallback):  # type: ignore[misc]  # Ray has no types
         """Raise what ends the training. Ray calls this with the errors of the ranks that have failed."""
         rank, error = first_cause(worker_exceptions)
         told = describe(rank, error)
-        if isinstance(error, UserError | NonFiniteLossError):
+        if isinstance(error, UserError | NonFiniteLossError | StoppedError):
             raise error
         if isinstance(error, OSError) and error.errno in _LASTING:
             raise StepFailedError(told)

@@ -1,11 +1,14 @@
 """Running a training in Ray Train, from the driver."""
 
 from contextlib import suppress
+from typing import Any
 
 import ray.train
+import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipelines import cluster
+from daefr.memory import KEEP_FREED_MEMORY
+from pipelines import cluster, termination
 from pipelines.config import StageCompute
 from pipelines.progress import bar, follow, say
 from pipelines.training.failures import RAY_ERRORS, GiveUpEarly, translate
@@ -41,15 +44,27 @@ def fit(job: Job) -> dict[str, float]:
             name=name,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
             callbacks=[GiveUpEarly(job.stage, job.board)],
+            worker_runtime_env=_environment(job),
         ),
     )
     try:
         idle = TellIdle(job)
-        with bar(job.stage, job.training.last_step, "steps") as shown, follow(job.board, shown, idle):
+        with (
+            termination.training(),
+            bar(job.stage, job.training.last_step, "steps") as shown,
+            follow(job.board, shown, idle, stop_when=termination.requested),
+        ):
             measured: dict[str, float] = trainer.fit().return_value
     except RAY_ERRORS as error:
+        if termination.requested.is_set():
+            raise termination.TerminatedError from error
         raise translate(job.stage, error) from error
     return measured
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    device = torch.device("cuda" if job.compute.gpu else "cpu")
+    return {"env_vars": KEEP_FREED_MEMORY} if job.training.speed.on(device).keep_memory else {}
 
 
 class TellIdle:

@@ -18,21 +18,25 @@ from pipelines import registry
 from pipelines.registry import Version
 from pipelines.training.job import Job
 from pipelines.training.reporter import RayReporter
+from pipelines.training.startup import Startup
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, float]:
     """Train on one rank, from the newest checkpoint that is whole, and return the last validation."""
     job: Job = settings["job"]
+    startup = Startup(ray.get(job.board.begin.remote()))
+    startup.reached("workers")
     torch.set_num_threads(max(1, int(job.compute.cpus)))
     stage = build_stage(job.stage, job.network, job.training, job.seed)
-    job.board.begin.remote()
-    with tempfile.TemporaryDirectory() as scratch, RayReporter(job) as reporter, _latest(job) as resume:
+    startup.reached("building")
+    with tempfile.TemporaryDirectory() as scratch, RayReporter(job, startup) as reporter, _latest(job) as resume:
         if resume is not None:
             reporter.resume(resume.path)
         elif job.start is not None:
             continue_from(stage, _fetch(job, job.start, scratch))
         elif job.upstream:
             start_from(stage, {name: _fetch(job, version, scratch) for name, version in job.upstream.items()})
+        startup.reached("loading")
         return train(
             stage,
             job.training,

@@ -22,7 +22,7 @@ from pathlib import Path
 from daefr.checkpoint import MODEL
 from daefr.data.shards import file_digest
 from tests.e2e.command import ROOT, command, environment
-from tests.e2e.nodes import Nodes, children, start_cluster
+from tests.e2e.nodes import Nodes, start_cluster, training_processes
 
 CONFIG = Path(__file__).with_name("chaos.yaml")
 STAGES = ("hq_codebook", "lq_codebook", "association", "restoration")
@@ -93,7 +93,7 @@ class Disturbed:
     def _kill(self, what: str) -> bool:
         stage, reached = progress(self.workdir)
         if what == "worker":
-            workers = [process for node in self.nodes.workers for process in training(node.process.pid)]
+            workers = [process for node in self.nodes.workers for process in training_processes(node.process.pid)]
             if not workers:
                 return False
             os.kill(self.random.choice(workers), signal.SIGKILL)
@@ -178,19 +178,6 @@ def progress(workdir: Path) -> tuple[str, int]:
         return "none", 0
     path = max(found)[1]
     return path.parents[1].name.rpartition("-")[0], int(path.name.rpartition("-")[2])
-
-
-def training(node: int) -> list[int]:
-    """Return the processes of a node that train."""
-    found = []
-    for process in children(node):
-        try:
-            title = Path(f"/proc/{process}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if title.startswith(b"ray::RayTrainWorker"):
-            found.append(process)
-    return found
 
 
 def digests(workdir: Path) -> dict[str, str]:

@@ -164,3 +164,16 @@ def children(process: int) -> list[int]:
         found += mine
         waiting += mine
     return found
+
+
+def training_processes(process: int) -> list[int]:
+    """Return the descendants of a process that are workers of a training."""
+    found = []
+    for child in children(process):
+        try:
+            title = Path(f"/proc/{child}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if title.startswith(b"ray::RayTrainWorker"):
+            found.append(child)
+    return found
