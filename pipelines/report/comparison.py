@@ -17,6 +17,7 @@ from pipelines.figures import FIGURES, BenchmarkSummary, Summary, read_figures, 
 from pipelines.parts import THUMBNAIL, THUMBNAILS, part_path
 from pipelines.report.published import published
 from pipelines.steps import Committed
+from pipelines.tables import group_by_problem
 
 # the paper's order
 COLUMNS = ("fid", "lpips", "lpips_01", "niqe", "ida", "lmd", "psnr", "ssim")
@@ -134,7 +135,8 @@ class BenchmarkReport:
     ranked_by: str | None
     faces: dict[str, list[Strip]]
     problems: list[tuple[str, str]]
-    unavailable: dict[str, str]
+    unavailable: dict[str, list[str]]
+    """Measures, by the reason."""
 
 
 def compare(
@@ -155,11 +157,7 @@ def compare(
         ranked_by=ranked_by,
         faces={} if ranked_by is None else _faces(name, ranked_by, candidate, champion),
         problems=_problems(name, candidate),
-        unavailable={
-            measure: figure.problem
-            for measure, figure in found.figures.get("restored", {}).items()
-            if figure.value is None
-        },
+        unavailable=group_by_problem(found.figures.get("restored", {})),
     )
 
 
@@ -253,7 +251,9 @@ def _faces(name: str, measure: str, candidate: Evaluation, champion: Evaluation 
         if champion is not None:
             before = champion.thumbnails(name, image) if image in theirs else {}
             shown["champion"] = before.get("restored")
-        shown |= {"restored" if champion is None else "candidate": pictures.get("restored"), "HQ": pictures.get("hq")}
+        shown["restored" if champion is None else "candidate"] = pictures.get("restored")
+        if "hq" in pictures:
+            shown["HQ"] = pictures["hq"]
         caption = f"{measure.upper()} {figures[image]:.3f}"
         return Strip(image, shown, caption + (f" ({changes[image]:+.3f})" if image in changes else ""))
 
