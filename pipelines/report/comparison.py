@@ -144,7 +144,7 @@ def compare(
 ) -> BenchmarkReport:
     """Gather what there is to tell of one benchmark. `champion` and `others` are of the same images."""
     found = candidate.summary.benchmarks[name]
-    rows = _rank([*_published(name), *_rows(name, candidate, champion, others)])
+    rows = rank([*_published(name), *_rows(name, candidate, champion, others)])
     measures = [measure for measure in COLUMNS if any(measure in row.values for row in rows)]
     ranked_by = next((measure for measure in RANKING if measure in _values(found, "restored")), None)
     return BenchmarkReport(
@@ -185,7 +185,7 @@ def _values(found: BenchmarkSummary, subject: Literal["lq", "hq_codebook", "rest
     return {name: figure.value for name, figure in found.figures.get(subject, {}).items() if figure.value is not None}
 
 
-def _rank(rows: Sequence[Row]) -> list[Row]:
+def rank(rows: Sequence[Row]) -> list[Row]:
     """Mark the best of each measure: among what was measured here, and among what was published."""
     for group in (COMPETING, ("published",)):
         competing = [row for row in rows if row.kind in group and row.label != "Input"]
