@@ -30,7 +30,9 @@ class Gate(Settings):
 
     metric: str = Field(description="Such as validation_loss, dead_codes (a share of all), lpips or ida.")
     direction: Literal["lower", "higher"] | None = Field(None, description="Which is better.")
-    minimum: NonNegativeFloat | None = Field(None, description="Better than the champion by more than this.")
+    minimum: NonNegativeFloat | None = Field(
+        None, description="Better than the champion by more than this, and by more than rounding."
+    )
     tolerance: NonNegativeFloat | None = Field(None, description="Worse than the champion by no more than this.")
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="How sure that must be, by a paired bootstrap over the images; by default, of the mean alone."

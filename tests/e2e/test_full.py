@@ -171,5 +171,25 @@ def test_a_stage_can_start_from_a_checkpoint_and_take_it_as_it_is(finished: Fini
     assert all(torch.equal(tensor, load_checkpoint(start).tensors()[name]) for name, tensor in ours.tensors().items())
 
 
+def test_a_stage_can_go_on_from_a_champion_or_from_a_released_checkpoint(
+    finished: Finished, workdir: Path, tmp_path: Path
+) -> None:
+    assert finished.code == 0, finished.err
+    four = ("train", workdir, "--stage", "hq_codebook", "stages.hq_codebook.steps=4")
+    trained = run(*four, "stages.hq_codebook.start=models:/daefr-hq-codebook@champion")
+    assert trained.code == 0, trained.err
+    version = _client(workdir).get_model_version_by_alias("daefr-hq-codebook", "candidate")
+    assert version.tags["daefr.start"] == "models:/daefr-hq-codebook/1"
+
+    champion = str(_step(workdir, "hq_codebook") / "checkpoint")
+    assert daefr(["export", champion, str(tmp_path / "released.ckpt")]) == 0
+    assert daefr(["import", str(tmp_path / "released.ckpt"), str(tmp_path / "hq"), "--kind", "hq_codebook"]) == 0
+    from_release = run(*four, f"stages.hq_codebook.start={tmp_path / 'hq'}")
+    assert from_release.code == 0, from_release.err
+    ours, theirs = (load_checkpoint(_last_line(result, "model")) for result in (from_release, trained))
+    for name, tensor in theirs.tensors().items():
+        assert torch.equal(tensor, ours.tensors()[name]), "both began with the same weights"
+
+
 def _client(workdir: Path) -> MlflowClient:
     return MlflowClient(tracking_uri=f"sqlite:///{workdir}/mlflow.db")
