@@ -26,7 +26,7 @@ def _lines(name: str, found: BenchmarkSummary) -> Iterator[str]:
     yield f"{'':>12}" + "".join(f" {TITLES.get(measure, measure.upper()):>10}" for measure in held)
     for subject in SUBJECTS:
         if subject in found.figures:
-            cells = (_cell(found.figures[subject][measure].value) for measure in held)
+            cells = (_cell(measure, found.figures[subject][measure].value) for measure in held)
             yield f"{subject.replace('_', ' '):>12}" + "".join(f" {cell:>10}" for cell in cells)
     for problem, lacking in group_by_problem(found.figures.get("restored", {})).items():
         yield f"{', '.join(lacking)} unavailable: {problem}"
@@ -41,5 +41,7 @@ def group_by_problem(figures: Mapping[str, MeasuredFigure]) -> dict[str, list[st
     return groups
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _cell(measure: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if measure == "psnr" else f"{value:.3f}"
