@@ -268,10 +268,18 @@ def _problems(name: str, candidate: Evaluation) -> list[tuple[str, str]]:
 
 
 def on_the_same_images(name: str, candidate: Evaluation, found: Sequence[Evaluation]) -> list[Evaluation]:
-    """Return those of `found` that saw the same images of a benchmark under the same protocol, the newest a label."""
+    """Return those of `found` whose figures compare, the newest of each label.
+
+    They saw the same images of a benchmark, at the same resolution, under the same protocol.
+    """
     newest: dict[str, Evaluation] = {}
     for other in sorted(found, key=lambda each: each.committed.manifest.finished):
         same = other.benchmark_digest(name) == candidate.benchmark_digest(name)
-        if same and other.contender != candidate.contender and other.summary.protocol == candidate.summary.protocol:
+        if same and other.contender != candidate.contender and _compare(candidate.summary, other.summary):
             newest[other.summary.subject] = other
     return list(newest.values())
+
+
+def _compare(one: Summary, other: Summary) -> bool:
+    sides = {summary.resolution for summary in (one, other)} - {None}
+    return one.protocol == other.protocol and len(sides) <= 1
