@@ -41,6 +41,8 @@ def restore(run: Run, source: str, target: str) -> list[str]:
     source, target = _place(source, "IN"), _place(target, "OUT")
     if f"{target}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target}/"):
         raise UserError(f"IN={source} and OUT={target} lie within one another: give places apart")
+    if not is_address(target) and Path(target).exists() and not Path(target).is_dir():
+        raise UserError(f"OUT={target} is a file: give a folder")
     done = _restored(run, source, target)
     counts = done.manifest.outputs["counts"]
     told = ", ".join(f"{counts[status]} {status}" for status in ("restored", "no face", "failed"))

@@ -1,5 +1,6 @@
 """Nodes of a Ray cluster as processes of this machine, sharing neither ports nor files with any other cluster on it."""
 
+import json
 import os
 import secrets
 import shutil
@@ -57,7 +58,7 @@ class Nodes:
     variables: Mapping[str, str]
     files: str
     environment: Mapping[str, str]
-    head: Node = field(init=False)
+    head: Node | None = None
     workers: list[Node] = field(default_factory=list)
 
     @property
@@ -84,6 +85,24 @@ class Nodes:
         self.workers.append(self._start(cpus, f"--address={self.address}"))
         return self.workers[-1]
 
+    def drain(self, seconds: int) -> Node:
+        """Announce the end of the node that was added last, as a spot machine does; return it, to be killed."""
+        listed = subprocess.run(
+            [BIN / "ray", "list", "nodes", "--address", self.jobs, "--format", "json", "--filter", "state=ALIVE"],
+            env=self.environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        node = max(
+            (node for node in json.loads(listed.stdout) if not node["is_head_node"]),
+            key=lambda node: int(node["start_time_ms"]),
+        )
+        subprocess.run(
+            [BIN / "ray", "drain-node", "--address", self.address, "--node-id", node["node_id"],
+             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds",
+             str(seconds)],
+            env=self.environment, check=True, capture_output=True,
+        )  # fmt: skip
+        return self.workers.pop()
+
     def _start(self, cpus: int, *options: str) -> Node:
         common = [f"--num-cpus={cpus}", "--object-store-memory=200000000", "--disable-usage-stats"]
         command = [BIN / "ray", "start", "--block", *common, f"--dashboard-agent-listen-port={free_port()}", *options]
@@ -104,7 +123,7 @@ class Nodes:
                 with urllib.request.urlopen(wanted, timeout=10):
                     return
             except OSError:
-                assert self.head.process.poll() is None, "the head node did not start"
+                assert self.head and self.head.process.poll() is None, "the head node did not start"
                 time.sleep(1)
         raise AssertionError("the head node takes no job")
 
@@ -143,7 +162,7 @@ def start_cluster(cpus: int, token: bool = True, environment: Mapping[str, str] 
         yield nodes
     finally:
         for node in [*nodes.workers, nodes.head]:
-            if node.process.poll() is None:
+            if node and node.process.poll() is None:
                 node.stop()
         shutil.rmtree(files, ignore_errors=True)
 

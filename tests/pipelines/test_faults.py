@@ -94,7 +94,7 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint_that_is_whole(
     assert meanwhile.acted
     told = capfd.readouterr().err
     assert "it goes on from its last checkpoint" in told
-    assert "is damaged: model.safetensors does not have the digest of its manifest: the one before it is used" in told
+    assert "is damaged: model.safetensors does not have the digest of its manifest: one before it is used" in told
     undisturbed = _train(tmp_path, *STEPS)
     assert file_digest(disturbed.folder / "checkpoint" / MODEL) == file_digest(
         undisturbed.folder / "checkpoint" / MODEL

@@ -73,14 +73,20 @@ def _results(ledger: Ledger) -> dict[str, str]:
 
 
 def test_inputs_whose_results_would_be_one_keep_their_suffixes(ledger: Ledger) -> None:
-    names = ["a/x.jpg", "a/x.webp", "X.png", "x.bmp", "x.bmp.jpg", "y.jpg"]
+    names = ["a/x.jpg", "a/x.webp", "X.png", "x.bmp", "x.bmp.jpg", "y.jpg", "a.b/no suffix", "z.", "ä.JPG"]
     ledger.plan(map(_file, names), _result)
     assert _results(ledger) == {
         "a/x.jpg": "a/x.jpg.png", "a/x.webp": "a/x.webp.png", "X.png": "X.png.png", "x.bmp": "x.bmp.png",
         "x.bmp.jpg": "x.bmp.jpg.png", "y.jpg": "y.png",
+        "a.b/no suffix": "a.b/no suffix.png", "z.": "z..png", "ä.JPG": "ä.png",
     }  # fmt: skip
     of_the_command = result_names([PurePosixPath(name) for name in names])
     assert _results(ledger) == {str(name): str(result) for name, result in of_the_command.items()}
+
+
+def test_a_result_lies_below_its_place_whatever_its_object_is_called(ledger: Ledger) -> None:
+    ledger.plan(map(_file, ["/etc/x.jpg", "//y.jpg"]), _result)
+    assert _results(ledger) == {"/etc/x.jpg": "etc/x.png", "//y.jpg": "y.png"}
 
 
 def test_a_result_of_another_name_is_made_again(ledger: Ledger) -> None:

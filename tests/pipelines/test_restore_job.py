@@ -151,7 +151,7 @@ def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
 def test_a_killed_job_goes_on(crops: Path, model: Path, of_the_command: dict[str, bytes], tmp_path: Path) -> None:
     out, run = tmp_path / "out", tmp_path / "run"
     arguments = [str(crops), str(out), "--model", str(model), "--aligned", "compute.restore.images=2"]
-    kill_when(lambda: len(list(out.rglob("*.png"))) > 9, "restore", run, *arguments)
+    kill_when(lambda: len(list(out.rglob("*.png"))) > 39, "restore", run, *arguments)
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     with pytest.raises(StepFailedError, match="98 restored"):
         _restore(run, crops, out, model, "restore.aligned=true", "compute.restore.images=2")
@@ -244,6 +244,7 @@ def test_photographs_with_the_champion_are_restored_or_copied(model: Path, tmp_p
     "mistake",
     [
         ("nowhere", "out", [], "IN=.*nowhere is not a folder"),
+        ("CROPS", __file__, [], "test_restore_job.py is a file: give a folder"),
         ("CROPS", "CROPS/out", [], "lie within one another"),
         ("CROPS", "s3://Not_A_Bucket", [], "OUT: an S3 address is s3://bucket/prefix"),
         ("CROPS", "/proc/out", ["restore.aligned=true"], "/proc/out/.* cannot be written"),
