@@ -1,14 +1,23 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
+from daefr.errors import UserError
 from daefr.faces import find_detector
 from daefr.losses.identity import find_arcface
 from daefr.losses.perceptual import find_vgg16
 from daefr.stages.config import AutoencoderTraining
+from pipelines.benchmarks import check_places
 from pipelines.config import STAGES, RunConfig
 
 
 def check(config: RunConfig) -> None:
-    """Find, or download, every weights file that a step needs; raises `UserError` when one cannot be had."""
+    """Find, or download, every weights file that a step needs, and the places of the benchmarks; raises `UserError`.
+
+    Measures that cannot be had stop nothing: the figures say so.
+    """
+    check_places(config.evaluation.benchmarks)
+    for path in (config.evaluation.weights, config.evaluation.fid_statistics):
+        if path is not None and not path.exists():
+            raise UserError(f"{path}, which the evaluation should use, is not there")
     if config.data.align:
         find_detector(config.data.detector)
     for name in STAGES:
@@ -17,3 +26,13 @@ def check(config: RunConfig) -> None:
             find_vgg16(training.perceptual.vgg16)
         if isinstance(training, AutoencoderTraining) and training.identity.weight:
             find_arcface(training.identity.arcface)
+
+
+def remark(config: RunConfig) -> str | None:
+    """Say which stages train without the perceptual term, which the method has; None where all have it."""
+    without = [
+        name
+        for name in STAGES
+        if isinstance(training := config.stages.of(name), AutoencoderTraining) and not training.perceptual.weight
+    ]
+    return f"without the perceptual term, as perceptual.weight=0: {', '.join(without)}" if without else None

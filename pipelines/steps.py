@@ -5,8 +5,10 @@ named after that fingerprint, and its `manifest.json` last. A step whose manifes
 was interrupted finds its own folder again. Resuming, caching and lineage are all this rule.
 """
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -146,6 +148,16 @@ def find(folder: Path) -> Committed | None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename: `path` is whole or as it was."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with write_aside(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; once the block is done, `path` is that file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

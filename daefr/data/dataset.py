@@ -85,6 +85,10 @@ class FaceDataset(Dataset[Batch]):
             sample["hq" if part == "hq" else "lq"] = to_tensor(image[:, ::-1] if flip else image)
         return sample
 
+    def name(self, position: Position) -> str:
+        """Return the key of a sample."""
+        return self._reader(position.shard).key(position.sample)
+
     def _read(self, position: Position, part: Part, choice: float) -> Image:
         reader = self._reader(position.shard)
         if part == "hq":

@@ -30,7 +30,7 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
     image that has more is not decoded: a file of some kilobytes can pose as terabytes. Raises `ValueError` for that,
     and when the bytes are no image.
     """
-    if max_pixels is not None and _pixels(data) > max_pixels:
+    if max_pixels is not None and count_pixels(data) > max_pixels:
         raise ValueError(f"too many pixels: more than {max_pixels}")
     return np.asarray(_decode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
 
@@ -53,8 +53,8 @@ def _decode(data: bytes, flags: int) -> npt.NDArray[Any]:
     return image
 
 
-def _pixels(data: bytes) -> int:
-    """Return how many pixels an image says it has, without decoding it."""
+def count_pixels(data: bytes) -> int:
+    """Return how many pixels an image says it has, without decoding it. Raises `ValueError` when it is none."""
     try:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width * image.height
@@ -72,6 +72,14 @@ def encode_png(image: Image) -> bytes:
     """
     options = [cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]
     ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not ok:
+        raise ValueError(f"could not encode an image of shape {image.shape}")
+    return data.tobytes()
+
+
+def encode_webp(image: Image, quality: int = 90) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as WebP, for people to look at."""
+    ok, data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
     if not ok:
         raise ValueError(f"could not encode an image of shape {image.shape}")
     return data.tobytes()
@@ -114,6 +122,13 @@ def shrink(image: Image, side: int) -> Image:
     if image.shape[0] == side and image.shape[1] == side:
         return image
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def fit(image: Image, side: int) -> Image:
+    """Resize a square image to (side, side, 3): by area averaging to a smaller one, bilinearly to a larger one."""
+    if image.shape[0] >= side:
+        return shrink(image, side)
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ def as_fed(images: Tensor, protocol: Protocol, *, centered: bool) -> Tensor:
 def exact_convolutions() -> AbstractContextManager[None]:
     """Return a context in which a GPU's convolutions keep float32's 24 bits, of which TF32 would drop 13.
 
-    SSIM subtracts averages that are nearly equal; what is left of TF32 then is noise.
+    So the networks of the measures see the same on every device.
     """
     context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return context

@@ -3,11 +3,12 @@
 from daefr.restore.files import Outcome, Wanted, list_files, restore_files, result_names, side_by_side
 from daefr.restore.model import FOR_RESTORING
 from daefr.restore.photograph import ImageError, Photograph, Source, read_photograph
-from daefr.restore.restorer import Restoration, RestoredFace, Restorer
+from daefr.restore.restorer import Opened, Restoration, RestoredFace, Restorer
 
 __all__ = [
     "FOR_RESTORING",
     "ImageError",
+    "Opened",
     "Outcome",
     "Photograph",
     "Restoration",

@@ -19,6 +19,7 @@ from daefr.restore.restorer import Restoration, Restorer
 
 Status = Literal["restored", "no face", "skipped", "failed"]
 P = TypeVar("P", bound=PurePath)
+Key = TypeVar("Key")
 
 SETTINGS = ".restore.json"
 """In a folder of results: what they were made with."""
@@ -97,7 +98,7 @@ def restore_files(
             missing.append(path)
         else:
             yield Outcome(path, "skipped", done)
-    for group in _groups(_read_ahead(missing), batch):
+    for group in in_groups(_read_ahead(missing), batch):
         restorations = restorer.restore_all(
             [photograph for _, photograph in group if isinstance(photograph, Photograph)],
             aligned=wanted.aligned,
@@ -179,11 +180,11 @@ def _read(path: Path) -> Photograph | ImageError:
         return error
 
 
-def _groups(
-    photographs: Iterable[tuple[Path, Photograph | ImageError]], size: int
-) -> Iterator[list[tuple[Path, Photograph | ImageError]]]:
+def in_groups(
+    photographs: Iterable[tuple[Key, Photograph | ImageError]], size: int
+) -> Iterator[list[tuple[Key, Photograph | ImageError]]]:
     """Put up to `size` photographs together, or fewer large ones."""
-    group: list[tuple[Path, Photograph | ImageError]] = []
+    group: list[tuple[Key, Photograph | ImageError]] = []
     pixels = 0
     for path, photograph in photographs:
         more = photograph.pixels[..., 0].size if isinstance(photograph, Photograph) else 0
@@ -199,12 +200,12 @@ def _groups(
 def _write(source: Path, result: Path, restoration: Restoration | ImageError, wanted: Wanted) -> Outcome:
     if isinstance(restoration, ImageError):
         return Outcome(source, "failed", problem=str(restoration))
-    unchanged = not restoration.faces and restoration.scale == 1
+    unchanged = restoration.is_unchanged
     target, other = result, _copy_of(source, result)
     if unchanged:
         target, other = other, target
     try:
-        write_whole(target, source.read_bytes() if unchanged else _encoded(restoration, wanted))
+        write_whole(target, source.read_bytes() if unchanged else encoded(restoration, wanted.side_by_side))
         if other != target:
             other.unlink(missing_ok=True)  # of a run with other settings
     except OSError as error:
@@ -214,8 +215,9 @@ def _write(source: Path, result: Path, restoration: Restoration | ImageError, wa
     return Outcome(source, "restored" if restoration.faces else "no face", target)
 
 
-def _encoded(restoration: Restoration, wanted: Wanted) -> bytes:
-    return side_by_side(restoration).png() if wanted.side_by_side else restoration.png()
+def encoded(restoration: Restoration, beside: bool) -> bytes:
+    """Encode a result as PNG, with what came in `beside` it if that is wanted."""
+    return side_by_side(restoration).png() if beside else restoration.png()
 
 
 def side_by_side(restoration: Restoration) -> Photograph:

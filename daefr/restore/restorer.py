@@ -59,6 +59,11 @@ class Restoration:
     scale: int = 1
 
     @property
+    def is_unchanged(self) -> bool:
+        """Whether nothing was done to the photograph."""
+        return not self.faces and self.scale == 1
+
+    @property
     def image(self) -> Image:
         """(H, W, 3) uint8 RGB in the photograph's own colour profile: what is restored is pasted into it.
 
@@ -72,14 +77,16 @@ class Restoration:
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A photograph with its faces, before they are restored."""
+class Opened:
+    """A photograph with its faces, before they are restored: what lies between `Restorer.open` and `finish`."""
 
     photograph: Photograph
     colours: Colours
     faces: list[tuple[DetectedFace, Matrix]]
     crops: list[Image] = field(default_factory=list)
     """In sRGB."""
+    aligned: bool = False
+    scale: int = 1
 
 
 class FindsFaces(Protocol):
@@ -194,6 +201,28 @@ class Restorer:
             raise result
         return result
 
+    def open(
+        self, source: Source, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+    ) -> Opened:
+        """Read a photograph and find its faces: the first part of what `__call__` does, and raises.
+
+        Between this and `finish`, `restore_crops` has to restore its crops, with those of others if you like.
+        """
+        opened = self._try_open(source, aligned, only_center_face, upscale)
+        if isinstance(opened, ImageError):
+            raise opened
+        return opened
+
+    def finish(self, opened: Opened, restored: Sequence[Image | ImageError]) -> Restoration:
+        """Put the restored crops of an opened photograph in their places: the last part of what `__call__` does.
+
+        Raises `ImageError` when a crop has become one.
+        """
+        finished = self._finish(opened, restored)
+        if isinstance(finished, ImageError):
+            raise finished
+        return finished
+
     def restore_all(
         self, sources: Sequence[Source], *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
     ) -> list[Restoration | ImageError]:
@@ -204,14 +233,14 @@ class Restorer:
         if upscale not in SCALES:
             raise UserError(f"upscaling {upscale} times is not to be had; {', '.join(map(str, SCALES))} are")
         opened = [self._try_open(source, aligned, only_center_face, upscale) for source in sources]
-        crops = [crop for each in opened if isinstance(each, _Opened) for crop in each.crops]
+        crops = [crop for each in opened if isinstance(each, Opened) for crop in each.crops]
         restored = iter(self._crops(crops, self._batch))
         results: list[Restoration | ImageError] = []
         for each in opened:
             if isinstance(each, ImageError):
                 results.append(each)
                 continue
-            results.append(self._finish(each, [next(restored) for _ in each.crops], aligned, upscale))
+            results.append(self._finish(each, [next(restored) for _ in each.crops]))
         return results
 
     def restore_crops(self, crops: Sequence[Image]) -> list[Image]:
@@ -228,7 +257,7 @@ class Restorer:
             results.append(restored)
         return results
 
-    def _try_open(self, source: Source, aligned: bool, only_center_face: bool, upscale: int) -> _Opened | ImageError:
+    def _try_open(self, source: Source, aligned: bool, only_center_face: bool, upscale: int) -> Opened | ImageError:
         try:
             photograph = read_photograph(source, self._max_pixels)
             if aligned:
@@ -237,7 +266,7 @@ class Restorer:
         except ImageError as error:
             return error
 
-    def _open_crop(self, photograph: Photograph) -> _Opened:
+    def _open_crop(self, photograph: Photograph) -> Opened:
         _check_square(photograph)
         side = len(photograph.pixels)
         box = np.array([0, 0, side, side], np.float32)
@@ -245,9 +274,9 @@ class Restorer:
         matrix = np.eye(2, 3) * (self.resolution / side)
         colours = Colours(photograph.profile)
         crop = self._crops.resize(colours.to_srgb(photograph.pixels))
-        return _Opened(photograph, colours, [(face, matrix)], [crop])
+        return Opened(photograph, colours, [(face, matrix)], [crop], aligned=True)
 
-    def _open(self, photograph: Photograph, only_center_face: bool, upscale: int) -> _Opened:
+    def _open(self, photograph: Photograph, only_center_face: bool, upscale: int) -> Opened:
         height, width = photograph.pixels.shape[:2]
         if height * width * upscale**2 > MOST_PIXELS:
             raise ImageError(f"too many pixels: upscaled {upscale} times, more than {MOST_PIXELS}")
@@ -257,7 +286,7 @@ class Restorer:
             faces = detector.find(photograph.pixels)
         if only_center_face and faces:
             faces = [min(faces, key=lambda face: _distance(face, width / 2, height / 2))]
-        opened = _Opened(photograph, colours, [])
+        opened = Opened(photograph, colours, [], scale=upscale)
         for face in faces:
             if np.ptp(face.landmarks, axis=0).max() < LEAST_FACE:
                 continue
@@ -266,9 +295,7 @@ class Restorer:
             opened.crops.append(colours.to_srgb(warp(photograph.pixels, matrix, self.resolution)))
         return opened
 
-    def _finish(
-        self, opened: _Opened, restored: Sequence[Image | ImageError], aligned: bool, upscale: int
-    ) -> Restoration | ImageError:
+    def _finish(self, opened: Opened, restored: Sequence[Image | ImageError]) -> Restoration | ImageError:
         images: list[Image] = []
         for image in restored:
             if isinstance(image, ImageError):
@@ -278,11 +305,11 @@ class Restorer:
             RestoredFace(face.box, face.landmarks, face.score, crop, image, matrix)
             for (face, matrix), crop, image in zip(opened.faces, opened.crops, images, strict=True)
         ]
-        if aligned:
+        if opened.aligned:
             return Restoration(Photograph(images[0]), faces, opened.photograph)
-        return Restoration(self._paste(opened, faces, upscale), faces, opened.photograph, upscale)
+        return Restoration(self._paste(opened, faces, opened.scale), faces, opened.photograph, opened.scale)
 
-    def _paste(self, opened: _Opened, faces: Sequence[RestoredFace], scale: int) -> Photograph:
+    def _paste(self, opened: Opened, faces: Sequence[RestoredFace], scale: int) -> Photograph:
         photograph = opened.photograph
         is_gray = bool(faces) and photograph.is_gray
         patches = []

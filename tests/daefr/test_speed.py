@@ -84,9 +84,10 @@ def test_restoring_with_options(speed: dict[str, object]) -> None:
 
 
 def test_defaults_suit_the_device() -> None:
-    assert Speed().on(CPU) == Speed(channels_last=False, autocast="off", compile=False)
-    assert Speed().on(torch.device("cuda")) == Speed(channels_last=True, autocast="bfloat16", compile=True)
-    chosen = Speed(channels_last=False, autocast="off", compile=False)
+    assert Speed().on(CPU) == Speed(channels_last=False, autocast="off", compile=False, keep_memory=True)
+    cuda = Speed(channels_last=True, autocast="bfloat16", compile=True, keep_memory=False)
+    assert Speed().on(torch.device("cuda")) == cuda
+    chosen = Speed(channels_last=False, autocast="off", compile=False, keep_memory=False)
     assert chosen.on(torch.device("cuda")) == chosen
 
 
