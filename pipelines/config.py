@@ -17,7 +17,7 @@ from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
 from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
-from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
 from pipelines.promotion.settings import PromotionConfig
 from pipelines.storage.s3 import is_address, split_address
@@ -99,7 +99,7 @@ class StagesConfig(Settings):
 
     hq_codebook: AutoencoderTraining
     lq_codebook: AutoencoderTraining
-    association: AutoencoderTraining
+    association: AssociationTraining
     restoration: RestorationTraining
 
     def of(self, name: StageName) -> TrainingConfig:
