@@ -38,14 +38,14 @@ class Speed(Settings):
         None, description="Type of the convolutions and products; weights, losses and codebook stay in float32."
     )
     compile: bool | None = Field(None, description="Compile the levels of the networks with torch.compile.")
+    keep_memory: bool | None = Field(
+        None, description="Keep what tensors freed for the next ones, on a CPU; GPUs always do."
+    )
     recompute: bool = Field(
         False, description="Compute the levels again in the backward pass rather than keep what they hold: less memory."
     )
     tf32: bool | None = Field(
         None, description="Round float32 products to TF32 on a GPU, in the whole process; by default as torch does."
-    )
-    keep_memory: bool | None = Field(
-        None, description="Keep what tensors freed for the next ones, on a CPU; GPUs always do."
     )
 
     @field_validator("autocast", mode="before")
