@@ -19,7 +19,8 @@ from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
 from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
-from pipelines.promotion.settings import PromotionConfig
+from pipelines.promotion import settings
+from pipelines.promotion.settings import OF_EVALUATION, PromotionConfig, measure_of
 from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"
@@ -170,7 +171,7 @@ class ServeConfig(Settings):
 
 
 Lq = Literal["mild", "severe"]
-VALIDATION = "validation"
+VALIDATION = settings.VALIDATION
 """The name that the dataset's own validation faces have among the benchmarks."""
 
 
@@ -349,6 +350,16 @@ class RunConfig(Settings):
     def _crops_are_large_enough(self) -> Self:
         if self.data.align and self.resolution > CROP_SIDE:
             raise ValueError(f"data.align makes crops of {CROP_SIDE} pixels, and the network takes {self.resolution}")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_have_figures(self) -> Self:
+        measured, benchmarks = self.evaluation.measures, (VALIDATION, *self.evaluation.benchmarks)
+        for gate in self.promotion.restoration.gates:
+            if gate.metric in OF_EVALUATION and measure_of(gate.metric) not in measured:
+                raise ValueError(f"a gate of restoration wants {gate.metric}: it is not among evaluation.measures")
+            if gate.benchmark not in benchmarks:
+                raise ValueError(f"a gate wants the benchmark {gate.benchmark!r}; there are {', '.join(benchmarks)}")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from daefr.errors import UserError
 from pipelines.storage.files import File
@@ -20,8 +20,9 @@ STATUSES: tuple[str, ...] = get_args(Status)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS inputs (
     number INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, path BLOB NOT NULL, size INTEGER NOT NULL,
-    stamp TEXT NOT NULL, offset INTEGER, listed INTEGER NOT NULL, whole INTEGER NOT NULL, folded BLOB NOT NULL,
-    result BLOB, status TEXT, faces INTEGER, reason TEXT, written BLOB
+    stamp TEXT NOT NULL, offset INTEGER, listed INTEGER NOT NULL,
+    wanted BLOB NOT NULL, folded BLOB NOT NULL, whole INTEGER NOT NULL DEFAULT 0,
+    result BLOB, status TEXT, faces INTEGER, reason TEXT, written BLOB, file BLOB
 );
 CREATE INDEX IF NOT EXISTS results ON inputs (folded);
 CREATE INDEX IF NOT EXISTS statuses ON inputs (status);
@@ -29,12 +30,11 @@ CREATE VIEW IF NOT EXISTS clashing AS SELECT folded FROM inputs GROUP BY folded 
 """
 # an input that has changed since it was finished is not finished
 _LIST = """
-INSERT INTO inputs (name, path, size, stamp, offset, listed, whole, folded)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, folded(?1, 0))
+INSERT INTO inputs (name, path, size, stamp, offset, listed, wanted, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET
     status = CASE WHEN size = excluded.size AND stamp = excluded.stamp THEN status END,
     path = excluded.path, size = excluded.size, stamp = excluded.stamp, offset = excluded.offset,
-    listed = excluded.listed, whole = 0, folded = excluded.folded
+    listed = excluded.listed, wanted = excluded.wanted, folded = excluded.folded, whole = 0
 """
 _SECONDS_TO_WAIT = 60.0  # for another process that reads or writes
 
@@ -48,13 +48,17 @@ class Input(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of an input: where its result is and how many faces it has, or why it failed."""
+    """What became of an input: where its result is and how many faces it has, or why it failed.
+
+    `file` is the shard that has the result, empty where that is a file of its own.
+    """
 
     number: int
     status: Status
     written: str = ""
     faces: int = 0
     reason: str = ""
+    file: str = ""
 
 
 class Ledger:
@@ -73,31 +77,39 @@ class Ledger:
         without its suffix; or, where two would be one, from the whole of it.
         """
 
-        def folded(name: bytes, whole: int) -> bytes:
+        def wanted(name: str, whole: bool) -> tuple[bytes, bytes]:
+            result = result_of(name, whole)
             # some file systems do not tell small letters from capitals
-            return os.fsencode(result_of(os.fsdecode(name), bool(whole)).casefold())
+            return os.fsencode(result), os.fsencode(result.casefold())
 
-        def result(name: bytes, whole: int) -> bytes:
-            return os.fsencode(result_of(os.fsdecode(name), bool(whole)))
+        def row(file: File) -> tuple[Any, ...]:
+            place = os.fsencode(file.name), os.fsencode(file.path)
+            return *place, file.size, file.stamp, file.offset, listed, *wanted(file.name, False)
 
         with self._open() as database, database:
-            database.create_function("folded", 2, folded, deterministic=True)
-            database.create_function("result", 2, result, deterministic=True)
             listed = 1 + (database.execute("SELECT max(listed) FROM inputs").fetchone()[0] or 0)
-            database.executemany(
-                _LIST, ((*map(os.fsencode, file[:2]), file.size, file.stamp, file.offset, listed) for file in files)
-            )
+            database.executemany(_LIST, map(row, files))
             database.execute("DELETE FROM inputs WHERE listed < ?", [listed])
-            while database.execute("UPDATE inputs SET whole = 1 WHERE NOT whole AND folded IN clashing").rowcount:
-                database.execute("UPDATE inputs SET folded = folded(name, 1) WHERE whole")
+            clashing = "SELECT number, name FROM inputs WHERE NOT whole AND folded IN clashing"
+            while found := database.execute(clashing).fetchall():
+                database.executemany(
+                    "UPDATE inputs SET wanted = ?, folded = ?, whole = 1 WHERE number = ?",
+                    [(*wanted(os.fsdecode(name), True), number) for number, name in found],
+                )
             same = database.execute("SELECT name FROM inputs WHERE folded IN clashing LIMIT 2").fetchall()
             if same:
                 names = " and ".join(os.fsdecode(name) for (name,) in same)
                 raise UserError(f"{names} would have the same result: rename one")
-            database.execute(
-                "UPDATE inputs SET status = NULL WHERE status = 'failed' OR result IS NOT result(name, whole)"
-            )
-            database.execute("UPDATE inputs SET result = result(name, whole)")
+            database.execute("UPDATE inputs SET status = NULL WHERE status = 'failed'")
+            database.execute("UPDATE inputs SET status = NULL, result = wanted WHERE result IS NOT wanted")
+
+    def forget_missing(self, present: Iterable[str]) -> int:
+        """Have the inputs done again whose results are not among the files that are `present`; return how many."""
+        with self._open() as database, database:
+            database.execute("CREATE TEMP TABLE present (name BLOB PRIMARY KEY) WITHOUT ROWID")
+            database.executemany("INSERT OR IGNORE INTO present VALUES (?)", ([os.fsencode(name)] for name in present))
+            missing = "UPDATE inputs SET status = NULL WHERE status IN (?, ?) AND file NOT IN present"
+            return database.execute(missing, ["restored", "no face"]).rowcount
 
     def begin(self, size: int, whole: bool) -> int:
         """Note which inputs are unfinished now, for `groups` to tell; return how many groups of `size` have any.
@@ -145,8 +157,18 @@ class Ledger:
         """Record what became of some inputs."""
         with self._open() as database, database:
             database.executemany(
-                "UPDATE inputs SET status = ?, written = ?, faces = ?, reason = ? WHERE number = ?",
-                ((done.status, os.fsencode(done.written), done.faces, done.reason, done.number) for done in outcomes),
+                "UPDATE inputs SET status = ?, written = ?, file = ?, faces = ?, reason = ? WHERE number = ?",
+                (
+                    (
+                        done.status,
+                        os.fsencode(done.written),
+                        os.fsencode(done.file or done.written),
+                        done.faces,
+                        done.reason,
+                        done.number,
+                    )
+                    for done in outcomes
+                ),
             )
 
     def counts(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What a worker of the restoration job does: restore the images of a group, and write what becomes of them."""
 
+import errno
 import json
 import pickle
 import tempfile
@@ -20,6 +21,9 @@ from pipelines.errors import StepFailedError
 from pipelines.ledger import Input, Outcome
 from pipelines.storage import s3
 from pipelines.storage.files import read_file, remove_file, write_file
+
+OF_ANOTHER_RESULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""Errors of writing where there is a file that would have to be a folder, or the other way round."""
 
 
 class Read(NamedTuple):
@@ -52,8 +56,9 @@ def results_of(settings: RestoreConfig) -> Callable[[str, bool], str]:
     """Return what gives an input's result its name, which is that of `daefr.restore.files.result_names`."""
 
     def result_of(name: str, whole: bool) -> str:
-        path = PurePosixPath(name)
-        return str(path.with_name(f"{path.name if whole else path.stem}{settings.suffix}.png"))
+        folder, slash, file = name.lstrip("/").rpartition("/")  # an object's key may begin with a slash
+        stem, _, suffix = file.rpartition(".")  # as pathlib does it, for millions of names
+        return f"{folder}{slash}{stem if stem and suffix and not whole else file}{settings.suffix}.png"
 
     return result_of
 
@@ -104,10 +109,11 @@ class Restoring:
             write_file(target, outcome.written, result.content)
             for other in {given.result, _copy_of(given)} - {outcome.written}:
                 remove_file(target, other)  # of a run with other settings
-        except OSError as error:
-            if error.errno in OF_ONE_NAME:
-                return Outcome(given.number, "failed", reason=f"its result cannot be written: {error.strerror}")
-            raise UserError(f"{target}/{outcome.written} cannot be written: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            told = error.strerror if isinstance(error, OSError) else str(error)
+            if isinstance(error, ValueError) or error.errno in (*OF_ONE_NAME, *OF_ANOTHER_RESULT):
+                return Outcome(given.number, "failed", reason=f"its result cannot be written: {told}")
+            raise UserError(f"{target}/{outcome.written} cannot be written: {told}") from None
         return outcome
 
     def _make_shard(self, group: list[Input]) -> list[Outcome]:
@@ -122,7 +128,7 @@ class Restoring:
                     continue
                 key, suffix = f"{given.number:08d}", PurePosixPath(outcome.written).suffix.lower()
                 about = {"source": given.file.name, "status": outcome.status, "faces": outcome.faces}
-                outcomes.append(outcome._replace(written=f"{name}/{key}{suffix}"))
+                outcomes.append(outcome._replace(written=f"{name}/{key}{suffix}", file=name))
                 yield {"__key__": key, suffix.removeprefix(".") or "image": content, "json": json.dumps(about).encode()}
 
         with tempfile.TemporaryDirectory(prefix="daefr-") as folder:

@@ -11,15 +11,18 @@ if __name__ == "__main__":
     sys.exit(run_step("serve"))
 
 import contextlib
+import ipaddress
+import json
 import signal
 import socket
-import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 
 from daefr.errors import UserError
 from daefr.faces import find_detector
 from pipelines import cluster
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, ServeConfig
 from pipelines.models import find_model, located
 from pipelines.progress import say
 from pipelines.run import open_tracking, open_workdir
@@ -30,7 +33,9 @@ def run_service(config: RunConfig) -> list[str]:
     """Serve until the process is interrupted."""
     with started(config) as address:
         say(f"serving {config.restore.model} at {address}; Ctrl-C ends it")
-        _wait_for_the_end()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends a job
+            _watch(address, config.serve)
     return ["stopped"]
 
 
@@ -57,11 +62,22 @@ def started(config: RunConfig) -> Iterator[str]:
 
     try:
         deploy(Setup(settings, limits, compute, tracking, token))
-        host = f"[{limits.host}]" if ":" in limits.host else limits.host
-        yield f"http://{host}:{limits.port}/"
+        try:
+            yield _address(limits)
+        finally:
+            withdraw(everything=own)
     finally:
-        withdraw(everything=own)
         cluster.disconnect()
+
+
+def _address(limits: ServeConfig) -> str:
+    """Return where the service is reached from this machine."""
+    try:
+        everywhere = ipaddress.ip_address(limits.host).is_unspecified
+    except ValueError:
+        everywhere = False
+    host = "localhost" if everywhere else f"[{limits.host}]" if ":" in limits.host else limits.host
+    return f"http://{host}:{limits.port}/"
 
 
 def _check_port(host: str, port: int) -> None:
@@ -72,8 +88,19 @@ def _check_port(host: str, port: int) -> None:
         raise UserError(f"serve.host={host} serve.port={port} cannot be listened at: {error.strerror}") from None
 
 
-def _wait_for_the_end() -> None:
-    """Wait for Ctrl-C, or for the signal that ends a job."""
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        threading.Event().wait()
+def _watch(address: str, limits: ServeConfig) -> None:
+    """Tell which model is in service when that changes, and when something is wrong."""
+    token = limits.token.expanduser().read_text().strip() if limits.token else ""
+    health = urllib.request.Request(f"{address}health", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+    told = ""
+    while True:
+        try:
+            with urllib.request.urlopen(health, timeout=30) as answer:  # noqa: S310  # our own address
+                found = json.load(answer)
+            news = f"in service: {found['model']}" + (f", although {found['problem']}" if found["problem"] else "")
+        except (OSError, ValueError) as error:
+            news = f"the service does not answer: {error}"
+        if news != told:
+            say(news)
+        told = news
+        time.sleep(limits.poll_seconds)

@@ -7,7 +7,8 @@ left is the smaller x of an upright face.
 
 from daefr.faces.alignment import align, move_points
 from daefr.faces.crops import Aligner, Crop, Found
-from daefr.faces.detector import DetectedFace, Detector, find_detector
+from daefr.faces.detected import DetectedFace
+from daefr.faces.detector import Detector, find_detector
 from daefr.faces.filters import FaceFilters
 
 __all__ = [

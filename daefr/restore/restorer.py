@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,8 @@ from daefr.data.components import template_landmarks
 from daefr.data.images import MAX_PIXELS, MOST_PIXELS, Image
 from daefr.errors import UserError
 from daefr.faces.alignment import Matrix, alignment_matrix, warp
-from daefr.faces.detector import DetectedFace, Detector
+from daefr.faces.detected import DetectedFace
+from daefr.faces.detector import Detector
 from daefr.restore.colours import Colours
 from daefr.restore.masks import FaceParser, Mask, find_parser, whole_mask
 from daefr.restore.model import FOR_RESTORING, CropRestorer, open_model
@@ -25,6 +27,8 @@ from daefr.stages import RestorationStage
 
 BATCH = 4
 SCALES = (1, 2, 4)
+LEAST_FACE = 2.0
+"""Pixels between eyes and mouth; what is smaller is a mistake of the detector, and has no direction."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,13 @@ class Opened:
     scale: int = 1
 
 
+class FindsFaces(Protocol):
+    """What a `Restorer` needs of a `daefr.faces.Detector`."""
+
+    def find(self, image: Image) -> list[DetectedFace]:
+        """Return every face of a photograph (H, W, 3) uint8 RGB."""
+
+
 class Restorer:
     """Restores photographs and aligned crops with a trained model. Threads may share one."""
 
@@ -94,7 +105,7 @@ class Restorer:
         device: torch.device,
         speed: Speed = FOR_RESTORING,
         *,
-        detector: Detector | Path | None = None,
+        detector: FindsFaces | Path | None = None,
         parser: FaceParser | None = None,
         upscaler: Upscaler | None = None,
         batch: int = BATCH,
@@ -158,7 +169,7 @@ class Restorer:
         """Side of restored crops, in pixels."""
         return self._crops.resolution
 
-    def load_detector(self) -> Detector:
+    def load_detector(self) -> FindsFaces:
         """Return the face detector; it is loaded once, with the first photograph if not before.
 
         Raises `UserError` when it cannot be had.
@@ -270,14 +281,16 @@ class Restorer:
         if height * width * upscale**2 > MOST_PIXELS:
             raise ImageError(f"too many pixels: upscaled {upscale} times, more than {MOST_PIXELS}")
         colours = Colours(None if photograph.one_channel else photograph.profile)
-        faces = self.load_detector().detect(photograph.pixels)
+        detector = self.load_detector()
+        with self._lock:  # facexlib's network keeps its size in itself
+            faces = detector.find(photograph.pixels)
         if only_center_face and faces:
             faces = [min(faces, key=lambda face: _distance(face, width / 2, height / 2))]
         opened = Opened(photograph, colours, [], scale=upscale)
         for face in faces:
-            matrix = alignment_matrix(face.landmarks, self.resolution)
-            if not np.isfinite(matrix).all():
+            if np.ptp(face.landmarks, axis=0).max() < LEAST_FACE:
                 continue
+            matrix = alignment_matrix(face.landmarks, self.resolution)
             opened.faces.append((face, matrix))
             opened.crops.append(colours.to_srgb(warp(photograph.pixels, matrix, self.resolution)))
         return opened
@@ -313,7 +326,7 @@ class Restorer:
         return Photograph(paste(background, patches), alpha, photograph.profile, photograph.one_channel)
 
     def _mask(self, restored: Image) -> Mask:
-        return whole_mask(len(restored)) if self._parser is None else self._parser(restored)
+        return whole_mask() if self._parser is None else self._parser(restored)
 
 
 def _check_square(photograph: Photograph) -> None:

@@ -17,13 +17,16 @@ ROLL_CALL_SECONDS = 10.0
 class Meeting:
     """Speaks over connections of its own, between CPUs: no step waits for a GPU to be told something."""
 
-    def __init__(self, patience: float) -> None:
-        """Connect all ranks; `patience` is how many seconds they wait for each other. Every rank must call it."""
-        self._patience = patience
+    def __init__(self, patience: float, roll_call: float = ROLL_CALL_SECONDS) -> None:
+        """Connect all ranks. Every rank must call it.
+
+        `patience` is how many seconds they wait for each other, and `roll_call` how many more for one that is late.
+        """
+        self._patience, self._roll_call_seconds = patience, roll_call
         if ranks.count() > 1:
             self._wishes = _connect(patience)
             # a group whose time is up cannot be used again
-            self._roll_call = _connect(ROLL_CALL_SECONDS)
+            self._roll_call = _connect(roll_call)
 
     def any(self, *wishes: bool) -> tuple[bool, ...]:
         """Tell of each wish whether some rank has it; the same on every rank."""
@@ -46,7 +49,7 @@ class Meeting:
     def _missing(self) -> str:
         # all that wait run out of patience at the same time, and come here; one that hangs does not
         try:
-            dist.monitored_barrier(self._roll_call, timedelta(seconds=ROLL_CALL_SECONDS), wait_all_ranks=True)
+            dist.monitored_barrier(self._roll_call, timedelta(seconds=self._roll_call_seconds), wait_all_ranks=True)
         except RuntimeError as error:
             named = re.search(r"Ranks ([\d, ]+) failed to pass", str(error))
             if named is None:

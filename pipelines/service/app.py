@@ -5,6 +5,7 @@ import json
 import urllib.request
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,7 @@ async def _confess(_: Request, __: Exception) -> JSONResponse:
     return JSONResponse({"error": "the service failed, and its log tells why"}, 500, HEADERS)
 
 
+@serve.ingress(app)
 class Service:
     """One replica."""
 
@@ -125,12 +127,14 @@ class Service:
         limits = setup.serve
         torch.set_num_threads(max(1, int(setup.compute.cpus)))
         self._faces = Counter("daefr_faces", "Faces restored")
-        self._model = Gauge("daefr_model", "1 for the model in service", ("model",))
+        self._model = Gauge("daefr_model", "1 for the model in service, 0 for those before it", ("model",))
         self._degraded = Gauge("daefr_model_degraded", "1 while the alias names a model that does not work")
         self._champion = Champion(setup.tracking, setup.restore.model, partial(_load, setup), limits.poll_seconds)
         self._requests = Budget(limits.waiting)
         self._bytes, self._pixels = Budget(limits.waiting_bytes), Budget(limits.working_pixels)
         self._restored = self._batches = 0
+        self._models: set[str] = set()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")  # which waits for no images to be read
 
         async def together(crops: list[Crop]) -> list[Image | ImageError]:  # Serve keeps the queue on the function
             return await self._restore_together(crops)
@@ -143,9 +147,13 @@ class Service:
         return HTMLResponse(PAGE.read_text(), headers=PAGE_HEADERS)
 
     @app.get("/health")
-    async def health(self) -> Health:
-        """Tell which model is in service, and whether it is the one that should be."""
+    async def health(self, request: Request) -> Health:
+        """Tell which model is in service, and whether it is the one that should be; why not, to those with a token."""
         limits, problem = self._setup.serve, self._champion.problem
+        try:
+            check_token(request.headers.get("authorization"), self._setup.token)
+        except RefusedError:
+            problem = problem and "the log tells why"
         status = "degraded" if problem else "ok"
         model = self._champion.current.model.name
         return Health(
@@ -162,8 +170,11 @@ class Service:
     async def metrics(self, request: Request) -> PlainTextResponse:
         """Return the figures of the service on this node as Prometheus reads them."""
         check_token(request.headers.get("authorization"), self._setup.token)
+        name = self._champion.current.model.name
+        self._models.add(name)
+        for model in self._models:
+            self._model.set(model == name, {"model": model})
         self._degraded.set(bool(self._champion.problem))
-        self._model.set(1, {"model": self._champion.current.model.name})
         return PlainTextResponse(await asyncio.to_thread(_figures), headers=HEADERS)
 
     @app.post(
@@ -221,7 +232,8 @@ class Service:
             together[crop.restorer].append(index)
         results: dict[int, Image | ImageError] = {}
         for restorer, indices in together.items():
-            restored = await asyncio.to_thread(_restore_each, restorer, [crops[index].image for index in indices])
+            images = [crops[index].image for index in indices]
+            restored = await asyncio.get_running_loop().run_in_executor(self._worker, _restore_each, restorer, images)
             results |= dict(zip(indices, restored, strict=True))
             self._batches += 1
         self._restored += len(crops)

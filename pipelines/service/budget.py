@@ -15,20 +15,21 @@ class Budget:
     def __init__(self, whole: int) -> None:
         """Begin with all of it free."""
         self._free = whole
-        self._freed = asyncio.Condition()
+        self._turn, self._freed = asyncio.Lock(), asyncio.Event()
 
     @asynccontextmanager
     async def share(self, amount: int) -> AsyncIterator[None]:
         """Hold an amount while the block runs, after waiting for others to free it. It must not exceed the whole."""
-        async with self._freed:
-            await self._freed.wait_for(lambda: amount <= self._free)
+        async with self._turn:  # who came first is served first, however much it wants
+            while amount > self._free:
+                self._freed.clear()
+                await self._freed.wait()
             self._free -= amount
         try:
             yield
         finally:
             self._free += amount
-            async with self._freed:
-                self._freed.notify_all()
+            self._freed.set()
 
     @contextmanager
     def account(self) -> Iterator["Account"]:

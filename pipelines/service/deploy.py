@@ -2,19 +2,22 @@
 
 import contextlib
 import logging
+import re
 
 from ray import serve
 from ray.serve.context import _get_global_client
 
 from daefr.errors import UserError
 from pipelines.errors import StepFailedError
-from pipelines.service.app import Service, Setup, app
+from pipelines.service.app import Service, Setup
 from pipelines.service.token import is_loopback
 
 APPLICATION = "daefr"
 ROOM = 64
 """Requests beside those that are restored, such as for the page, which a replica takes at the same time."""
 TRIES = 2
+
+_NAMES_AN_ERROR = re.compile(r"[\w.]+Error: ")
 
 
 def deploy(setup: Setup) -> None:
@@ -35,7 +38,7 @@ def deploy(setup: Setup) -> None:
             f"this cluster's Ray Serve listens at {listens.host}:{listens.port} already, not at "
             f"serve.host={limits.host} serve.port={limits.port}: give these, or shut it down with `serve shutdown`"
         )
-    service = serve.deployment(serve.ingress(app)(Service)).options(
+    service = serve.deployment(Service).options(
         name="restoration",
         num_replicas=compute.replicas,
         max_ongoing_requests=limits.waiting + ROOM,
@@ -45,7 +48,10 @@ def deploy(setup: Setup) -> None:
     try:
         serve.run(service.bind(setup), name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
-        raise StepFailedError(f"the service does not start: {_cause(str(error))}") from error
+        failed = serve.status().applications[APPLICATION].deployments
+        serve.delete(APPLICATION)
+        told = "\n".join([str(error), *(deployment.message for deployment in failed.values())])
+        raise StepFailedError(f"the service does not start: {_cause(told)}") from error
 
 
 def withdraw(everything: bool) -> None:
@@ -59,5 +65,6 @@ def withdraw(everything: bool) -> None:
 
 def _cause(told: str) -> str:
     """Return the last line that names an exception: the cause, of all the lines that a replica's failure takes."""
-    lines = [line.strip() for line in told.splitlines() if "Error" in line]
-    return (lines or told.splitlines() or [told])[-1][:300]
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    named = [line for line in lines if _NAMES_AN_ERROR.match(line)]
+    return (named or lines or [told])[-1][:300]

@@ -93,7 +93,7 @@ def test_mlflow_holds_one_parent_a_child_a_step_and_curves(finished: Finished, w
         assert client.list_artifacts(runs[stage].info.run_id, f"images/{stage}")
         assert runs[stage].data.params["training.steps"] == ("40" if stage in STAGES[:2] else "8")
     assert "association_accuracy" in runs["association"].data.metrics
-    assert "psnr/restored" in runs["evaluate"].data.metrics
+    assert "validation/psnr/restored" in runs["evaluate"].data.metrics
     assert {artifact.path for artifact in client.list_artifacts(parent)} >= {"grid.png"}
 
 

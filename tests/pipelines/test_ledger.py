@@ -62,6 +62,14 @@ def test_groups_that_are_done_as_a_whole_are_done_again_as_a_whole(ledger: Ledge
     assert _names(list(ledger.groups(4))) == [["0", "1", "2", "3"], ["8", "9"]]
 
 
+def test_what_has_lost_its_result_is_done_again(ledger: Ledger) -> None:
+    ledger.record([Outcome(1, "restored", "0.png", 1), Outcome(2, "no face", "1.jpg"), Outcome(3, "restored", "2.png")])
+    ledger.record([Outcome(4, "restored", "a.tar/4.png", 1, file="a.tar"), Outcome(5, "failed", reason="damaged")])
+    assert ledger.forget_missing(["0.png", "a.tar", "another"]) == 2
+    ledger.begin(100, whole=False)
+    assert [given.number for group in ledger.groups(100) for given in group] == [2, 3, *range(6, 11)]
+
+
 def test_inputs_that_are_gone_are_forgotten(ledger: Ledger) -> None:
     ledger.plan([_file("3.jpg")], _result)
     assert ledger.counts()["inputs"] == 1
@@ -73,14 +81,20 @@ def _results(ledger: Ledger) -> dict[str, str]:
 
 
 def test_inputs_whose_results_would_be_one_keep_their_suffixes(ledger: Ledger) -> None:
-    names = ["a/x.jpg", "a/x.webp", "X.png", "x.bmp", "x.bmp.jpg", "y.jpg"]
+    names = ["a/x.jpg", "a/x.webp", "X.png", "x.bmp", "x.bmp.jpg", "y.jpg", "a.b/no suffix", "z.", "ä.JPG"]
     ledger.plan(map(_file, names), _result)
     assert _results(ledger) == {
         "a/x.jpg": "a/x.jpg.png", "a/x.webp": "a/x.webp.png", "X.png": "X.png.png", "x.bmp": "x.bmp.png",
         "x.bmp.jpg": "x.bmp.jpg.png", "y.jpg": "y.png",
+        "a.b/no suffix": "a.b/no suffix.png", "z.": "z..png", "ä.JPG": "ä.png",
     }  # fmt: skip
     of_the_command = result_names([PurePosixPath(name) for name in names])
     assert _results(ledger) == {str(name): str(result) for name, result in of_the_command.items()}
+
+
+def test_a_result_lies_below_its_place_whatever_its_object_is_called(ledger: Ledger) -> None:
+    ledger.plan(map(_file, ["/etc/x.jpg", "//y.jpg"]), _result)
+    assert _results(ledger) == {"/etc/x.jpg": "etc/x.png", "//y.jpg": "y.png"}
 
 
 def test_a_result_of_another_name_is_made_again(ledger: Ledger) -> None:
