@@ -17,7 +17,7 @@ from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
 from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
-from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
 from pipelines.promotion import settings
 from pipelines.promotion.settings import OF_EVALUATION, PromotionConfig, measure_of
@@ -100,7 +100,7 @@ class StagesConfig(Settings):
 
     hq_codebook: AutoencoderTraining
     lq_codebook: AutoencoderTraining
-    association: AutoencoderTraining
+    association: AssociationTraining
     restoration: RestorationTraining
 
     def of(self, name: StageName) -> TrainingConfig:
@@ -365,11 +365,14 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         for name in STAGES:
-            batch, compute = self.stages.of(name).batch, self.compute.of(name)
+            part, compute = self.stages.of(name).part, self.compute.of(name)
             for workers in range(compute.fewest, compute.most + 1):
-                if batch % workers:
+                if part % workers:
                     raise ValueError(
-                        f"stages.{name}.batch={batch} does not divide over {workers} workers: compute.{name}.workers"
+                        f"stages.{name}.batch={part} does not divide over {workers} workers: compute.{name}.workers"
+                        if part == self.stages.of(name).batch
+                        else f"stages.{name}: {part} samples, one of accumulate={self.stages.of(name).accumulate} "
+                        f"parts of the batch, do not divide over {workers} workers: compute.{name}.workers"
                     )
         return self
 

@@ -36,7 +36,7 @@ from pipelines.progress import bar, say
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
-from pipelines.summarize import count_codes, summarize, usage, write_figures
+from pipelines.summarize import count_codes, resolution_of, summarize, usage, write_figures
 from pipelines.synthesize import DATASET, shard_cache
 from pipelines.tasks import run_on_actors
 
@@ -106,6 +106,7 @@ def evaluate(run: Run, contender: Contender, benchmarks: Sequence[Benchmark]) ->
                 for benchmark in benchmarks
             },
             codebook=None if counts is None else usage(counts),
+            resolution=resolution_of([part for each in parts.values() for part in each]),
         )
         files = [FIGURES, PARTS]
         if counts is not None:

@@ -43,7 +43,10 @@ class PartAbout(Settings):
     """What holds for all images of a part."""
 
     unavailable: dict[str, str]
-    codes: int | None
+    codes: int | None = None
+    """The size of the codebook, None where there is none."""
+    resolution: int | None = None
+    """At which faces were restored, None where they were elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ class _Worker:
         rows = [problems.get(number) or next(evaluated) for number in range(len(part.items))]
         part.path.parent.mkdir(parents=True, exist_ok=True)
         with write_aside(part.path) as temporary:
-            about = PartAbout(unavailable=self._measures.unavailable, codes=getattr(self._method, "codes", None))
+            about = PartAbout(unavailable=self._measures.unavailable)
+            if self._method is not None:
+                about = about.model_copy(update={"codes": self._method.codes, "resolution": self._method.resolution})
             pq.write_table(_table(rows, about), temporary)
         return len(rows)
 

@@ -92,6 +92,11 @@ def count_codes(parts: Sequence[Part]) -> NDArray[np.int64] | None:
     return counts
 
 
+def resolution_of(parts: Sequence[Part]) -> int | None:
+    """Return the side of the restored faces, None where they were restored elsewhere."""
+    return next((read_about(part.path).resolution for part in parts), None)
+
+
 def usage(counts: NDArray[np.int64]) -> CodebookUsage:
     """Return how a codebook was used."""
     shares = counts[counts > 0] / max(1, counts.sum())

@@ -11,14 +11,14 @@ if __name__ == "__main__":
     sys.exit(run_step("train"))
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from daefr.checkpoint import CONFIG, MODEL, digest_of, load_checkpoint, write_manifest
+from daefr.checkpoint import CONFIG, MODEL, Checkpoint, digest_of, load_checkpoint, save_averaged, write_manifest
 from daefr.config import StageName
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
@@ -38,7 +38,7 @@ from pipelines.training.fit import REPORTS, fit, resources
 from pipelines.training.job import Job
 
 VERSION = 1
-CHECKPOINT = "checkpoint"
+CHECKPOINT, AVERAGED = "checkpoint", "checkpoint-ema"
 
 
 def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping[StageName, Committed]) -> Committed:
@@ -85,26 +85,31 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
         manifest, checkpoint = load_manifest(job.dataset), digest_of(folder / CHECKPOINT)
         told = lineage.describe(run, name, checkpoint, dataset, came_from)
         run.tracking.client.log_dict(run_id, told.model_dump(mode="json"), lineage.LINEAGE)
-        version = registry.register(
-            run.tracking,
-            name,
-            folder / CHECKPOINT,
-            run_id,
-            fingerprint=checkpoint,
-            pack=partial(pack, run.config.data.places("faces")) if name == "restoration" else None,
-            tags={
-                **validation.tags(measured, manifest, training),
-                "daefr.dataset": dataset.as_input().digest,
-                "daefr.recipes": ", ".join(manifest.recipes.values()),
-                "daefr.revision": run.tracking.revision,
-                **{f"daefr.upstream.{before}": version.address for before, version in champions.items()},
-                **({"daefr.start": _describe(start).origin} if start else {}),
-            },
-        )
+        tags = {
+            "daefr.dataset": dataset.as_input().digest,
+            "daefr.recipes": ", ".join(manifest.recipes.values()),
+            "daefr.revision": run.tracking.revision,
+            **{f"daefr.upstream.{before}": version.address for before, version in champions.items()},
+            **({"daefr.start": _describe(start).origin} if start else {}),
+        }
+        packing = partial(pack, run.config.data.places("faces")) if name == "restoration" else None
+
+        def register(checkpoint: Path, measured: Mapping[str, float], more: Mapping[str, str]) -> int:
+            fingerprint = digest_of(checkpoint)
+            known = {**validation.tags(measured, manifest, training), **tags, **more}
+            return registry.register(
+                run.tracking, name, checkpoint, run_id, fingerprint=fingerprint, pack=packing, tags=known
+            ).number
+
+        outputs: dict[str, Any] = {"checkpoint": CHECKPOINT, **measured}
+        if training.ema:
+            averaged = {key.removeprefix("ema_"): value for key, value in measured.items() if key.startswith("ema_")}
+            outputs["ema_version"] = register(folder / AVERAGED, averaged, {"daefr.weights": "ema"})
+        # the last to be registered is the candidate
+        outputs["version"] = register(folder / CHECKPOINT, measured, {})
         job.checkpoints.remove()
-        return {"checkpoint": CHECKPOINT, "version": version.number, **measured}, [
-            f"{CHECKPOINT}/{file}" for file in (MODEL, CONFIG, "manifest.json")
-        ]
+        made = [CHECKPOINT, AVERAGED] if training.ema else [CHECKPOINT]
+        return outputs, [f"{each}/{file}" for each in made for file in (MODEL, CONFIG, "manifest.json")]
 
     return run.step(name, VERSION, settings, inputs, work)
 
@@ -141,16 +146,26 @@ def _checkpoints(run: Run, folder: Path) -> Checkpoints:
 
 
 def _publish(job: Job, target: Path) -> None:
-    """Copy the checkpoint of the last step without what only training needs."""
+    """Copy the checkpoint of the last step without what only training needs, and likewise its averaged weights."""
+    try:
+        with job.checkpoints.open(checkpoint_name(job.training.last_step)) as last:
+            _place(target, partial(_copy, last))
+            if job.training.ema:
+                _place(target.with_name(AVERAGED), partial(save_averaged, last))
+    except UserError as error:
+        raise StepFailedError(f"{job.stage}: {error}; the same command goes on from the one before") from None
+
+
+def _place(target: Path, write: Callable[[Path], None]) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(target, ignore_errors=True)
     temporary.mkdir()
-    try:
-        with job.checkpoints.open(checkpoint_name(job.training.last_step)) as last:
-            for name in (MODEL, CONFIG):
-                shutil.copyfile(last.path / name, temporary / name)
-    except UserError as error:
-        raise StepFailedError(f"{job.stage}: {error}; the same command goes on from the one before") from None
-    write_manifest(temporary)
+    write(temporary)
     temporary.rename(target)
+
+
+def _copy(checkpoint: Checkpoint, folder: Path) -> None:
+    for name in (MODEL, CONFIG):
+        shutil.copyfile(checkpoint.path / name, folder / name)
+    write_manifest(folder)

@@ -29,16 +29,22 @@ class Restored:
 
 
 class Method(Protocol):
-    """Restores aligned faces of `resolution` pixels a side."""
+    """Restores aligned faces."""
 
-    resolution: int
+    @property
+    def resolution(self) -> int:
+        """The side of the faces in pixels."""
+
+    @property
+    def codes(self) -> int | None:
+        """The size of the codebook that `Restored.codes` are of, None where there is none."""
 
     def restore(self, images: Sequence[Image]) -> list[Restored]:
         """Restore faces, each (R, R, 3) uint8 RGB."""
 
 
 class TrainedModel:
-    """A restoration model of ours; `codes` is the size of its codebook."""
+    """A restoration model of ours."""
 
     def __init__(self, stage: RestorationStage, device: torch.device) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint."""
