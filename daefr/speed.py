@@ -1,13 +1,16 @@
 """Options that make the same network faster: memory layout, arithmetic, compilation and what becomes of memory."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from daefr.config import Settings
+from daefr.errors import UserError
 from daefr.memory import keep_freed_memory
 from daefr.network.autoencoder import Level, Middle
 from daefr.network.predictor import PredictorLayer
@@ -38,6 +41,12 @@ class Speed(Settings):
     keep_memory: bool | None = Field(
         None, description="Keep what tensors freed for the next ones, on a CPU; GPUs always do."
     )
+    recompute: bool = Field(
+        False, description="Compute the levels again in the backward pass rather than keep what they hold: less memory."
+    )
+    tf32: bool | None = Field(
+        None, description="Round float32 products to TF32 on a GPU, in the whole process; by default as torch does."
+    )
 
     @field_validator("autocast", mode="before")
     @classmethod
@@ -48,12 +57,18 @@ class Speed(Settings):
     def on(self, device: torch.device) -> "Speed":
         """Return the same options with nothing left open."""
         cuda = device.type == "cuda"
-        return Speed(
-            channels_last=cuda if self.channels_last is None else self.channels_last,
-            autocast=self.autocast or ("bfloat16" if cuda else "off"),
-            compile=cuda if self.compile is None else self.compile,
-            keep_memory=not cuda if self.keep_memory is None else self.keep_memory,
-        )
+        chosen = {
+            "channels_last": cuda if self.channels_last is None else self.channels_last,
+            "autocast": self.autocast or ("bfloat16" if cuda else "off"),
+            "compile": cuda if self.compile is None else self.compile,
+            "keep_memory": not cuda if self.keep_memory is None else self.keep_memory,
+        }
+        return self.model_copy(update=chosen)
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise `UserError` for an option that a device has not."""
+        if self.tf32 and device.type != "cuda":
+            raise UserError(f"speed.tf32=true needs a GPU: there is no TF32 on {device.type}")
 
     def prepare(self, module: M, device: torch.device) -> M:
         """Move a network to a device, arrange its weights there, and compile its parts; names and values stay."""
@@ -63,9 +78,13 @@ class Speed(Settings):
         module.to(device)
         if chosen.channels_last:
             module.to(memory_format=torch.channels_last)
-        if chosen.compile:
-            for part in module.modules():
-                if isinstance(part, COMPILED):
+        if chosen.tf32 is not None and device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = chosen.tf32
+        for part in module.modules():
+            if isinstance(part, COMPILED):
+                if chosen.recompute:
+                    part.forward = partial(checkpoint, part.forward, use_reentrant=False)  # type: ignore[method-assign]
+                if chosen.compile:
                     part.compile()
         return module
 

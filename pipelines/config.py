@@ -17,10 +17,10 @@ from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
 from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
-from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
 from pipelines.promotion import settings
-from pipelines.promotion.settings import OF_EVALUATION, PromotionConfig
+from pipelines.promotion.settings import OF_EVALUATION, PromotionConfig, measure_of
 from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"
@@ -100,7 +100,7 @@ class StagesConfig(Settings):
 
     hq_codebook: AutoencoderTraining
     lq_codebook: AutoencoderTraining
-    association: AutoencoderTraining
+    association: AssociationTraining
     restoration: RestorationTraining
 
     def of(self, name: StageName) -> TrainingConfig:
@@ -356,7 +356,7 @@ class RunConfig(Settings):
     def _gates_have_figures(self) -> Self:
         measured, benchmarks = self.evaluation.measures, (VALIDATION, *self.evaluation.benchmarks)
         for gate in self.promotion.restoration.gates:
-            if gate.metric in OF_EVALUATION and gate.metric.removesuffix("_01") not in measured:
+            if gate.metric in OF_EVALUATION and measure_of(gate.metric) not in measured:
                 raise ValueError(f"a gate of restoration wants {gate.metric}: it is not among evaluation.measures")
             if gate.benchmark not in benchmarks:
                 raise ValueError(f"a gate wants the benchmark {gate.benchmark!r}; there are {', '.join(benchmarks)}")
@@ -365,11 +365,14 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         for name in STAGES:
-            batch, compute = self.stages.of(name).batch, self.compute.of(name)
+            part, compute = self.stages.of(name).part, self.compute.of(name)
             for workers in range(compute.fewest, compute.most + 1):
-                if batch % workers:
+                if part % workers:
                     raise ValueError(
-                        f"stages.{name}.batch={batch} does not divide over {workers} workers: compute.{name}.workers"
+                        f"stages.{name}.batch={part} does not divide over {workers} workers: compute.{name}.workers"
+                        if part == self.stages.of(name).batch
+                        else f"stages.{name}: {part} samples, one of accumulate={self.stages.of(name).accumulate} "
+                        f"parts of the batch, do not divide over {workers} workers: compute.{name}.workers"
                     )
         return self
 

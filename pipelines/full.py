@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from daefr.config import StageName
 from pipelines import cluster, registry
 from pipelines.evaluate import GRID, evaluate_restoration, evaluate_version
-from pipelines.preflight import remark
+from pipelines.preflight import remarks
 from pipelines.progress import say
 from pipelines.promote import promote
 from pipelines.report import report
@@ -31,7 +31,7 @@ CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
 
 def run_all(run: Run) -> list[str]:
     """Run every step that is not committed; return the lines that tell the result."""
-    if line := remark(run.config):
+    for line in remarks(run.config):
         say(line)
     dataset = synthesize(run)
     trained: dict[StageName, Committed] = dict(zip(CODEBOOKS, _train_codebooks(run, dataset), strict=True))

@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS inputs (
     number INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, path BLOB NOT NULL, size INTEGER NOT NULL,
     stamp TEXT NOT NULL, offset INTEGER, listed INTEGER NOT NULL,
     wanted BLOB NOT NULL, folded BLOB NOT NULL, whole INTEGER NOT NULL DEFAULT 0,
-    result BLOB, status TEXT, faces INTEGER, reason TEXT, written BLOB
+    result BLOB, status TEXT, faces INTEGER, reason TEXT, written BLOB, file BLOB
 );
 CREATE INDEX IF NOT EXISTS results ON inputs (folded);
 CREATE INDEX IF NOT EXISTS statuses ON inputs (status);
@@ -48,13 +48,17 @@ class Input(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of an input: where its result is and how many faces it has, or why it failed."""
+    """What became of an input: where its result is and how many faces it has, or why it failed.
+
+    `file` is the shard that has the result, empty where that is a file of its own.
+    """
 
     number: int
     status: Status
     written: str = ""
     faces: int = 0
     reason: str = ""
+    file: str = ""
 
 
 class Ledger:
@@ -98,6 +102,14 @@ class Ledger:
                 raise UserError(f"{names} would have the same result: rename one")
             database.execute("UPDATE inputs SET status = NULL WHERE status = 'failed'")
             database.execute("UPDATE inputs SET status = NULL, result = wanted WHERE result IS NOT wanted")
+
+    def forget_missing(self, present: Iterable[str]) -> int:
+        """Have the inputs done again whose results are not among the files that are `present`; return how many."""
+        with self._open() as database, database:
+            database.execute("CREATE TEMP TABLE present (name BLOB PRIMARY KEY) WITHOUT ROWID")
+            database.executemany("INSERT OR IGNORE INTO present VALUES (?)", ([os.fsencode(name)] for name in present))
+            missing = "UPDATE inputs SET status = NULL WHERE status IN (?, ?) AND file NOT IN present"
+            return database.execute(missing, ["restored", "no face"]).rowcount
 
     def begin(self, size: int, whole: bool) -> int:
         """Note which inputs are unfinished now, for `groups` to tell; return how many groups of `size` have any.
@@ -145,8 +157,18 @@ class Ledger:
         """Record what became of some inputs."""
         with self._open() as database, database:
             database.executemany(
-                "UPDATE inputs SET status = ?, written = ?, faces = ?, reason = ? WHERE number = ?",
-                ((done.status, os.fsencode(done.written), done.faces, done.reason, done.number) for done in outcomes),
+                "UPDATE inputs SET status = ?, written = ?, file = ?, faces = ?, reason = ? WHERE number = ?",
+                (
+                    (
+                        done.status,
+                        os.fsencode(done.written),
+                        os.fsencode(done.file or done.written),
+                        done.faces,
+                        done.reason,
+                        done.number,
+                    )
+                    for done in outcomes
+                ),
             )
 
     def counts(self) -> dict[str, int]:

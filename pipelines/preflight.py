@@ -1,12 +1,16 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
+import torch
+
 from daefr.errors import UserError
 from daefr.faces import find_detector
 from daefr.losses.identity import find_arcface
 from daefr.losses.perceptual import find_vgg16
+from daefr.metrics.registry import Setup, find_files
 from daefr.stages.config import AutoencoderTraining
 from pipelines.benchmarks import check_places
 from pipelines.config import STAGES, RunConfig
+from pipelines.promotion.settings import OF_EVALUATION, measure_of
 
 
 def check(config: RunConfig) -> None:
@@ -28,11 +32,20 @@ def check(config: RunConfig) -> None:
             find_arcface(training.identity.arcface)
 
 
-def remark(config: RunConfig) -> str | None:
-    """Say which stages train without the perceptual term, which the method has; None where all have it."""
+def remarks(config: RunConfig) -> list[str]:
+    """Say what a run goes on without: the perceptual term, which the method has, and figures that gates will want."""
     without = [
         name
         for name in STAGES
         if isinstance(training := config.stages.of(name), AutoencoderTraining) and not training.perceptual.weight
     ]
-    return f"without the perceptual term, as perceptual.weight=0: {', '.join(without)}" if without else None
+    lines = [f"without the perceptual term, as perceptual.weight=0: {', '.join(without)}"] if without else []
+    evaluation = config.evaluation
+    setup = Setup(evaluation.protocol, torch.device("cpu"), evaluation.weights, evaluation.fid_statistics)
+    for gate in config.promotion.restoration.gates:
+        if gate.metric in OF_EVALUATION:
+            try:
+                find_files(measure_of(gate.metric), setup)
+            except UserError as error:
+                lines.append(f"a gate of restoration cannot hold, as {gate.metric} is unavailable: {error}")
+    return lines

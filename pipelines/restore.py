@@ -11,6 +11,7 @@ if __name__ == "__main__":
     sys.exit(run_step("restore"))
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from daefr.data.shards import file_digest
@@ -26,7 +27,7 @@ from pipelines.restoring import Job, results_of
 from pipelines.run import Run, absolute
 from pipelines.sources import Source, SourcesDigest
 from pipelines.steps import Committed, StepInput
-from pipelines.storage.files import File, list_files, write_file
+from pipelines.storage.files import File, list_files, list_whole_files, write_file
 from pipelines.storage.s3 import is_address, split_address
 
 VERSION = 1
@@ -71,6 +72,7 @@ def _restored(run: Run, source: str, target: str) -> Committed:
         ledger.plan(_files(source), results_of(settings))
         if not ledger.counts()["inputs"]:
             raise UserError(f"IN={source} is empty; give a place with images")
+        ledger.forget_missing(_written(target))
         job = Job(target, model.fetch(run.tracking, folder), settings, compute)
         _restore_all(ledger, job)
         counts = ledger.counts()
@@ -81,8 +83,12 @@ def _restored(run: Run, source: str, target: str) -> Committed:
         return {"counts": counts, "sources": SourcesDigest.of(map(_source, _files(source)))}, [LEDGER, MANIFEST]
 
     def holds(found: Committed) -> bool:
-        failed = found.manifest.outputs["counts"]["failed"]
-        return not failed and found.manifest.outputs["sources"] == SourcesDigest.of(map(_source, _files(source)))
+        outputs = found.manifest.outputs
+        return (
+            not outputs["counts"]["failed"]
+            and outputs["sources"] == SourcesDigest.of(map(_source, _files(source)))
+            and not Ledger(found.folder / LEDGER).forget_missing(_written(target))
+        )
 
     wanted = settings.model_dump(mode="json", exclude={"model", *weights, "max_failed"})
     asked = {"source": source, "target": target, **wanted}
@@ -126,6 +132,12 @@ def _files(place: str) -> Iterator[File]:
         raise UserError(f"IN={place} is not a folder: give one, a tar file or an s3://bucket/prefix") from None
     except OSError as error:
         raise UserError(f"IN={place} cannot be listed: {error.strerror}") from None
+
+
+def _written(target: str) -> Iterator[str]:
+    """Yield the names of the files in OUT."""
+    with suppress(FileNotFoundError):  # there is none yet
+        yield from (file.name for file in list_whole_files(target))
 
 
 def _source(file: File) -> Source:

@@ -128,7 +128,7 @@ class Restoring:
                     continue
                 key, suffix = f"{given.number:08d}", PurePosixPath(outcome.written).suffix.lower()
                 about = {"source": given.file.name, "status": outcome.status, "faces": outcome.faces}
-                outcomes.append(outcome._replace(written=f"{name}/{key}{suffix}"))
+                outcomes.append(outcome._replace(written=f"{name}/{key}{suffix}", file=name))
                 yield {"__key__": key, suffix.removeprefix(".") or "image": content, "json": json.dumps(about).encode()}
 
         with tempfile.TemporaryDirectory(prefix="daefr-") as folder:

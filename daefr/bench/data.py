@@ -160,12 +160,13 @@ def measure(faces: list[Image], variants: int, folder: Path) -> Figures:
 def _make(faces: list[Image], variants: int, watch: Stopwatch) -> list[Made]:
     made = []
     for number, face in enumerate(faces):
-        made.append(watch.time(lambda: _degrade(face, variants, number), ours=True))  # noqa: B023  # called at once
+        made.append(watch.time(lambda: degrade_face(face, variants, number), ours=True))  # noqa: B023  # called at once
         watch.time(lambda: [_degrade_plainly(face, lq.params["steps"]) for lq in made[-1].lqs], ours=False)  # noqa: B023
     return made
 
 
-def _degrade(face: Image, variants: int, number: int) -> Made:
+def degrade_face(face: Image, variants: int, number: int) -> Made:
+    """Make the LQ variants of the face of some number, as a dataset has them."""
     shared = Face(face)
     return Made(
         face,
@@ -211,7 +212,7 @@ def _stored_plainly(made: Made) -> int:
 
 def _read(made: list[Made], folder: Path, watch: Stopwatch) -> int:
     """Read every LQ image of the restoration stage once, on both sides; return the number of samples."""
-    _write_dataset(made, folder)
+    write_dataset(made, folder)
     options: dict[str, Any] = {"parts": ("hq", "severe"), "flip": True, "draw": True}
     datasets = FaceDataset(folder, "train", **options), PlainDataset(made, folder, "train", **options)
     ours, plain = (iter(training_batches(each, seed=0, batch=BATCH, rank=0, ranks=1, step=0)) for each in datasets)
@@ -224,7 +225,8 @@ def _read(made: list[Made], folder: Path, watch: Stopwatch) -> int:
     return batches * BATCH
 
 
-def _write_dataset(made: list[Made], folder: Path) -> None:
+def write_dataset(made: list[Made], folder: Path) -> None:
+    """Write degraded faces as a dataset of one shard."""
     manifest = DatasetManifest(
         resolution=made[0].face.shape[0],
         recipes=RECIPES,

@@ -71,18 +71,7 @@ def _case(name: CaseName, options: argparse.Namespace) -> Case:
     restore = name == "restore"
     resolution = options.restore_resolution if restore else options.resolution
     multipliers = options.restore_multipliers if restore else options.multipliers
-    coarsest = resolution // 2 ** (len(multipliers) - 1)
-    try:
-        network = NetworkConfig(
-            autoencoder=AutoencoderConfig(
-                resolution=resolution,
-                channels=options.channels,
-                multipliers=multipliers,
-                attention_resolutions=(coarsest,),
-            )
-        )
-    except ValidationError as error:
-        raise UserError("; ".join(problem["msg"] for problem in error.errors())) from None
+    network = network_of(resolution, options.channels, multipliers)
     speed = Speed(
         channels_last=options.channels_last,
         autocast=options.autocast,
@@ -90,6 +79,18 @@ def _case(name: CaseName, options: argparse.Namespace) -> Case:
         keep_memory=options.keep_memory,
     )
     return Case(name, network, options.restore_batch if restore else options.batch, options.device, speed)
+
+
+def network_of(resolution: int, channels: int, multipliers: tuple[int, ...]) -> NetworkConfig:
+    """Return the network of these sizes, with attention at the coarsest level. Raises `UserError` if there is none."""
+    coarsest = resolution // 2 ** (len(multipliers) - 1)
+    try:
+        sizes = AutoencoderConfig(
+            resolution=resolution, channels=channels, multipliers=multipliers, attention_resolutions=(coarsest,)
+        )
+    except ValidationError as error:
+        raise UserError("; ".join(problem["msg"] for problem in error.errors())) from None
+    return NetworkConfig(autoencoder=sizes)
 
 
 def _columns(measured: Measured) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Faces as tensors: the datasets and loaders that the training stages and the measures read."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -126,19 +126,23 @@ class FaceDataset(Dataset[Batch]):
 
 def training_batches(
     dataset: FaceDataset, *, seed: int, batch: int, rank: int, ranks: int, step: int, workers: int = 0
-) -> Iterable[Batch]:
+) -> Iterator[Batch]:
     """Yield this rank's part of every global batch from `step` on, without end. See `daefr.data.order`.
 
     `workers` is the number of processes that decode, 0 for none but this one.
     """
     order = BatchOrder(dataset.sizes, seed=seed, batch=batch, rank=rank, ranks=ranks, step=step)
-    return DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
-    )
+    try:
+        yield from DataLoader(
+            dataset,
+            batch_sampler=order,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=4 if workers else None,
+        )
+    except UserError as error:
+        # from a process that decodes, it comes with that process's traceback, whose last line it is
+        raise UserError(str(error).strip().splitlines()[-1].partition("UserError: ")[2] or str(error)) from None
 
 
 def validation_batches(dataset: FaceDataset, *, batch: int, rank: int = 0, ranks: int = 1) -> Iterable[Batch]:

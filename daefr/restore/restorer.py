@@ -27,6 +27,8 @@ from daefr.stages import RestorationStage
 
 BATCH = 4
 SCALES = (1, 2, 4)
+LEAST_FACE = 2.0
+"""Pixels between eyes and mouth; what is smaller is a mistake of the detector, and has no direction."""
 
 
 @dataclass(frozen=True)
@@ -286,9 +288,9 @@ class Restorer:
             faces = [min(faces, key=lambda face: _distance(face, width / 2, height / 2))]
         opened = Opened(photograph, colours, [], scale=upscale)
         for face in faces:
-            matrix = alignment_matrix(face.landmarks, self.resolution)
-            if not np.isfinite(matrix).all():
+            if np.ptp(face.landmarks, axis=0).max() < LEAST_FACE:
                 continue
+            matrix = alignment_matrix(face.landmarks, self.resolution)
             opened.faces.append((face, matrix))
             opened.crops.append(colours.to_srgb(warp(photograph.pixels, matrix, self.resolution)))
         return opened
@@ -324,7 +326,7 @@ class Restorer:
         return Photograph(paste(background, patches), alpha, photograph.profile, photograph.one_channel)
 
     def _mask(self, restored: Image) -> Mask:
-        return whole_mask(len(restored)) if self._parser is None else self._parser(restored)
+        return whole_mask() if self._parser is None else self._parser(restored)
 
 
 def _check_square(photograph: Photograph) -> None:

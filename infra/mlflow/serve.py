@@ -1,6 +1,6 @@
 """Start an MLflow server that a team shares: records in PostgreSQL, artifacts on S3, passwords unless on loopback.
 
-MLFLOW_BACKEND_STORE_URI=postgresql://mlflow@db/mlflow python infra/mlflow/serve.py --artifacts s3://bucket/mlflow
+MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow@db/mlflow python infra/mlflow/serve.py --artifacts s3://bucket/mlflow
 """
 
 import argparse
@@ -57,7 +57,7 @@ def prepare(options: argparse.Namespace, environment: Mapping[str, str]) -> dict
     """Check the settings, make a new database's tables and the secrets; return the server's variables."""
     database = environment.get(DATABASE, "")
     if not database:
-        raise SettingError(f"set {DATABASE}, such as postgresql://mlflow:PASSWORD@127.0.0.1/mlflow")
+        raise SettingError(f"set {DATABASE}, such as postgresql+psycopg2://mlflow:PASSWORD@127.0.0.1/mlflow")
     make_tables(database)
     # without it, MLflow starts eight more processes for jobs of language models
     variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -92,8 +92,10 @@ def make_tables(database: str) -> None:
     Those of an older MLflow are left as they are: that is for `mlflow db upgrade`, after a backup.
     """
     from mlflow import MlflowClient  # noqa: PLC0415  # it takes seconds, and a wrong option none
+    from sqlalchemy import create_engine  # noqa: PLC0415
 
     try:
+        create_engine(database).connect().close()  # MLflow itself would try for minutes
         MlflowClient(tracking_uri=database, registry_uri=database).search_experiments(max_results=1)
     except Exception as error:  # MLflow lets those of alembic and of every database through
         reason = " ".join(str(error).split())[:300]

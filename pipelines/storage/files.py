@@ -42,11 +42,16 @@ def list_files(place: str) -> Iterator[File]:
     Raises `FileNotFoundError`, `NotADirectoryError` or another `OSError` for a place that is none, and `UserError` for
     a damaged tar file, as nothing tells how much of it is lost.
     """
-    for file in _objects(place) if s3.is_address(place) else _local(Path(place)):
+    for file in list_whole_files(place):
         if file.name.lower().endswith(TAR):
             yield from _members(file)
         else:
             yield file
+
+
+def list_whole_files(place: str) -> Iterator[File]:
+    """List a place like `list_files`, but a tar file as the file that it is."""
+    return _objects(place) if s3.is_address(place) else _local(Path(place))
 
 
 def read_file(path: str | Path, stamp: str, offset: int | None, size: int) -> bytes:

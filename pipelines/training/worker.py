@@ -48,6 +48,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
             resume=resume,
             workers=job.compute.loaders,
             fetch=job.fetch,
+            patience=job.compute.timeout,
         )
 
 

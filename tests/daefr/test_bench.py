@@ -13,7 +13,7 @@ from daefr.bench.reference_way import ReferenceOptimization, restore_as_referenc
 from daefr.bench.worker import count_flops
 from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.stages import AutoencoderStage, RestorationStage
-from daefr.training.loop import Optimization
+from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 
 # VGG16 halves the sides four times

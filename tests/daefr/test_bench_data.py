@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from daefr.__main__ import main
-from daefr.bench.data import Figures, PlainDataset, Stopwatch, _make, _write_dataset
+from daefr.bench.data import Figures, PlainDataset, Stopwatch, _make, write_dataset
 from daefr.data.dataset import FaceDataset
 from daefr.data.images import encode_png
 from daefr.data.order import Position
@@ -23,7 +23,7 @@ def test_both_sides_read_the_same_samples(tmp_path: Path) -> None:
     watch = Stopwatch()
     made = _make([draw_portrait(seed, 64).image for seed in range(2)], 3, watch)
     assert watch.ours > 0 and watch.plain > 0
-    _write_dataset(made, tmp_path)
+    write_dataset(made, tmp_path)
     options = {"parts": ("hq", "severe"), "flip": True, "draw": True}
     ours = FaceDataset(tmp_path, "train", **options)  # type: ignore[arg-type]
     plain = PlainDataset(made, tmp_path, "train", **options)

@@ -27,7 +27,8 @@ from daefr.released import export_released
 from daefr.stages import AutoencoderStage, continue_from, stage_from_checkpoint, start_from
 from daefr.stages.components import PREFIX, ComponentDiscriminators
 from daefr.stages.config import AutoencoderTraining, ComponentsConfig
-from daefr.training.loop import Optimization, train
+from daefr.training.loop import train
+from daefr.training.optimization import Optimization
 from daefr.training.reporter import FolderReporter, Save
 from daefr.training.state import TrainingState
 from tests.daefr import tiny

@@ -326,3 +326,12 @@ def test_a_dataset_of_another_resolution_is_refused(dataset: Path) -> None:
     check_resolution(load_manifest(dataset), tiny.SIDE, "hq_codebook")
     with pytest.raises(UserError, match="hq_codebook: the network takes 512 pixels, the dataset has 16"):
         check_resolution(load_manifest(dataset), 512, "hq_codebook")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_is_gone_is_told_in_one_line(tmp_path: Path, workers: int) -> None:
+    folder = tiny.write_dataset(tmp_path)
+    faces = FaceDataset(folder, "train", ("hq",))
+    (folder / "train-2.tar").unlink()
+    with pytest.raises(UserError, match=r"^shard .*train-2\.tar is missing; the manifest beside it lists it$"):
+        list(islice(training_batches(faces, seed=0, batch=12, rank=0, ranks=1, step=0, workers=workers), 1))

@@ -12,7 +12,7 @@ from daefr.data.dataset import Batch
 from daefr.restore import Restorer
 from daefr.speed import COMPILED, Speed
 from daefr.stages import RestorationStage, Stage
-from daefr.training.loop import Optimization
+from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 from tests.daefr import tiny
 

@@ -16,7 +16,7 @@ from daefr.data.manifest import NAME, DatasetManifest, Shard
 from daefr.data.shards import Sample, write_shard
 from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.stages import Stage, build_stage
-from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 
 SIDE = 16
 TRAIN_SIZES = (5, 1, 4, 2)
@@ -49,7 +49,8 @@ def settings(name: StageName, **changes: Any) -> TrainingConfig:
         return RestorationTraining.model_validate(common | changes)
     losses = {"adversarial": {"start": 1}, "perceptual": {"weight": 0}}
     remedies = {"codebook": {"kmeans_start": True, "restart_every": 2}}
-    return AutoencoderTraining.model_validate(common | losses | remedies | changes)
+    settings = AssociationTraining if name == "association" else AutoencoderTraining
+    return settings.model_validate(common | losses | remedies | changes)
 
 
 def build(name: StageName, seed: int = 0, network: NetworkConfig = NETWORK, **changes: Any) -> Stage:

@@ -1,6 +1,5 @@
 """Nodes of a Ray cluster as processes of this machine, sharing neither ports nor files with any other cluster on it."""
 
-import json
 import os
 import secrets
 import shutil
@@ -84,24 +83,6 @@ class Nodes:
         """Start one more node, and return without waiting for it."""
         self.workers.append(self._start(cpus, f"--address={self.address}"))
         return self.workers[-1]
-
-    def drain(self, seconds: int) -> Node:
-        """Announce the end of the node that was added last, as a spot machine does; return it, to be killed."""
-        listed = subprocess.run(
-            [BIN / "ray", "list", "nodes", "--address", self.jobs, "--format", "json", "--filter", "state=ALIVE"],
-            env=self.environment, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        node = max(
-            (node for node in json.loads(listed.stdout) if not node["is_head_node"]),
-            key=lambda node: int(node["start_time_ms"]),
-        )
-        subprocess.run(
-            [BIN / "ray", "drain-node", "--address", self.address, "--node-id", node["node_id"],
-             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds",
-             str(seconds)],
-            env=self.environment, check=True, capture_output=True,
-        )  # fmt: skip
-        return self.workers.pop()
 
     def _start(self, cpus: int, *options: str) -> Node:
         common = [f"--num-cpus={cpus}", "--object-store-memory=200000000", "--disable-usage-stats"]

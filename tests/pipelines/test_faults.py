@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from mlflow import MlflowClient
 
 from daefr.checkpoint import MODEL
@@ -17,6 +18,7 @@ from daefr.errors import UserError
 from pipelines import cluster
 from pipelines.config import load_config
 from pipelines.errors import StepFailedError
+from pipelines.progress import Board
 from pipelines.run import open_run
 from pipelines.steps import Committed
 from pipelines.synthesize import DATASET, synthesize
@@ -121,3 +123,28 @@ def test_a_shard_that_is_gone_for_one_rank_only_ends_all(workdir: Path) -> None:
             train_stage(run, "hq_codebook", dataset, {})
     finally:
         shard.with_suffix(".away").rename(shard)
+
+
+def test_a_stage_that_waits_for_what_others_hold_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_TO_FREE", 0.2)
+    cpus = cluster.cpus()
+    other = ray.remote(Board).options(num_cpus=cpus).remote()
+    ray.get(other.read.remote())
+    told, entered = list[str](), threading.Event()
+
+    def enter() -> None:
+        with cluster.room("association", {"CPU": cpus}, told.append):
+            entered.set()
+
+    threading.Thread(target=enter, daemon=True).start()
+    while not told:
+        assert not entered.is_set()
+        time.sleep(0.05)
+    assert told == [f"association: waits for {cpus:g} CPU, which others hold: 0 CPU free"]
+    ray.kill(other)
+    assert entered.wait(30)
+
+
+def test_a_stage_that_no_node_has_room_for_is_told_at_once() -> None:
+    with pytest.raises(UserError, match="wants 1000 CPU, but the cluster has"), cluster.room("x", {"CPU": 1000}, print):
+        pass

@@ -62,6 +62,14 @@ def test_groups_that_are_done_as_a_whole_are_done_again_as_a_whole(ledger: Ledge
     assert _names(list(ledger.groups(4))) == [["0", "1", "2", "3"], ["8", "9"]]
 
 
+def test_what_has_lost_its_result_is_done_again(ledger: Ledger) -> None:
+    ledger.record([Outcome(1, "restored", "0.png", 1), Outcome(2, "no face", "1.jpg"), Outcome(3, "restored", "2.png")])
+    ledger.record([Outcome(4, "restored", "a.tar/4.png", 1, file="a.tar"), Outcome(5, "failed", reason="damaged")])
+    assert ledger.forget_missing(["0.png", "a.tar", "another"]) == 2
+    ledger.begin(100, whole=False)
+    assert [given.number for group in ledger.groups(100) for given in group] == [2, 3, *range(6, 11)]
+
+
 def test_inputs_that_are_gone_are_forgotten(ledger: Ledger) -> None:
     ledger.plan([_file("3.jpg")], _result)
     assert ledger.counts()["inputs"] == 1

@@ -14,7 +14,7 @@ from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import NAME, load_manifest
 from daefr.data.shards import write_shard
 from daefr.stages import Stage
-from daefr.training.loop import validate
+from daefr.training.validation import validate
 from pipelines import cluster, registry
 from pipelines.config import load_config
 from pipelines.promote import promote

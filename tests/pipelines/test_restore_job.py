@@ -135,17 +135,20 @@ def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
     assert _files(out) == of_the_command, "byte for byte, and nothing else"
 
     # the damaged one is mended, the oblong one is gone: only what is new is done
-    before = {name: (out / name).stat().st_mtime_ns for name in of_the_command}
+    before = {name: (out / name).stat().st_mtime_ns for name in of_the_command if name != "003.png"}
     (crops / "damaged.png").write_bytes((crops / "000.png").read_bytes())
     (crops / "oblong.png").rename(tmp_path / "oblong.png")
     try:
         again = _restore(tmp_path / "run", crops, out, model, "restore.aligned=true", "compute.restore.images=3")
         kept = _restore(tmp_path / "run", crops, out, model, "restore.aligned=true")
+        (out / "003.png").unlink()
+        mended = _restore(tmp_path / "run", crops, out, model, "restore.aligned=true")
     finally:
         (tmp_path / "oblong.png").rename(crops / "oblong.png")
-    assert again == kept == [f"99 restored, 0 no face, 0 failed of 99: {out}/manifest.jsonl"]
+    assert again == kept == mended == [f"99 restored, 0 no face, 0 failed of 99: {out}/manifest.jsonl"]
     assert (out / "damaged.png").read_bytes() == (out / "000.png").read_bytes()
-    assert {name: (out / name).stat().st_mtime_ns for name in of_the_command} == before
+    assert {name: (out / name).stat().st_mtime_ns for name in before} == before
+    assert (out / "003.png").read_bytes() == of_the_command["003.png"]
 
 
 def test_a_killed_job_goes_on(crops: Path, model: Path, of_the_command: dict[str, bytes], tmp_path: Path) -> None:
