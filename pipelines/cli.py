@@ -1,4 +1,7 @@
-"""The command line that all steps share."""
+"""The command line that all steps share.
+
+A step's libraries are imported when it is its turn: training's take seconds and 500 MB.
+"""
 
 import argparse
 import sys
@@ -8,19 +11,14 @@ from pathlib import Path
 
 from daefr.config import StageName
 from daefr.errors import UserError
-from daefr.stages import UPSTREAM
 from pipelines.cluster import ROOT
 from pipelines.config import STAGES, load_config, show_config
 from pipelines.errors import StepFailedError
-from pipelines.evaluate import evaluate_restoration, table
-from pipelines.full import run_all
 from pipelines.preflight import check
 from pipelines.progress import say
-from pipelines.promote import promote
 from pipelines.run import Run, open_run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
-from pipelines.train import train_stage
 
 DEMO = ROOT / "pipelines/configs/demo.yaml"
 
@@ -56,9 +54,7 @@ def run_step(name: str) -> int:
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python pipelines/{name}.py", description=sys.modules[f"pipelines.{name}"].__doc__
-    )
+    parser = argparse.ArgumentParser(prog=f"python pipelines/{name}.py", description=sys.modules["__main__"].__doc__)
     parser.add_argument("--config", type=Path, default=DEMO, help="YAML file of the run (default: the demo's)")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     if name in ("train", "promote"):
@@ -79,6 +75,9 @@ def _complain(error: Exception | str, code: int) -> int:
 
 
 def _trained(run: Run, name: StageName, dataset: Committed) -> Committed:
+    from daefr.stages import UPSTREAM  # noqa: PLC0415
+    from pipelines.train import train_stage  # noqa: PLC0415
+
     return train_stage(run, name, dataset, {before: _trained(run, before, dataset) for before in UPSTREAM[name]})
 
 
@@ -92,6 +91,8 @@ def _train(run: Run, stage: StageName | None) -> list[str]:
 
 
 def _evaluate(run: Run, _: StageName | None) -> list[str]:
+    from pipelines.evaluate import evaluate_restoration, table  # noqa: PLC0415
+
     dataset = synthesize(run)
     evaluated = evaluate_restoration(run, _trained(run, "restoration", dataset), dataset)
     return [table(evaluated), f"grid: {evaluated.folder / 'grid.png'}"]
@@ -99,12 +100,20 @@ def _evaluate(run: Run, _: StageName | None) -> list[str]:
 
 def _promote(run: Run, stage: StageName | None) -> list[str]:
     assert stage is not None  # noqa: S101  # the parser requires it
+    from pipelines.promote import promote  # noqa: PLC0415
+
     dataset = synthesize(run)
     return [promote(run, stage, _trained(run, stage, dataset), dataset)]
 
 
+def _full(run: Run, _: StageName | None) -> list[str]:
+    from pipelines.full import run_all  # noqa: PLC0415
+
+    return run_all(run)
+
+
 STEPS: dict[str, Callable[[Run, StageName | None], list[str]]] = {
-    "full": lambda run, _: run_all(run),
+    "full": _full,
     "synthesize": _synthesize,
     "train": _train,
     "evaluate": _evaluate,

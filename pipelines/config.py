@@ -62,6 +62,11 @@ class DataConfig(Settings):
     mild: str = "daefr-mild"
     severe: str = "daefr-severe"
     variants: PositiveInt = Field(2, description="LQ images of each recipe for every training face.")
+    refresh: PositiveInt | None = Field(
+        None,
+        description="Epochs after which training goes on with new LQ images of every face, which idle CPUs make "
+        "meanwhile; by default it keeps the first.",
+    )
     store: str | None = Field(
         None, description="s3://bucket/prefix for the shards; by default they are beside their manifest."
     )
@@ -113,6 +118,7 @@ class StageCompute(Settings):
     cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
     gpu: bool = Field(False, description="One GPU for each worker.")
     loaders: NonNegativeInt = Field(0, description="Processes of each worker that decode images.")
+    check_digests: bool = Field(False, description="Read every shard whole when it is opened, to check its digest.")
     max_failures: NonNegativeInt = Field(3, description="How often a stage is resumed after a worker is lost.")
 
 

@@ -14,13 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from daefr.config import StageName
 from pipelines import cluster
-from pipelines.evaluate import GRID, evaluate_restoration, table
 from pipelines.progress import say
-from pipelines.promote import promote
 from pipelines.run import Run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
-from pipelines.train import CHECKPOINT, train_stage
 
 CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
 
@@ -28,6 +25,12 @@ CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
 def run_all(run: Run) -> list[str]:
     """Run every step that is not committed; return the lines that tell the result."""
     dataset = synthesize(run)
+
+    # only now: training's libraries take seconds and 500 MB, which planning millions of faces does without
+    from pipelines.evaluate import GRID, evaluate_restoration, table  # noqa: PLC0415
+    from pipelines.promote import promote  # noqa: PLC0415
+    from pipelines.train import CHECKPOINT, train_stage  # noqa: PLC0415
+
     trained: dict[StageName, Committed] = dict(zip(CODEBOOKS, _train_codebooks(run, dataset), strict=True))
     for name in CODEBOOKS:
         say(promote(run, name, trained[name], dataset))
@@ -45,6 +48,8 @@ def run_all(run: Run) -> list[str]:
 
 def _train_codebooks(run: Run, dataset: Committed) -> list[Committed]:
     """Train both codebooks, at the same time where the cluster has room for both."""
+    from pipelines.train import train_stage  # noqa: PLC0415
+
     with ThreadPoolExecutor(len(CODEBOOKS)) as pool:
         futures = [pool.submit(train_stage, run, name, dataset, {}) for name in CODEBOOKS]
         try:

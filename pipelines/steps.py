@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from daefr.config import Settings
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.files import write_whole
 from pipelines.config import digest
 from pipelines.tracking import Tracking
 
@@ -142,10 +143,3 @@ def find(folder: Path) -> Committed | None:
     if not all((folder / file).exists() for file in manifest.files):
         return None
     return Committed(folder, manifest)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename: `path` is whole or as it was."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -37,6 +37,7 @@ from pipelines.config import StageCompute
 from pipelines.errors import StepFailedError
 from pipelines.gate import measured_on
 from pipelines.progress import Board, bar, follow, say
+from pipelines.refresh import digests, last_generation, refreshing
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
@@ -58,6 +59,8 @@ class Job:
     compute: StageCompute
     seed: int
     dataset: Path
+    refresh: int | None
+    """Epochs after which the LQ images are those of the next generation."""
     fetch: Fetch | None
     """Brings the dataset's shards where they are not beside its manifest."""
     start: Version | Path | None
@@ -81,6 +84,9 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
         "network": run.config.network.model_dump(mode="json"),
         "seed": run.config.seed,
     }
+    refresh = run.config.data.refresh if name != "hq_codebook" else None  # which sees no LQ image
+    if refresh:
+        settings["refresh"] = refresh
     inputs = {"dataset": dataset.as_input()}
     inputs |= {before: upstream[before].as_input() for before in UPSTREAM[name]}
     if start is not None:
@@ -96,6 +102,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             compute=run.config.compute.of(name),
             seed=run.config.seed,
             dataset=dataset.folder / DATASET,
+            refresh=refresh,
             fetch=shard_cache(run, dataset.folder / DATASET),
             start=start,
             upstream=champions,
@@ -103,8 +110,14 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             run_id=run_id,
             board=ray.remote(Board).options(num_cpus=0).remote(),
         )
-        with cluster.room(name, resources(job.compute), say):
+        generations = last_generation(job.dataset, training, refresh)
+        with cluster.room(name, resources(job.compute), say), refreshing(
+            job.dataset, generations, job.fetch, run.config.compute.task_retries
+        ):  # fmt: skip
             measured = _fit(job, folder)
+        lineage = {f"generation_{number}": digest for number, digest in digests(job.dataset, generations).items()}
+        for key, value in lineage.items():
+            run.tracking.client.set_tag(run_id, f"daefr.input.{key}", value)
         manifest = load_manifest(job.dataset)
         version = registry.register(
             run.tracking,
@@ -118,11 +131,12 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
                 "daefr.dataset": dataset.as_input().digest,
                 "daefr.recipes": ", ".join(manifest.recipes.values()),
                 "daefr.revision": run.tracking.revision,
+                **({"daefr.generations": str(generations), "daefr.refresh": str(refresh)} if refresh else {}),
                 **{f"daefr.upstream.{before}": version.address for before, version in champions.items()},
                 **({"daefr.start": _describe(start).origin} if start else {}),
             },
         )
-        return {"checkpoint": CHECKPOINT, "version": version.number, **measured}, [
+        return {"checkpoint": CHECKPOINT, "version": version.number, **lineage, **measured}, [
             f"{CHECKPOINT}/{file}" for file in (MODEL, CONFIG, "manifest.json")
         ]
 
@@ -239,6 +253,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
                 from_scratch=job.start is None and not job.upstream,
                 resume=resume,
                 workers=job.compute.loaders,
+                refresh=job.refresh,
+                check_digests=job.compute.check_digests,
                 fetch=job.fetch,
             )
     except UserError as error:

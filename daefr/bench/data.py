@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from daefr.data.dataset import FaceDataset, Part, training_batches
-from daefr.data.images import Image, decode_image, encode_png, find_images, shrink
-from daefr.data.manifest import NAME, DatasetManifest
+from daefr.data.images import Image, decode_image, encode_png, encode_webp, find_images, shrink
+from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
 from daefr.data.portraits import draw_portrait
 from daefr.data.shards import Sample, write_shard
@@ -48,7 +48,8 @@ class Figures:
     bytes_ratio: float
     """Bytes of a sample's images, over those of the same images as PNG files of the full side."""
     loader_speedup: float
-    """Samples of the restoration stage read, over the same degraded plainly whenever they are read."""
+    """Samples of the restoration stage read into batches, over the same degraded plainly whenever they are read. Both
+    sides read the face from the same file and end with 8 bits, which become floats on the device."""
     faces_per_second: float
     plain_faces_per_second: float
     samples_per_second: float
@@ -201,7 +202,7 @@ def _difference(face: Image, steps: list[Params]) -> int:
 
 
 def _stored(made: Made) -> int:
-    return len(encode_png(made.face)) + sum(len(lq.file) for lq in made.lqs)
+    return len(encode_webp(made.face)) + sum(len(lq.file) for lq in made.lqs)
 
 
 def _stored_plainly(made: Made) -> int:
@@ -225,20 +226,19 @@ def _read(made: list[Made], folder: Path, watch: Stopwatch) -> int:
 
 
 def _write_dataset(made: list[Made], folder: Path) -> None:
-    manifest = DatasetManifest(
+    write_manifest(
+        folder,
         resolution=made[0].face.shape[0],
         recipes=RECIPES,
         variants={kind: len(lqs) for kind, lqs in made[0].variants.items()},
         seed=0,
         train=[write_shard(folder / "train-000000.tar", (_sample(number, each) for number, each in enumerate(made)))],
         validation=[],
-        rejected=[],
     )
-    (folder / NAME).write_text(manifest.model_dump_json())
 
 
 def _sample(number: int, made: Made) -> Sample:
-    sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.png": encode_png(made.face)}
+    sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.webp": encode_webp(made.face)}
     for kind, lqs in made.variants.items():
         sample |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(lqs)}
     return sample

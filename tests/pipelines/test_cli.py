@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from daefr.files import write_whole
 from pipelines import cli
-from pipelines.steps import write_whole
 
 
 def test_a_full_disk_is_told_in_one_line(

@@ -1,4 +1,7 @@
-from daefr.data.manifest import DatasetManifest, Shard
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from daefr.data.manifest import DatasetManifest, Shard, write_manifest
 from daefr.stages.config import AutoencoderTraining, RestorationTraining
 from pipelines.gate import decide, measured_on
 
@@ -15,7 +18,10 @@ def test_only_a_lower_loss_replaces_the_champion() -> None:
 
 def _manifest(sha256: str) -> DatasetManifest:
     shard = Shard(name="a.tar", bytes=1, sha256=sha256, samples=1)
-    return DatasetManifest(resolution=32, recipes={}, variants={}, seed=0, train=[], validation=[shard], rejected=[])
+    with TemporaryDirectory() as folder:
+        return write_manifest(
+            Path(folder), resolution=32, recipes={}, variants={}, seed=0, train=[], validation=[shard]
+        )
 
 
 def test_losses_compare_on_the_same_images_and_weights_only() -> None:

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from daefr.data.images import encode_png
-from daefr.data.manifest import NAME, load_manifest
+from daefr.data.manifest import NAME, Shard, load_manifest, read_rejected, read_shards
 from daefr.data.portraits import draw_portrait
 from daefr.errors import UserError
 from pipelines import cluster, sources
@@ -65,8 +65,12 @@ def _synthesize(workdir: Path, *overrides: str) -> Committed:
 
 
 def _digests(dataset: Committed) -> list[str]:
-    made = load_manifest(dataset.folder / DATASET)
-    return [shard.sha256 for shard in [*made.train, *made.validation]]
+    return [shard.sha256 for shard in _shards(dataset)]
+
+
+def _shards(dataset: Committed) -> list[Shard]:
+    folder, made = dataset.folder / DATASET, load_manifest(dataset.folder / DATASET)
+    return [*read_shards(folder, made.train), *read_shards(folder, made.validation)]
 
 
 def _kill_a_worker() -> None:
@@ -104,12 +108,13 @@ def test_a_run_on_s3_makes_what_a_run_here_makes_although_workers_die_and_s3_fai
     assert len(seen) > FACES, "the tasks of the killed workers were run again"
     assert _digests(there) == _digests(here)
     made = load_manifest(there.folder / DATASET)
-    assert [entry.source for entry in made.rejected] == ["broken.png"]
+    assert [entry.source for entry in read_rejected(there.folder / DATASET, made)] == ["broken.png"]
     assert made.samples("train") + made.samples("validation") == FACES - 1
 
     stored = {found.address.removeprefix(f"{made.store}/"): found.size for found in list_objects(f"{made.store}/")}
-    assert stored.pop(NAME) > 0
-    assert stored == {shard.name: shard.bytes for shard in [*made.train, *made.validation]}
+    for name in (NAME, made.train.file, made.validation.file, made.rejected.file):
+        assert stored.pop(name) == (there.folder / DATASET / name).stat().st_size
+    assert stored == {shard.name: shard.bytes for shard in _shards(there)}
     assert not list(there.folder.glob("**/*.tar"))
 
     s3.fail([])
@@ -133,14 +138,14 @@ def test_a_store_that_is_not_there_is_told_before_anything_is_made(s3: Proxy, fa
 def test_shards_that_are_gone_from_the_store_are_made_again(s3: Proxy, bucket: str, tmp_path: Path) -> None:
     overrides = [f"data.faces={bucket}/faces", f"data.store={bucket}/out"]
     first = _synthesize(tmp_path, *overrides)
-    made = load_manifest(first.folder / DATASET)
-    key = f"out/{first.folder.name}/{made.train[0].name}"
+    lost = _shards(first)[0]
+    key = f"out/{first.folder.name}/{lost.name}"
     direct(s3).delete_object(Bucket=bucket.removeprefix("s3://"), Key=key)
     s3.fail([])
     _synthesize(tmp_path, *overrides)
-    assert len(read(f"{bucket}/{key}")) == made.train[0].bytes
+    assert len(read(f"{bucket}/{key}")) == lost.bytes
     uploads = [path for method, path in s3.requests if method == "PUT" and path.endswith(".tar")]
-    assert [path.rpartition("/")[2] for path in uploads] == [made.train[0].name], "the others were not"
+    assert [path.rpartition("/")[2] for path in uploads] == [lost.name], "the others were not"
 
 
 def test_a_change_beyond_what_the_fingerprint_covers_is_found(
