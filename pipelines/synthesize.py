@@ -116,9 +116,9 @@ def shard_cache(run: Run, dataset: Path) -> ShardCache | None:
 class Tally:
     """Counts what was made, and tells it: on the terminal, and to the step's MLflow run, by the number of shards."""
 
-    def __init__(self, shown: Bar, writer: MetricWriter) -> None:
-        """Begin with nothing made."""
-        self._shown, self._writer = shown, writer
+    def __init__(self, shown: Bar, writer: MetricWriter, total: int | None) -> None:
+        """Begin with nothing made, of `total` sources where that is known."""
+        self._shown, self._writer, self._total = shown, writer, total
         self._start, self._told = time.monotonic(), -SECONDS_BETWEEN_METRICS
         self._made = 0
         self.shards = self.sources = self.bytes = self.rejected = 0
@@ -139,7 +139,8 @@ class Tally:
         self._told = time.monotonic()
         counts = {"sources": self.sources, "bytes": self.bytes, "rejected": self.rejected}
         rate = self._made / max(self._told - self._start, 1e-6)
-        self._writer.log(self.shards, {**counts, "sources_per_second": rate})
+        left = {"seconds_left": (self._total - self.sources) / rate} if self._total is not None and rate else {}
+        self._writer.log(self.shards, {**counts, "sources_per_second": rate, **left})
 
 
 class Pending(NamedTuple):
@@ -157,7 +158,7 @@ def _make_all(run: Run, plan: Plan, run_id: str) -> None:
     size_of = sizes_in(plan.folder) if plan.store is None else stored_sizes(plan.store).get
     unit = "photographs" if run.config.data.align else "faces"
     with bar("synthesize", plan.total, unit) as shown, run.writer(run_id) as writer:
-        tally = Tally(shown, writer)
+        tally = Tally(shown, writer, plan.total)
 
         def unfinished() -> Iterator[tuple[Pending, ShardTask]]:
             for task in plan:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from daefr.config import Settings
 from daefr.errors import UserError
@@ -37,6 +37,12 @@ class Rejection(Settings):
 
     source: str
     reason: str
+
+    @field_validator("source")
+    @classmethod
+    def _as_text(cls, name: str) -> str:
+        # a file may have a name that is no text, which JSON cannot hold
+        return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,5 @@
 import json
+import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipelines import photographs, sources
 from pipelines.config import load_config
 from pipelines.photographs import Photographs
 from pipelines.plan import Plan
-from pipelines.shards import ShardTask, make_shard
+from pipelines.shards import Receipt, ShardTask, make_shard
 from pipelines.sources import Source, list_sources
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 from tests.e2e.command import TINY
@@ -104,6 +105,17 @@ def test_what_is_rejected_is_listed_with_its_reason_and_the_rest_goes_on(good: i
     assert [(entry.source, entry.reason) for entry in receipt.rejected] == [("notes.txt", "not a readable image")]
     assert (receipt.shard.samples if receipt.shard else 0) == good
     assert (tmp_path / "train.tar").exists() == bool(good)
+
+
+def test_a_file_whose_name_is_no_text_is_a_sample_or_a_rejection_like_any_other(tmp_path: Path) -> None:
+    good, bad = (tmp_path / os.fsdecode(name) for name in (b"a\xff.png", b"b\xff.png"))
+    good.write_bytes(encode_png(PORTRAITS[0].load(32).image))
+    bad.write_bytes(b"no image")
+    receipt = make_shard(_task(tmp_path / "out/train.tar", [Source(path.name, path) for path in (good, bad)]))
+    again = Receipt.model_validate_json(receipt.model_dump_json())
+    assert again == receipt
+    assert [entry.source for entry in again.rejected] == [r"b\xff.png"]
+    assert again.shard is not None and again.shard.samples == 1
 
 
 def test_planning_holds_neither_the_names_nor_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
