@@ -162,7 +162,13 @@ def _killing(seconds: float) -> Iterator[list[int]]:
         thread.join()
 
 
-LONG = ("data.portraits=64", "data.variants=12", "network.autoencoder.resolution=128", "compute.task_retries=100")
+LONG = (
+    "data.portraits=64",
+    "data.variants=12",
+    "network.autoencoder.resolution=128",
+    "network.autoencoder.attention_resolutions=[64]",
+    "compute.task_retries=100",
+)
 """Some 12 seconds of work for one core."""
 
 
