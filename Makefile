@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 CONFIG ?= pipelines/configs/demo.yaml
 RUN_DIR ?= runs/demo
 
-.PHONY: setup demo test lint bench-data ui clean
+.PHONY: setup demo test test-cluster chaos lint bench-data ui clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,14 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# What needs minutes and servers: a cluster of two nodes, S3, PostgreSQL (skipped without Debian's postgresql).
+test-cluster: setup
+	$(BIN)/python -m pytest -m cluster tests/e2e
+
+# The four stages while workers, drivers and nodes are killed; half an hour.
+chaos: setup
+	$(BIN)/python -m tests.e2e.chaos
 
 # FACES=FOLDER takes those instead of drawn portraits.
 bench-data: setup

@@ -1,1 +1,17 @@
 """DAEFR: the network, its losses and stages, data, measures and restoration. Knows neither Ray nor MLflow."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daefr.restore import ImageError, Restoration, RestoredFace, Restorer
+
+__all__ = ["ImageError", "Restoration", "RestoredFace", "Restorer"]
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import, which only those who restore have to wait for
+    if name in __all__:
+        import daefr.restore  # noqa: PLC0415
+
+        return getattr(daefr.restore, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,7 @@ from daefr.faces.alignment import CROP_SIDE
 from daefr.faces.folder import align_files, list_photographs
 from daefr.metrics.options import add_measure_options, add_statistics_options
 from daefr.released import Unseen, export_released, import_released
-from daefr.restore import Restorer, count_files, restore_files
+from daefr.restore.command import add_restore_options, restore
 from daefr.stages import STAGES
 
 
@@ -38,11 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m daefr", description="DAEFR face restoration on one machine.")
     commands = parser.add_subparsers(dest="command", required=True)
-    restore = commands.add_parser("restore", help="restore aligned face crops")
-    restore.add_argument("source", metavar="IN", type=Path, help="an image, or a folder of images")
-    restore.add_argument("target", metavar="OUT", type=Path, help="folder for the restored images (for one: or a .png)")
-    restore.add_argument("--model", required=True, type=Path, help="a restoration checkpoint directory")
-    _add_device(restore)
+    restoring = commands.add_parser("restore", help="restore the faces of photographs, or aligned crops")
+    add_restore_options(restoring)
+    _add_device(restoring)
     _add_align(commands.add_parser("align", help="cut aligned crops of the faces out of photographs"))
     _add_import(commands.add_parser("import", help="turn a released .ckpt file into a checkpoint directory"))
     add_measure_options(commands.add_parser("measure", help="measure restored images: PSNR, SSIM, NIQE and others"))
@@ -96,17 +94,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    restorer = Restorer.load(options.model, _device(options.device))
-    outcomes = restore_files(restorer, options.source, options.target)
-    restored = failed = 0
-    for outcome in tqdm(outcomes, total=count_files(options.source), unit=" faces", disable=not sys.stderr.isatty()):
-        if outcome.target is None:
-            failed += 1
-            tqdm.write(f"failed: {outcome.source}: {outcome.problem}", file=sys.stderr)
-        else:
-            restored += 1
-    sys.stdout.write(f"{restored} restored, {failed} failed\n")
-    return 1 if failed else 0
+    _device(options.device)
+    return restore(options)
 
 
 def _align(options: argparse.Namespace) -> int:

@@ -129,7 +129,10 @@ def digest_of(directory: Path) -> str:
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(mode)  # which the library narrows to the owner, though others shall restore with it
 
 
 def _first_line(error: Exception) -> str:

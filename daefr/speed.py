@@ -1,4 +1,4 @@
-"""Options that make the same network faster: memory layout, arithmetic and compilation."""
+"""Options that make the same network faster: memory layout, arithmetic, compilation and what becomes of memory."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from daefr.config import Settings
 from daefr.data.images import from_8_bit
+from daefr.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +20,11 @@ IMAGE_DIMENSIONS = 4
 class Speed(Settings):
     """How the networks are computed; None is what suits the device.
 
-    On CUDA all three are on, which is what such devices are built for; that choice was not measured. On a CPU none is,
-    as measured on 2 cores: channels-last makes the forward pass faster (restoration of 512x512 images by half, which
-    is why `daefr.restore` has it on), but gradients of weights so much slower that a training step takes 1.15 times
-    as long; bfloat16 autocast takes 4 times as long; compilation takes longer to start than a small training lasts.
+    On CUDA the first three are on, which is what such devices are built for; that choice was not measured. On a CPU
+    only memory is kept, as measured on 2 cores: that takes a quarter off a training step at 256x256. Channels-last
+    makes the forward pass faster (restoration of 512x512 images by half, which is why `daefr.restore` has it on), but
+    normalizations and gradients of weights slower, so that a training step takes 1.1 times as long; bfloat16 autocast
+    takes 4 times as long; compilation takes longer to start than a small training lasts.
     """
 
     channels_last: bool | None = Field(None, description="Keep the channels of a pixel together in memory.")
@@ -30,6 +32,9 @@ class Speed(Settings):
         None, description="Type of the convolutions and products; weights, losses and codebook stay in float32."
     )
     compile: bool | None = Field(None, description="Compile the levels of the networks with torch.compile.")
+    keep_memory: bool | None = Field(
+        None, description="Keep what tensors freed for the next ones, on a CPU; GPUs always do."
+    )
 
     @field_validator("autocast", mode="before")
     @classmethod
@@ -44,6 +49,7 @@ class Speed(Settings):
             channels_last=cuda if self.channels_last is None else self.channels_last,
             autocast=self.autocast or ("bfloat16" if cuda else "off"),
             compile=cuda if self.compile is None else self.compile,
+            keep_memory=not cuda if self.keep_memory is None else self.keep_memory,
         )
 
     def prepare(self, module: M, device: "torch.device") -> M:
@@ -51,6 +57,8 @@ class Speed(Settings):
         import torch  # noqa: PLC0415  # a configuration holds these options and is read without PyTorch
 
         chosen = self.on(device)
+        if chosen.keep_memory:
+            keep_freed_memory()
         module.to(device)
         if chosen.channels_last:
             module.to(memory_format=torch.channels_last)

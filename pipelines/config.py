@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -15,9 +15,12 @@ from daefr.data.images import MAX_PIXELS, MOST_PIXELS
 from daefr.errors import UserError
 from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
+from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
 from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
+from pipelines.promotion import settings
+from pipelines.promotion.settings import OF_EVALUATION, PromotionConfig
 from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"
@@ -30,7 +33,7 @@ class TrackingConfig(Settings):
     uri: str | None = Field(None, description="MLflow's tracking URI; by default a SQLite file in the run's directory.")
     experiment: str = "daefr"
     artifacts: str | None = Field(
-        None, description="Place of a new experiment's artifacts; by default beside the file."
+        None, description="Place of a new experiment's artifacts; by default beside the file, or the server's own."
     )
 
 
@@ -111,15 +114,183 @@ class StagesConfig(Settings):
         return training
 
 
+class RestoreConfig(Settings):
+    """How images are restored, by the job and by the service."""
+
+    model: str = Field(
+        "models:/daefr-restoration@champion",
+        description="models:/NAME@ALIAS, models:/NAME/NUMBER, a checkpoint directory or a released .ckpt file.",
+    )
+    aligned: bool = Field(False, description="All images are aligned crops, none photographs.")
+    only_center_face: bool = Field(False, description="Of a photograph, the face nearest to its middle only.")
+    detector: Path | None = Field(None, description="RetinaFace weights; by default the usual download of facexlib's.")
+    parser: Path | None = Field(None, description="ParseNet weights, for tighter masks.")
+    upscale: Literal[1, 2, 4] = Field(1, description="How many times as large photographs become.")
+    upscaler: Path | None = Field(
+        None, description="A model file for that, as spandrel reads them; by default pixels are resampled."
+    )
+    suffix: str = Field(
+        "", pattern=r"^[\w.+-]*$", description="Of the job: goes between a result's name and its `.png`."
+    )
+    side_by_side: bool = Field(False, description="Of the job: write before and after beside each other.")
+    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+        MAX_PIXELS, description="Of the job: an image that says that it has more is not decoded."
+    )
+    shard_samples: PositiveInt | None = Field(
+        None, description="Of the job: write tar shards of that many restored images, instead of a file for each."
+    )
+    max_failed: Annotated[float, Field(ge=0, le=1)] = Field(
+        0, description="Of the job: share of the images that may fail before its exit code says so."
+    )
+
+
+class ServeConfig(Settings):
+    """What the service accepts, and how it follows its model."""
+
+    host: str = Field("127.0.0.1", description="Address to listen at; any but a loopback address needs `token`.")
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    token: Path | None = Field(None, description="A file with the token that requests must show.")
+    max_bytes: PositiveInt = Field(20_000_000, description="What an upload may have.")
+    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+        25_000_000, description="What an image may say that it has."
+    )
+    upload_seconds: PositiveFloat = Field(30, description="How long an upload may take.")
+    waiting: PositiveInt = Field(
+        256, description="Images that are at hand together, per replica; beyond, the answer is 503."
+    )
+    waiting_bytes: PositiveInt = Field(500_000_000, description="What these may have together; beyond, likewise.")
+    working_pixels: PositiveInt = Field(
+        100_000_000, description="Images that are worked at together, per replica; others wait."
+    )
+    batch: PositiveInt = Field(8, description="Faces, of one or several requests, that are restored together.")
+    batch_wait: Annotated[float, Field(ge=0)] = Field(0.02, description="Seconds that a face waits for others.")
+    poll_seconds: PositiveFloat = Field(10, description="How often the registry is asked for the alias.")
+
+    @model_validator(mode="after")
+    def _one_image_has_room(self) -> Self:
+        if self.max_pixels > self.working_pixels:
+            raise ValueError(f"max_pixels={self.max_pixels} is more than working_pixels={self.working_pixels}")
+        if self.max_bytes > self.waiting_bytes:
+            raise ValueError(f"max_bytes={self.max_bytes} is more than waiting_bytes={self.waiting_bytes}")
+        return self
+
+
+Lq = Literal["mild", "severe"]
+VALIDATION = settings.VALIDATION
+"""The name that the dataset's own validation faces have among the benchmarks."""
+
+
+class BenchmarkConfig(Settings):
+    """The images of one benchmark: files, or the validation samples of a dataset that was synthesized."""
+
+    lq: str | None = Field(None, description="Folder, tar file or s3://bucket/prefix of degraded aligned crops.")
+    gt: str | None = Field(None, description="Likewise, the ground truth: files of the same names but for the suffix.")
+    dataset: Path | None = Field(None, description="Instead: the folder with the manifest of a dataset.")
+    kind: Lq = Field("severe", description="Which LQ images of a dataset.")
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.dataset is None) == (self.lq is None and self.gt is None):
+            raise ValueError("give lq, or lq and gt, or a dataset")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """What is measured, how, and on which images beside the dataset's validation faces."""
+
+    measures: tuple[MeasureName, ...] = Field(
+        get_args(MeasureName), description="What cannot be had is reported as unavailable."
+    )
+    protocol: Protocol = Field("paper", description="`paper`: as published; `standard`: corrected.")
+    weights: Path | None = Field(None, description="Folder of published files under their own names.")
+    fid_statistics: Path | None = Field(None, description="Of real images; by default FFHQ's.")
+    benchmarks: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], BenchmarkConfig] = Field(
+        default_factory=dict, description="By name, such as celeba-test, lfw-test, wider-test, briar-test."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        if VALIDATION in self.benchmarks:
+            raise ValueError(f"benchmarks.{VALIDATION} is the dataset's own; give it another name")
+        return self
+
+
 class StageCompute(Settings):
     """What a stage's training runs on. Does not change its result, nor the step's fingerprint."""
 
-    workers: PositiveInt = Field(1, description="Processes that train together; each takes its part of the batch.")
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        1,
+        description="Processes that train together; each takes its part of the batch. [2, 4] for as many of 2 to 4 as "
+        "the cluster has room for, now and as it changes.",
+    )
     cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
     gpu: bool = Field(False, description="One GPU for each worker.")
+    backend: Literal["nccl", "gloo"] | None = Field(
+        None, description="What the workers talk through; by default nccl with GPUs, gloo without."
+    )
+    placement: Literal["PACK", "SPREAD"] = Field(
+        "PACK", description="Whether workers are put on few nodes or on many, as far as there is room."
+    )
     loaders: NonNegativeInt = Field(0, description="Processes of each worker that decode images.")
     check_digests: bool = Field(False, description="Read every shard whole when it is opened, to check its digest.")
     max_failures: NonNegativeInt = Field(3, description="How often a stage is resumed after a worker is lost.")
+    timeout: PositiveInt = Field(
+        1800, description="Seconds that a worker waits for the others before it takes them for hung."
+    )
+    keep: PositiveInt = Field(
+        2, description="Checkpoints kept on the way, beside the one with the lowest validation loss."
+    )
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if self.fewest > self.most:
+            raise ValueError(f"workers={list(self._range)} must begin with the smaller number")
+        if self.backend == "nccl" and not self.gpu:
+            raise ValueError("backend=nccl needs gpu=true")
+        return self
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of workers that train."""
+        return self._range[0]
+
+    @property
+    def most(self) -> int:
+        """The largest number of workers that train."""
+        return self._range[1]
+
+
+class EvaluateCompute(Settings):
+    """What evaluation runs on. Does not change its result, nor the step's fingerprint."""
+
+    actors: PositiveInt | None = Field(
+        None, description="Processes, each with the models loaded; by default as many as the cluster has room for."
+    )
+    cpus: PositiveFloat = Field(1, description="CPUs of each.")
+    gpu: bool = Field(False, description="One GPU for each.")
+    max_failures: NonNegativeInt = Field(3, description="How often each is replaced when it is lost.")
+
+
+class RestoreCompute(Settings):
+    """What images are restored on, by a pool of workers that grows while there is work for more."""
+
+    min_workers: PositiveInt = 1
+    max_workers: PositiveInt | None = Field(None, description="By default as many as the cluster has room for.")
+    cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
+    gpu: bool = Field(False, description="One GPU for each worker.")
+    images: PositiveInt = Field(8, description="Images that a worker is given at a time.")
+
+
+class ServeCompute(Settings):
+    """What the service runs on."""
+
+    replicas: PositiveInt = 1
+    cpus: PositiveFloat = Field(1, description="CPUs of each replica.")
+    gpu: bool = Field(False, description="One GPU for each replica.")
 
 
 class ComputeConfig(Settings):
@@ -133,10 +304,27 @@ class ComputeConfig(Settings):
     cache_bytes: PositiveInt = Field(
         50_000_000_000, description="What it may hold; 32 shards fit in it, or training will wait for downloads."
     )
+    patience: NonNegativeInt = Field(
+        600, description="Seconds that a stage waits for nodes, and any step for an MLflow server that is away."
+    )
+    checkpoints: str | None = Field(
+        None,
+        description="Folder that all nodes see, or s3://bucket/prefix, for the checkpoints of trainings on their way; "
+        "by default they are in the step's folder.",
+    )
     hq_codebook: StageCompute = StageCompute()
     lq_codebook: StageCompute = StageCompute()
     association: StageCompute = StageCompute()
     restoration: StageCompute = StageCompute()
+    restore: RestoreCompute = RestoreCompute()
+    serve: ServeCompute = ServeCompute()
+    evaluate: EvaluateCompute = EvaluateCompute()
+
+    @model_validator(mode="after")
+    def _address_is_complete(self) -> Self:
+        if self.checkpoints is not None and is_address(self.checkpoints):
+            split_address(self.checkpoints)
+        return self
 
     def of(self, name: StageName) -> StageCompute:
         """Return one stage's resources."""
@@ -153,6 +341,10 @@ class RunConfig(Settings):
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     stages: StagesConfig
+    restore: RestoreConfig = RestoreConfig()
+    serve: ServeConfig = ServeConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    promotion: PromotionConfig = PromotionConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @property
@@ -167,11 +359,24 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _gates_have_figures(self) -> Self:
+        measured, benchmarks = self.evaluation.measures, (VALIDATION, *self.evaluation.benchmarks)
+        for gate in self.promotion.restoration.gates:
+            if gate.metric in OF_EVALUATION and gate.metric.removesuffix("_01") not in measured:
+                raise ValueError(f"a gate of restoration wants {gate.metric}: it is not among evaluation.measures")
+            if gate.benchmark not in benchmarks:
+                raise ValueError(f"a gate wants the benchmark {gate.benchmark!r}; there are {', '.join(benchmarks)}")
+        return self
+
+    @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         for name in STAGES:
-            batch, workers = self.stages.of(name).batch, self.compute.of(name).workers
-            if batch % workers:
-                raise ValueError(f"stages.{name}.batch={batch} does not divide over compute.{name}.workers={workers}")
+            batch, compute = self.stages.of(name).batch, self.compute.of(name)
+            for workers in range(compute.fewest, compute.most + 1):
+                if batch % workers:
+                    raise ValueError(
+                        f"stages.{name}.batch={batch} does not divide over {workers} workers: compute.{name}.workers"
+                    )
         return self
 
 
@@ -240,8 +445,16 @@ def _explain(error: ValidationError) -> str:
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = RunConfig
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation
+    parts = iter(location)
+    for part in parts:
+        if isinstance(part, int):  # in a list, whose items' model is known
+            continue
+        annotation = model.model_fields[part].annotation
+        if get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+            next(parts)  # the key, which is free
+        elif get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

@@ -14,20 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 
 from daefr.config import StageName
 from pipelines import cluster
+from pipelines.preflight import remark
 from pipelines.progress import say
 from pipelines.run import Run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
+from pipelines.termination import TerminatedError
 
 CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
 
 
 def run_all(run: Run) -> list[str]:
     """Run every step that is not committed; return the lines that tell the result."""
+    if line := remark(run.config):
+        say(line)
     dataset = synthesize(run)
 
     # only now: training's libraries take seconds and 500 MB, which planning millions of faces does without
-    from pipelines.evaluate import GRID, evaluate_restoration, table  # noqa: PLC0415
     from pipelines.promote import promote  # noqa: PLC0415
     from pipelines.train import CHECKPOINT, train_stage  # noqa: PLC0415
 
@@ -37,13 +40,23 @@ def run_all(run: Run) -> list[str]:
     trained["association"] = train_stage(run, "association", dataset, trained)
     say(promote(run, "association", trained["association"], dataset))
     trained["restoration"] = train_stage(run, "restoration", dataset, trained)
-    evaluated = evaluate_restoration(run, trained["restoration"], dataset)
+    lines = evaluate_and_report(run, trained["restoration"], dataset)
     say(promote(run, "restoration", trained["restoration"], dataset))
-    return [
-        table(evaluated),
-        f"model: {trained['restoration'].folder / CHECKPOINT}",
-        f"grid: {evaluated.folder / GRID}",
-    ]
+    return [*lines, f"model: {trained['restoration'].folder / CHECKPOINT}"]
+
+
+def evaluate_and_report(run: Run, restoration: Committed, dataset: Committed) -> list[str]:
+    """Evaluate a trained restoration model beside the one that it would replace; return the lines that tell it."""
+    from pipelines import registry  # noqa: PLC0415
+    from pipelines.evaluate import GRID, evaluate_restoration, evaluate_version  # noqa: PLC0415
+    from pipelines.report import report  # noqa: PLC0415
+    from pipelines.tables import table  # noqa: PLC0415
+
+    evaluated = evaluate_restoration(run, restoration, dataset)
+    rival = registry.rival(run.tracking, "restoration", restoration.manifest.outputs["version"])
+    champion = None if rival is None else evaluate_version(run, rival, dataset)
+    page = report(run, evaluated, champion)
+    return [table(evaluated), f"report: {page}", f"grid: {evaluated.folder / GRID}"]
 
 
 def _train_codebooks(run: Run, dataset: Committed) -> list[Committed]:
@@ -54,6 +67,6 @@ def _train_codebooks(run: Run, dataset: Committed) -> list[Committed]:
         futures = [pool.submit(train_stage, run, name, dataset, {}) for name in CODEBOOKS]
         try:
             return [future.result() for future in futures]
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminatedError):
             cluster.disconnect()  # which ends the trainings that the threads wait for
             raise

@@ -1,13 +1,24 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
+from daefr.errors import UserError
 from daefr.stages.config import AutoencoderTraining
 from pipelines.config import STAGES, RunConfig
 
 
 def check(config: RunConfig) -> None:
-    """Find, or download, every weights file that a step needs; raises `UserError` when one cannot be had."""
+    """Find, or download, every weights file that a step needs, and the places of the benchmarks; raises `UserError`.
+
+    Measures that cannot be had stop nothing: the figures say so.
+    """
+    if config.evaluation.benchmarks:
+        from pipelines.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
+
+        check_places(config.evaluation.benchmarks)
+    for path in (config.evaluation.weights, config.evaluation.fid_statistics):
+        if path is not None and not path.exists():
+            raise UserError(f"{path}, which the evaluation should use, is not there")
     if config.data.align:
-        from daefr.faces import find_detector  # noqa: PLC0415  # these import PyTorch, which takes seconds and 500 MB
+        from daefr.faces import find_detector  # noqa: PLC0415
 
         find_detector(config.data.detector)
     for name in STAGES:
@@ -20,3 +31,13 @@ def check(config: RunConfig) -> None:
             from daefr.losses.identity import find_arcface  # noqa: PLC0415
 
             find_arcface(training.identity.arcface)
+
+
+def remark(config: RunConfig) -> str | None:
+    """Say which stages train without the perceptual term, which the method has; None where all have it."""
+    without = [
+        name
+        for name in STAGES
+        if isinstance(training := config.stages.of(name), AutoencoderTraining) and not training.perceptual.weight
+    ]
+    return f"without the perceptual term, as perceptual.weight=0: {', '.join(without)}" if without else None

@@ -3,8 +3,9 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -61,31 +62,89 @@ def bar(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Bar]
         shown.close()
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What stands on a `Board`, with the lines that were told since it was read before."""
+
+    done: int
+    note: str
+    lines: list[str]
+    running: bool
+
+
 class Board:
-    """A Ray actor on which a worker anywhere writes its progress, and from which the driver reads it."""
+    """A Ray actor between a piece of work that runs anywhere and the driver: how far it is, what to tell, when to stop.
+
+    The work begins and is lost, perhaps several times; in between nobody works.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing done."""
-        self._state = (0, "")
+        self._done, self._note, self._lines = 0, "", list[str]()
+        self._running = self._stopping = False
+        self._idle_since = time.time()
+
+    def begin(self) -> float:
+        """Note that the work has begun; return since when nobody worked, as `time.time` tells it."""
+        self._running = True
+        return self._idle_since
+
+    def lose(self, line: str) -> None:
+        """Note that nobody works now, and have the driver say why."""
+        self._running, self._idle_since = False, time.time()
+        self._lines.append(line)
 
     def write(self, done: int, note: str) -> None:
         """Note how much is done."""
-        self._state = (done, note)
+        self._done, self._note = done, note
 
-    def read(self) -> tuple[int, str]:
-        """Return what was written last."""
-        return self._state
+    def tell(self, line: str) -> None:
+        """Have the driver say a line."""
+        self._lines.append(line)
+
+    def stop(self) -> None:
+        """Ask the work to end as soon as it can."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        """Tell whether the work was asked to end."""
+        return self._stopping
+
+    def read(self) -> Reading:
+        """Return what is to be shown."""
+        lines, self._lines = self._lines, []
+        return Reading(self._done, self._note, lines, self._running)
 
 
 @contextmanager
-def follow(board: Any, shown: Bar) -> Iterator[None]:
-    """Show what is written on `board`, a handle of a `Board` actor, while the block runs."""
+def follow(
+    board: Any, shown: Bar, while_nobody_works: Callable[[float], None], stop_when: threading.Event
+) -> Iterator[None]:
+    """Show what is written on `board`, a handle of a `Board` actor, while the block runs.
+
+    `while_nobody_works` is called each second with the seconds since anybody did; when `stop_when` is set, the work is
+    asked to end.
+    """
     stop = threading.Event()
+    worked = time.monotonic()
+
+    def show() -> None:
+        nonlocal worked
+        if stop_when.is_set():
+            board.stop.remote()
+        reading = ray.get(board.read.remote(), timeout=10)
+        for line in reading.lines:
+            say(line)
+        shown.update(reading.done, reading.note)
+        if reading.running:
+            worked = time.monotonic()
+        else:
+            while_nobody_works(time.monotonic() - worked)
 
     def poll() -> None:
         while not stop.wait(1.0):
             try:
-                shown.update(*ray.get(board.read.remote(), timeout=10))
+                show()
             except ray.exceptions.RayError:
                 return  # the work goes on without an audience
 
@@ -93,7 +152,8 @@ def follow(board: Any, shown: Bar) -> Iterator[None]:
     thread.start()
     try:
         yield
-        shown.update(*ray.get(board.read.remote(), timeout=10))
     finally:
         stop.set()
         thread.join()
+        with suppress(ray.exceptions.RayError):
+            show()

@@ -15,6 +15,8 @@ from pipelines.progress import say
 from pipelines.steps import Committed, StepInput, Work, execute
 from pipelines.tracking import MetricWriter, Tracking
 
+DATABASE = "mlflow.db"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -24,8 +26,8 @@ class Run:
     workdir: Path
     tracking: Tracking
     parent: str
-    only: str | None = None
-    """The one step that may be executed; all others must be committed. None allows every step."""
+    only: tuple[str, ...] | None = None
+    """The steps that may be executed; all others must be committed. None allows every step."""
 
     def step(
         self,
@@ -48,7 +50,7 @@ class Run:
             parent=self.parent,
             work=work,
             say=say,
-            allowed=self.only in (None, name),
+            allowed=self.only is None or name in self.only,
             holds=holds,
         )
 
@@ -58,15 +60,10 @@ class Run:
 
 
 @contextmanager
-def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[Run]:
+def open_run(config: RunConfig, name: str, only: tuple[str, ...] | None = None) -> Iterator[Run]:
     """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
-    workdir = _workdir(config.workdir)
-    tracking = Tracking.open(
-        config.tracking.uri or f"sqlite:///{workdir}/mlflow.db",
-        config.tracking.experiment,
-        config.tracking.artifacts or str(workdir / "artifacts"),
-        git_revision(),
-    )
+    workdir = open_workdir(config.workdir)
+    tracking = open_tracking(config, workdir)
     settings = config.model_dump(mode="json")
     parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
     try:
@@ -80,10 +77,23 @@ def open_run(config: RunConfig, name: str, only: str | None = None) -> Iterator[
         cluster.disconnect()
 
 
-def _workdir(path: Path) -> Path:
-    # the working directory of a Ray job is a copy that Ray throws away
-    base = Path.home() if cluster.in_ray_job() else Path.cwd()
-    workdir = base / path.expanduser()
+def absolute(path: Path) -> Path:
+    """Return a path as the user means it: the working directory of a Ray job is a copy that Ray throws away."""
+    return (Path.home() if cluster.in_ray_job() else Path.cwd()) / path.expanduser()
+
+
+def open_tracking(config: RunConfig, workdir: Path) -> Tracking:
+    """Open a configuration's MLflow; without a server's address, that is a file in the run's directory."""
+    uri = config.tracking.uri or f"sqlite:///{workdir}/{DATABASE}"
+    # a server has a place for artifacts of its own, which its clients need no credentials for
+    beside = None if uri.startswith("http") else str(workdir / "artifacts")
+    artifacts = config.tracking.artifacts or beside
+    return Tracking.open(uri, config.tracking.experiment, artifacts, git_revision(), config.compute.patience)
+
+
+def open_workdir(path: Path) -> Path:
+    """Return the run directory, made if need be. Raises `UserError` when it cannot be."""
+    workdir = absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

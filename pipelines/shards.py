@@ -15,7 +15,7 @@ import numpy as np
 import degradations
 from daefr.config import Settings
 from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import MAX_PIXELS, Image, encode_webp
+from daefr.data.images import MAX_PIXELS, Image, encode_lossless
 from daefr.data.manifest import Rejection, Shard
 from daefr.data.shards import Sample, write_shard
 from pipelines.photographs import Photographs, take_faces
@@ -99,7 +99,7 @@ def _samples(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]
             "crop": face.crop,
             "variants": variants,
         }
-        hq: dict[str, str | bytes] = {"__key__": key, "hq.webp": encode_webp(face.image)}
+        hq: dict[str, str | bytes] = {"__key__": key, "hq.webp": encode_lossless(face.image)}
         yield hq | files | {"json": json.dumps(about, sort_keys=True).encode()}
 
 

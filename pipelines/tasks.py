@@ -1,4 +1,7 @@
-"""Tasks in Ray: one alone, or a bounded number of many at a time, tried again when worker or storage is lost."""
+"""Tasks in Ray: one alone, or a bounded number of many at a time, tried again when worker or storage is lost.
+
+Tasks that share what takes long to load are run by actors, which load it once.
+"""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,6 +75,65 @@ def _wait(flying: Mapping[Any, Key], stop: threading.Event) -> bool:
         if ray.wait(list(flying), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)[0]:
             return True
     return False
+
+
+def run_on_actors(
+    actor: Callable[[], Callable[[Task], Result]],
+    tasks: Iterable[tuple[Key, Task]],
+    *,
+    actors: int,
+    cpus: float = 1,
+    gpus: float = 0,
+    retries: int = 0,
+) -> Iterator[tuple[Key, Result]]:
+    """Run every task on one of some actors; yield each key with its result, in the order in which they are finished.
+
+    `actor` returns what the tasks are given to; each actor calls it once, before its first task. There are never more
+    actors than tasks, and each holds two tasks, the one that it works on and the next. An actor that is lost is
+    replaced, and what it held is run again, up to `retries` times. Keys are unique. Raises like `run_tasks`.
+    """
+    cluster.connect()
+    remote = ray.remote(_Actor).options(
+        num_cpus=cpus, num_gpus=gpus, max_restarts=retries, max_task_retries=retries, max_concurrency=1
+    )
+    waiting, flying, owners = iter(tasks), dict[Any, Key](), dict[Key, Any]()
+
+    def give(owner: Any | None) -> Any | None:
+        """Give a task, if one is left, to an actor, or else to a new one; return the actor."""
+        found = next(waiting, None)
+        if found is None:
+            return None
+        key, task = found
+        owner = owner or remote.remote(actor)
+        run = owner.run.options(retry_exceptions=[StorageError])
+        flying[run.remote(task)], owners[key] = key, owner
+        return owner
+
+    started = [owner for owner in [give(None) for _ in range(actors)] if owner is not None]
+    for owner in started:
+        give(owner)
+    try:
+        while flying:
+            key, result = _next(flying)
+            give(owners.pop(key))
+            yield key, result
+    finally:
+        for owner in started:
+            ray.kill(owner)
+
+
+class _Actor:
+    """What runs in an actor's process."""
+
+    def __init__(self, make: Callable[[], Callable[[Task], Result]]) -> None:
+        self._make = make
+        self._work: Callable[[Any], Any] | None = None
+
+    def run(self, task: Any) -> Any:
+        # not when the actor is made: Ray would tell of an error there with all of its traceback
+        if self._work is None:
+            self._work = self._make()
+        return self._work(task)
 
 
 def run_task(name: str, function: Callable[..., Result], *arguments: object) -> Result:

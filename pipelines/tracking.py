@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from mlflow import MlflowClient
@@ -26,6 +26,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from numpy.typing import NDArray
 
 from daefr.errors import UserError
+from pipelines.patience import Patient
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +59,20 @@ class Tracking:
     uri: str
     experiment_id: str
     revision: str = ""
+    patience: float = 0
+    """Seconds that a call waits for a server that is away."""
 
     @classmethod
-    def open(cls, uri: str, experiment: str, artifacts: str, revision: str = "") -> Self:
+    def open(cls, uri: str, experiment: str, artifacts: str | None, revision: str = "", patience: float = 0) -> Self:
         """Connect, and create the database and the experiment where they do not exist yet.
 
         Args:
             uri: ``sqlite:///path/to.db`` (all processes on one machine) or ``http(s)://server``.
             experiment: Name of the experiment.
-            artifacts: Folder or URI for its artifacts. An experiment that exists keeps the place that it has.
+            artifacts: Folder or URI for its artifacts, None for the server's own. An experiment that exists keeps the
+                place that it has.
             revision: Git revision to record on every run.
+            patience: Seconds that later calls wait for a server that is away.
 
         Raises:
             UserError: The server cannot be reached or used.
@@ -79,20 +84,21 @@ class Tracking:
             with _impatient():
                 found = client.get_experiment_by_name(experiment)
                 if found is None:
-                    place = artifacts if ":/" in artifacts else str(Path(artifacts).resolve())
+                    is_folder = artifacts is not None and ":/" not in artifacts
+                    place = str(Path(str(artifacts)).resolve()) if is_folder else artifacts
                     made = client.create_experiment(experiment, artifact_location=place, tags=_MODEL_TRAINING)
-                    return cls(uri, made, revision)
+                    return cls(uri, made, revision, patience)
         # MLflow lets the errors of alembic, SQLAlchemy and requests through, so there is no narrower class.
         except Exception as error:
             raise UserError(f"The tracking server {uri!r} cannot be used: {_one_line(str(error), 200)}") from error
         if found.lifecycle_stage != "active":
             raise UserError(f"The experiment {experiment!r} at {uri} was deleted: restore it or choose another name.")
-        return cls(uri, found.experiment_id, revision)
+        return cls(uri, found.experiment_id, revision, patience)
 
     @cached_property
     def client(self) -> MlflowClient:
         """The client of this process, for tracking and registry alike."""
-        return _client(self.uri)
+        return cast(MlflowClient, Patient(_client(self.uri), self.patience, logger.warning))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "client"}
@@ -163,6 +169,8 @@ class MetricWriter:
         """Start the thread, which sends what there is every ``every`` seconds."""
         self._tracking = tracking
         self._run_id = run_id
+        # waiting is this one's own business
+        self._client = (replace(tracking, patience=0) if tracking.patience else tracking).client
         self._every = every
         self._lock = threading.Lock()
         self._metrics: list[Metric] = []
@@ -210,8 +218,22 @@ class MetricWriter:
         while (self._metrics or self._images) and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    def close(self, timeout: float = 60.0) -> None:
-        """Send what is left, for at most ``timeout`` seconds; what could not be sent is lost, with an error logged."""
+    def unsent(self) -> list[list[Any]]:
+        """Return the values that have not arrived, for `resend`: a checkpoint keeps them."""
+        with self._lock:
+            return [[metric.key, metric.value, metric.timestamp, metric.step] for metric in self._metrics]
+
+    def resend(self, unsent: list[list[Any]]) -> None:
+        """Record again what `unsent` returned; MLflow drops what did arrive."""
+        with self._lock:
+            self._metrics.extend(Metric(*value) for value in unsent)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Send what is left, for a minute or as long as `Tracking.patience` says.
+
+        What could not be sent by then is lost, with an error logged.
+        """
+        timeout = max(60.0, self._tracking.patience) if timeout is None else timeout
         self._deadline = time.monotonic() + timeout
         self._wake.set()
         self._thread.join(timeout)
@@ -252,12 +274,12 @@ class MetricWriter:
         # An item leaves the buffer after it has arrived. MLflow drops exact repeats, so sending twice does no harm.
         # Only this thread takes items out, so what it reads here without the lock stays where it is.
         while batch := self._metrics[:_METRICS_A_BATCH]:
-            self._tracking.client.log_batch(self._run_id, metrics=batch, synchronous=True)
+            self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
             with self._lock:
                 del self._metrics[: len(batch)]
         while self._images:
             path, rgb = self._images[0]
-            self._tracking.client.log_image(self._run_id, rgb, artifact_file=path)
+            self._client.log_image(self._run_id, rgb, artifact_file=path)
             with self._lock:
                 del self._images[0]
 
@@ -277,6 +299,8 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _client(uri: str) -> MlflowClient:
     # Seven retries are MLflow's default and hold a caller for four minutes; three, for a quarter of a minute.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    # A bar for every file of a kilobyte hides what else is said.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Making a new database takes two lines of news that nobody asked for.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     # It warns of each of these tries; an outage deserves one line, and that is the caller's.

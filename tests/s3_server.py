@@ -62,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Proxy
 
     def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         fault = self.server.fault(self.command, self.path)
         if fault in ("500", "503"):
             self.send_response(int(fault))
@@ -74,7 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.server, timeout=30)
         pages = "&max-keys=3" if "list-type=2" in self.path else ""
-        upstream.request(self.command, self.path + pages, body, dict(self.headers.items()))
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+        upstream.request(self.command, self.path + pages, body, headers)
         answer = upstream.getresponse()
         content = answer.read()
         if fault == "lose":
@@ -91,6 +92,17 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
             self.close_connection = True
         self.wfile.write(content)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return body
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on  # noqa: N815
 

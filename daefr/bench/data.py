@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from daefr.data.dataset import Batch, FaceDataset, Part, training_batches
-from daefr.data.images import Image, decode_image, encode_png, encode_webp, find_images, shrink, to_tensor
+from daefr.data.images import Image, decode_image, encode_lossless, encode_png, find_images, shrink, to_tensor
 from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
 from daefr.data.portraits import draw_portrait
@@ -203,7 +203,7 @@ def _difference(face: Image, steps: list[Params]) -> int:
 
 
 def _stored(made: Made) -> int:
-    return len(encode_webp(made.face)) + sum(len(lq.file) for lq in made.lqs)
+    return len(encode_lossless(made.face)) + sum(len(lq.file) for lq in made.lqs)
 
 
 def _stored_plainly(made: Made) -> int:
@@ -239,7 +239,7 @@ def _write_dataset(made: list[Made], folder: Path) -> None:
 
 
 def _sample(number: int, made: Made) -> Sample:
-    sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.webp": encode_webp(made.face)}
+    sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.webp": encode_lossless(made.face)}
     for kind, lqs in made.variants.items():
         sample |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(lqs)}
     return sample

@@ -6,6 +6,7 @@ What it does otherwise than we do, as its lineage (VQGAN, in the training loop o
   stage 1, four in stage 2. As that loop does, only what the optimizer in turn trains gets gradients.
 - The adaptive weight takes both losses' gradients of the last layer from the losses on, through the perceptual network
   and the discriminator, and the backward pass goes there a second time.
+- The perceptual network is set to train with all the rest, so that its channel weights drop half of the differences.
 - Stage 3 decodes the image, with a graph to the fused feature and the decoder's weights, though no loss ever uses it.
 - Codes are looked up by a one-hot matrix (tokens x codes) times the codebook, at distances that include every term;
   attention is written out as two products and a softmax; positions are repeated before the convolution that follows;
@@ -205,7 +206,8 @@ def _perceptual(self: PerceptualLoss, image: Tensor, target: Tensor) -> Tensor:
     pairs = zip(self.net(self.scaling_layer(image)), self.net(self.scaling_layer(target)), strict=True)
     for index, (seen, wanted) in enumerate(pairs):
         difference = (_unit(seen) - _unit(wanted)) ** 2
-        distances.append(self.get_submodule(f"lin{index}")(difference).mean((2, 3), keepdim=True))
+        kept = F.dropout(difference, training=self.training)
+        distances.append(self.get_submodule(f"lin{index}")(kept).mean((2, 3), keepdim=True))
     return torch.stack(distances).sum(0).flatten()
 
 
@@ -219,6 +221,6 @@ METHODS: dict[type[nn.Module], dict[str, Any]] = {
     AttentionBlock: {"forward": _attention},
     PredictorLayer: {"forward": _predictor_layer},
     Quantizer: {"forward": _quantize, "assign": _assign, "lookup": _one_hot_lookup},
-    PerceptualLoss: {"forward": _perceptual},
+    PerceptualLoss: {"forward": _perceptual, "train": nn.Module.train},
 }
 """What replaces the methods of our own parts."""

@@ -121,6 +121,10 @@ class FaceDataset(Dataset[Batch]):
             sample["hq" if part == "hq" else "lq"] = torch.from_numpy(mirror(image) if flip else image)
         return sample
 
+    def name(self, position: Position) -> str:
+        """Return the key of a sample."""
+        return self._reader(position.shard).key(position.sample)
+
     def _read(self, position: Position, part: Part, choice: float) -> Image:
         side = self.manifest.resolution
         if part == "hq":

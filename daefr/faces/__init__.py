@@ -9,11 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from daefr.faces.alignment import align, move_points
+from daefr.faces.detected import DetectedFace
 from daefr.faces.filters import FaceFilters
 
 if TYPE_CHECKING:
     from daefr.faces.crops import Aligner, Crop, Found
-    from daefr.faces.detector import DetectedFace, Detector, find_detector
+    from daefr.faces.detector import Detector, find_detector
 
 __all__ = [
     "Aligner",

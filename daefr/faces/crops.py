@@ -10,7 +10,8 @@ from daefr.data.images import MAX_PIXELS, Image, decode_image, shrink
 from daefr.data.manifest import Rejection
 from daefr.errors import UserError
 from daefr.faces.alignment import CROP_SIDE, Matrix, alignment_matrix, move_points, outside, scale_of, warp
-from daefr.faces.detector import DetectedFace, Detector
+from daefr.faces.detected import DetectedFace
+from daefr.faces.detector import Detector
 from daefr.faces.filters import FaceFilters, sharpness, turn
 
 NO_FACE = "no face"

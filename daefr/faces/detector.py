@@ -1,19 +1,19 @@
 """Finding faces in a photograph: facexlib's RetinaFace, with its own weights or others of the family."""
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from daefr.data.images import Image
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.faces.detected import DetectedFace
+from daefr.faces.search import find_faces
 
 RETINAFACE_NAME = "detection_Resnet50_Final.pth"
 RETINAFACE_URL = f"https://github.com/xinntao/facexlib/releases/download/v0.1.0/{RETINAFACE_NAME}"
@@ -39,25 +39,12 @@ OVERLAP = 0.4
 ROW = 15
 
 
-@dataclass(frozen=True)
-class DetectedFace:
-    """A face in a photograph, in pixels of it.
-
-    `box`: (x0, y0, x1, y1) float32. `score`: the detector's confidence, 0.5 to 1. `landmarks`: (5, 2) float32, the
-    five points in the order of `daefr.faces`. The box and the points may lie outside of the photograph.
-    """
-
-    box: npt.NDArray[np.float32]
-    score: float
-    landmarks: npt.NDArray[np.float32]
-
-
 class Detector:
     """A face detector that is ready to use."""
 
     def __init__(self, network: Any, side: int = SIDE) -> None:
         """Use a `facexlib.detection.retinaface.RetinaFace` on photographs of that long side; `load` makes one."""
-        self._network, self._side = network, side
+        self._network, self.side = network, side
 
     @classmethod
     def load(cls, path: Path | None = None, device: torch.device | None = None) -> "Detector":
@@ -82,13 +69,18 @@ class Detector:
             return cls(network.eval(), LIGHT_SIDE)
         return cls(network.eval())
 
-    def detect(self, image: Image) -> list[DetectedFace]:
+    def find(self, image: Image) -> list[DetectedFace]:
+        """Return every face of a photograph, small and turned ones too: several looks where `detect` takes one."""
+        return find_faces(self, image)
+
+    def detect(self, image: Image, side: int | None = None) -> list[DetectedFace]:
         """Return the faces of a photograph, (H, W, 3) uint8 RGB, in the order of reading: left to right.
 
-        Coordinates are rounded to a tenth of a pixel, as processors differ in digits beyond that.
+        Before, it is shrunk to a long side of `side` pixels, by default the detector's own. Coordinates are rounded to
+        a tenth of a pixel, as processors differ in digits beyond that.
         """
         height, width = image.shape[:2]
-        scale = min(1.0, self._side / max(height, width))
+        scale = min(1.0, (side or self.side) / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
         bgr = np.ascontiguousarray(small[..., ::-1])

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from daefr.errors import UserError
-from daefr.metrics.base import MeasureName
+from daefr.metrics.base import MeasureName, exact_convolutions
 from daefr.metrics.fid import Accumulator
 from daefr.metrics.meter import Figure, Meter
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU, MEASURES, WITH_TARGETS, WITHOUT_TARGETS
@@ -50,13 +50,15 @@ def compute_statistics(options: argparse.Namespace) -> int:
     pairs = find_pairs(options.images, None)
     if options.target.suffix != ".npz" or not options.target.parent.is_dir():
         raise UserError(f"{options.target} cannot be written: give an .npz file in a folder that exists")
-    features = Accumulator(load_inception(_weights(options), torch.device(options.device)))
+    network = load_inception(_weights(options), torch.device(options.device))
+    features = Accumulator()
     failed = 0
     for batch in _batches(pairs, options):
         if isinstance(batch, Unusable):
             failed += 1
         else:
-            features.update(torch.stack([images.restored for images in batch]).to(options.device))
+            with torch.no_grad(), exact_convolutions():
+                features.update(network(torch.stack([images.restored for images in batch]).to(options.device)))
     features.statistics().write(options.target)
     sys.stdout.write(f"statistics of {features.count} images in {options.target}, {failed} failed\n")
     return 1 if failed else 0

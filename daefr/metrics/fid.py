@@ -114,17 +114,15 @@ class Statistics:
 class Accumulator:
     """Statistics of a stream of features, in constant memory."""
 
-    def __init__(self, network: nn.Module) -> None:
-        """Take a network that turns (B, 3, H, W) uint8 RGB, on its device, into features (B, F)."""
-        self._network = network
+    def __init__(self) -> None:
+        """Begin with none."""
         self.count = 0
         self._sum = torch.zeros(())
         self._products = torch.zeros(())
 
-    @torch.no_grad()
-    def update(self, images: Tensor) -> None:
-        """Add images."""
-        features = self._network(images).double()
+    def update(self, features: Tensor) -> None:
+        """Add the features (B, F) of images, as `Inception` gives them."""
+        features = features.detach().double()
         self.count += len(features)
         self._sum = self._sum + features.sum(0)
         self._products = self._products + features.T @ features
@@ -136,22 +134,6 @@ class Accumulator:
         mean = self._sum / self.count
         covariance = (self._products - self.count * mean.outer(mean)) / (self.count - 1)
         return Statistics(mean.cpu(), covariance.cpu())
-
-
-class FrechetDistance:
-    """FID of a stream of images: how far their features are from those of real images, 0 for the same."""
-
-    def __init__(self, network: nn.Module, real: Statistics) -> None:
-        """Take a network as `Accumulator` does, and the statistics of its features of real images."""
-        self._restored, self._real = Accumulator(network), real
-
-    def update(self, images: Tensor) -> None:
-        """Add images, (B, 3, H, W) uint8 RGB."""
-        self._restored.update(images)
-
-    def value(self) -> float:
-        """Return the distance of all images so far; raises `UserError` when they are fewer than two."""
-        return frechet_distance(self._restored.statistics(), self._real)
 
 
 def frechet_distance(first: Statistics, second: Statistics) -> float:

@@ -1,7 +1,7 @@
 """Several measures over a stream of images, in constant memory."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +9,12 @@ from torch import Tensor
 
 from daefr.errors import UserError
 from daefr.metrics.base import MeasureName, exact_convolutions
-from daefr.metrics.fid import FrechetDistance
+from daefr.metrics.fid import Accumulator, Statistics, frechet_distance
 from daefr.metrics.pairs import Images
-from daefr.metrics.registry import KINDS, Kind, Setup
+from daefr.metrics.registry import KINDS, Kind, Setup, real_statistics
+
+NO_TARGET = "it needs ground truth"
+UNDEFINED = "there is no image for which it is defined"
 
 
 @dataclass(frozen=True)
@@ -23,74 +26,129 @@ class Figure:
     problem: str = ""
 
 
-class Meter:
-    """Measures images as they come. What cannot be measured at all becomes a figure that says why."""
+@dataclass(frozen=True)
+class Measured:
+    """Of each image its figures by name, NaN where one is not defined, and its features (B, F) if FID is measured."""
 
-    def __init__(self, names: Sequence[MeasureName], setup: Setup, *, with_targets: bool) -> None:
-        """Build the measures; `with_targets` tells whether the images will have ground truth."""
+    rows: list[dict[str, float]]
+    features: Tensor | None
+
+
+class Measures:
+    """Measures that are ready to use. Those that cannot be had are `unavailable`, each with the reason."""
+
+    def __init__(self, names: Sequence[MeasureName], setup: Setup) -> None:
+        """Build the measures."""
         self._device = setup.device
         self._columns: dict[str, tuple[Kind, Callable[..., Tensor]]] = {}
-        self._distances: dict[str, FrechetDistance] = {}
-        self._unavailable: dict[str, Figure] = {}
+        self._features: Callable[..., Tensor] | None = None
+        self.unavailable: dict[str, str] = {}
         for name in names:
             kind = KINDS[name]
-            if kind.needs_target and not with_targets:
-                self._unavailable[name] = Figure(None, problem="it needs ground truth (--gt)")
-                continue
             try:
                 built = kind.build(setup)
             except UserError as error:
-                self._unavailable[name] = Figure(None, problem=str(error))
+                self.unavailable[name] = str(error)
                 continue
-            if isinstance(built, FrechetDistance):
-                self._distances[name] = built
+            if kind.of_set:
+                self._features = built[name]
             else:
                 self._columns |= {figure: (kind, compute) for figure, compute in built.items()}
-        self._images = 0
-        self._sums = dict.fromkeys(self._columns, 0.0)
-        self._counts = dict.fromkeys(self._columns, 0)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of the figures that each image has."""
         return tuple(self._columns)
 
-    def update(self, batch: Sequence[Images]) -> list[dict[str, float]]:
-        """Measure images of one size; return the figures of each, NaN where one is not defined."""
+    @property
+    def gives_features(self) -> bool:
+        """Whether there will be features for FID."""
+        return self._features is not None
+
+    @torch.no_grad()
+    def __call__(self, batch: Sequence[Images]) -> Measured:
+        """Measure images of one size, all or none of them with ground truth; without, what needs it is left out."""
         restored = torch.stack([images.restored for images in batch]).to(self._device)
         targets = [images.target for images in batch if images.target is not None]
         target = torch.stack(targets).to(self._device) if targets else None
-        self._images += len(batch)
         with exact_convolutions():
-            for distance in self._distances.values():
-                distance.update(restored)
+            features = None if self._features is None else self._features(restored).cpu()
             values = {
-                name: _measure(kind, compute, restored, target) for name, (kind, compute) in self._columns.items()
+                name: _measure(kind, compute, restored, target)
+                for name, (kind, compute) in self._columns.items()
+                if target is not None or not kind.needs_target
             }
-        for name, column in values.items():
-            defined = [value for value in column if not math.isnan(value)]
-            self._sums[name] += sum(defined)
-            self._counts[name] += len(defined)
-        return [{name: column[number] for name, column in values.items()} for number in range(len(batch))]
+        rows = [{name: column[number] for name, column in values.items()} for number in range(len(batch))]
+        return Measured(rows, features)
+
+
+class Totals:
+    """The means of figures and the distance of features that come one batch after the other."""
+
+    def __init__(self, real: Statistics | None = None) -> None:
+        """Begin with none; `real` is what features are compared with."""
+        self._real = real
+        self._features = Accumulator()
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, rows: Iterable[Mapping[str, float]], features: Tensor | None) -> None:
+        """Add what `Measures` returned."""
+        for row in rows:
+            for name, value in row.items():
+                defined = not math.isnan(value)
+                self._sums[name] = self._sums.get(name, 0.0) + (value if defined else 0.0)
+                self._counts[name] = self._counts.get(name, 0) + defined
+        if features is not None:
+            self._features.update(features)
 
     def figures(self) -> dict[str, Figure]:
-        """Return what was measured so far."""
-        means = {name: self._mean(name) for name in self._columns}
-        return means | {name: self._value(name) for name in self._distances} | self._unavailable
+        """Return what came out so far."""
+        means = {name: self._mean(name) for name in self._sums}
+        return means if self._real is None else means | {"fid": self._distance(self._real)}
 
     def _mean(self, name: str) -> Figure:
         if not self._counts[name]:
-            return Figure(None, problem="there is no image for which it is defined")
+            return Figure(None, problem=UNDEFINED)
         return Figure(self._sums[name] / self._counts[name], self._counts[name])
 
-    def _value(self, name: str) -> Figure:
+    def _distance(self, real: Statistics) -> Figure:
         try:
-            return Figure(self._distances[name].value(), self._images)
+            return Figure(frechet_distance(self._features.statistics(), real), self._features.count)
         except UserError as error:
             return Figure(None, problem=str(error))
 
 
-@torch.no_grad()
+class Meter:
+    """Measures images as they come. What cannot be measured at all becomes a figure that says why."""
+
+    def __init__(self, names: Sequence[MeasureName], setup: Setup, *, with_targets: bool) -> None:
+        """Build the measures; `with_targets` tells whether the images will have ground truth."""
+        possible = [name for name in names if with_targets or not KINDS[name].needs_target]
+        self._measures = Measures(possible, setup)
+        self._unavailable = (
+            dict.fromkeys((name for name in names if name not in possible), NO_TARGET) | self._measures.unavailable
+        )
+        self._totals = Totals(real_statistics(setup) if self._measures.gives_features else None)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the figures that each image has."""
+        return self._measures.columns
+
+    def update(self, batch: Sequence[Images]) -> list[dict[str, float]]:
+        """Measure images of one size; return the figures of each, NaN where one is not defined."""
+        measured = self._measures(batch)
+        self._totals.add(measured.rows, measured.features)
+        return measured.rows
+
+    def figures(self) -> dict[str, Figure]:
+        """Return what was measured so far."""
+        none = {name: Figure(None, problem=UNDEFINED) for name in self.columns}
+        lacking = {name: Figure(None, problem=why) for name, why in self._unavailable.items()}
+        return none | self._totals.figures() | lacking
+
+
 def _measure(kind: Kind, compute: Callable[..., Tensor], restored: Tensor, target: Tensor | None) -> list[float]:
     if min(restored.shape[-2:]) < kind.least:
         return [math.nan] * len(restored)

@@ -7,15 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from daefr.errors import UserError
 from daefr.losses.identity import ARCFACE, load_arcface
 from daefr.losses.perceptual import VGG16, PerceptualLoss
 from daefr.metrics.base import MeasureName, Protocol
-from daefr.metrics.fid import FFHQ_STATISTICS, INCEPTION, FrechetDistance, Inception, Statistics
+from daefr.metrics.fid import FFHQ_STATISTICS, INCEPTION, Inception, Statistics
 from daefr.metrics.fidelity import WINDOW, psnr, ssim
 from daefr.metrics.identity import IdentityAngle
 from daefr.metrics.landmarks import AWING_FAN, LandmarkDistance
 from daefr.metrics.lpips import Lpips
 from daefr.metrics.niqe import BLOCK, NIQE_MODEL, Niqe
+from daefr.published import Published
 
 Figures = dict[str, Callable[..., Tensor]]
 
@@ -43,19 +45,39 @@ class Kind:
     """A measure that can be asked for.
 
     Args:
-        build: returns its figures by name, or for a measure of a whole set the one that gathers it; raises `UserError`
-            when a file that it needs is not to be had. A figure is called with restored images and, if `needs_target`,
-            their ground truth, (B, 3, H, W) uint8 RGB on the device, and returns (B,), NaN where it is not defined.
+        build: returns its figures by name; raises `UserError` when a file that it needs is not to be had. A figure is
+            called with restored images and, if `needs_target`, their ground truth, (B, 3, H, W) uint8 RGB on the
+            device, and returns (B,), NaN where it is not defined.
         needs_target: whether there has to be ground truth.
+        of_set: whether a figure returns features instead, (B, F), and only all images together have a value.
         least: the shortest side in pixels for which it is defined.
         unit: of its figures.
+        higher: whether higher is better.
+        files: what it needs.
 
     """
 
-    build: Callable[[Setup], Figures | FrechetDistance]
+    build: Callable[[Setup], Figures]
     needs_target: bool
+    of_set: bool = False
     least: int = 1
     unit: str = ""
+    higher: bool = False
+    files: tuple[Published, ...] = ()
+
+
+def real_statistics(setup: Setup) -> Statistics:
+    """Return the statistics of real images to which FID measures the distance; raises `UserError`."""
+    return Statistics.read(setup.statistics or FFHQ_STATISTICS.find(setup.weights))
+
+
+def find_files(name: MeasureName, setup: Setup) -> None:
+    """Find, or download, the files of a measure; raises `UserError` when one cannot be had."""
+    for file in KINDS[name].files:
+        if file is not FFHQ_STATISTICS or setup.statistics is None:
+            file.find(setup.weights)
+    if name == "fid" and setup.statistics is not None and not setup.statistics.is_file():
+        raise UserError(f"there are no statistics of real images at {setup.statistics}")
 
 
 def load_inception(weights: Path | None, device: torch.device) -> Inception:
@@ -71,9 +93,9 @@ def _lpips(setup: Setup) -> Figures:
     return figures
 
 
-def _fid(setup: Setup) -> FrechetDistance:
-    statistics = Statistics.read(setup.statistics or FFHQ_STATISTICS.find(setup.weights))
-    return FrechetDistance(load_inception(setup.weights, setup.device), statistics)
+def _fid(setup: Setup) -> Figures:
+    real_statistics(setup)
+    return {"fid": load_inception(setup.weights, setup.device)}
 
 
 def _niqe(setup: Setup) -> Figures:
@@ -89,11 +111,16 @@ def _lmd(setup: Setup) -> Figures:
 
 
 KINDS: dict[MeasureName, Kind] = {
-    "psnr": Kind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB"),
-    "ssim": Kind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW),
-    "lpips": Kind(_lpips, needs_target=True, least=16),
-    "fid": Kind(_fid, needs_target=False),
-    "niqe": Kind(_niqe, needs_target=False, least=BLOCK),
-    "ida": Kind(_ida, needs_target=True, unit="rad"),
-    "lmd": Kind(_lmd, needs_target=True, unit="px"),
+    "psnr": Kind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB", higher=True),
+    "ssim": Kind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW, higher=True),
+    "lpips": Kind(_lpips, needs_target=True, least=16, files=(VGG16,)),
+    "fid": Kind(_fid, needs_target=False, of_set=True, files=(INCEPTION, FFHQ_STATISTICS)),
+    "niqe": Kind(_niqe, needs_target=False, least=BLOCK, files=(NIQE_MODEL,)),
+    "ida": Kind(_ida, needs_target=True, unit="rad", files=(ARCFACE,)),
+    "lmd": Kind(_lmd, needs_target=True, unit="px", files=(AWING_FAN,)),
 }
+
+
+def higher_is_better(figure: str) -> bool:
+    """Tell whether a higher figure is the better one."""
+    return any(figure == name and kind.higher for name, kind in KINDS.items())

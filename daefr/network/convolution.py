@@ -30,7 +30,8 @@ class _ConvolveNormed(torch.autograd.Function):
         context.save_for_backward(x, norm_weight, norm_bias, weight)
         context.settings = settings
         groups, epsilon, padding = settings
-        return F.conv2d(F.silu(F.group_norm(x, groups, norm_weight, norm_bias, epsilon)), weight, bias, padding=padding)
+        normed = F.silu(F.group_norm(x, groups, norm_weight, norm_bias, epsilon), inplace=True)
+        return F.conv2d(normed, weight, bias, padding=padding)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -22,11 +22,15 @@ class Discriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         widths = [config.channels * min(2**index, WIDEST) for index in range(config.layers + 1)]
-        layers: list[nn.Module] = [_conv(IMAGE_CHANNELS, widths[0], stride=2), nn.LeakyReLU(SLOPE)]
+        layers: list[nn.Module] = [_conv(IMAGE_CHANNELS, widths[0], stride=2), nn.LeakyReLU(SLOPE, inplace=True)]
         for index, (before, width) in enumerate(pairwise(widths), start=1):
             stride = 2 if index < config.layers else 1
             # no bias: the batch norm that follows would take it out again
-            layers += [_conv(before, width, stride, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(SLOPE)]
+            layers += [
+                _conv(before, width, stride, bias=False),
+                nn.BatchNorm2d(width),
+                nn.LeakyReLU(SLOPE, inplace=True),
+            ]
         layers.append(_conv(widths[-1], 1, stride=1))
         self.main = nn.Sequential(*layers)
         self.apply(_start)

@@ -1,7 +1,7 @@
 """From a released checkpoint to a checkpoint directory and back, bit by bit."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,14 @@ from torch import Tensor
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from daefr.config import StageName
 from daefr.errors import UserError
+from daefr.network.config import NetworkConfig
 from daefr.released.layout import Layout, constants, layout_of, recognize
 from daefr.released.reading import read_released
 from daefr.released.sizes import Unseen, infer_network
+from daefr.stages.build import build_stage
 from daefr.stages.components import without_components
+from daefr.stages.config import RestorationTraining
+from daefr.stages.restoration import RestorationStage
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,29 @@ def import_released(
 
     """
     _refuse_existing(target)
-    tensors = read_released(source)
-    stage = recognize(tensors, kind, str(source))
-    network = infer_network(stage, tensors, unseen or Unseen(), str(source))
-    layout = layout_of(stage, network)
-    layout.check(tensors, str(source))
+    tensors, network, layout = _open(source, kind, unseen or Unseen())
     tensors = _unshared(tensors)
     with _appearing(target) as temporary:
         save_checkpoint(
             temporary,
-            stage,
+            layout.stage,
             network,
-            {own: tensors[name].reshape(layout.forms[name].shape) for name, own in layout.own.items()},
+            _own(tensors, layout),
             released={name: tensor for name, tensor in tensors.items() if _is_not_ours(layout, name, tensor)},
         )
-    return Checkpoint(target, stage, network)
+    return Checkpoint(target, layout.stage, network)
+
+
+def read_restoration(source: Path, unseen: Unseen | None = None) -> RestorationStage:
+    """Build the stage of a released restoration checkpoint, to restore with, without storing it as a directory.
+
+    Raises `UserError` when `source` is no such file.
+    """
+    tensors, network, layout = _open(source, "restoration", unseen or Unseen())
+    stage = build_stage(layout.stage, network, RestorationTraining(steps=1))
+    stage.load_weights(_own(tensors, layout), str(source))
+    assert isinstance(stage, RestorationStage)  # noqa: S101  # by its name
+    return stage
 
 
 def export_released(directory: Path, target: Path, like: Path | None = None) -> Exported:
@@ -93,6 +105,20 @@ def export_released(directory: Path, target: Path, like: Path | None = None) -> 
     with _appearing(target) as temporary, temporary.open("wb") as stream:
         torch.save({"state_dict": tensors}, stream)
     return Exported(len(tensors), [name for name in layout.forms if name not in tensors])
+
+
+def _open(source: Path, kind: StageName | None, unseen: Unseen) -> tuple[dict[str, Tensor], NetworkConfig, Layout]:
+    """Read a released checkpoint, by released name; every tensor is checked to be there and to fit."""
+    tensors = read_released(source)
+    stage = recognize(tensors, kind, str(source))
+    network = infer_network(stage, tensors, unseen, str(source))
+    layout = layout_of(stage, network)
+    layout.check(tensors, str(source))
+    return tensors, network, layout
+
+
+def _own(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    return {own: tensors[name].reshape(layout.forms[name].shape) for name, own in layout.own.items()}
 
 
 def _is_not_ours(layout: Layout, name: str, tensor: Tensor) -> bool:

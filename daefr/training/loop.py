@@ -16,15 +16,14 @@ from daefr.data.images import Image, to_image
 from daefr.network.quantizer import codebook_usage, count_codes
 from daefr.stages.base import Loss, Stage
 from daefr.stages.config import TrainingConfig
+from daefr.training.errors import NonFiniteLossError
 from daefr.training.metrics import MetricWindow, label
 from daefr.training.reporter import Reporter
 from daefr.training.state import TrainingState
 
+__all__ = ["NonFiniteLossError", "Optimization", "train", "validate"]
+
 PICTURES = 8
-
-
-class NonFiniteLossError(Exception):
-    """A loss or gradient became infinite or no number; no optimizer has stepped on it."""
 
 
 def train(

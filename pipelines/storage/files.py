@@ -13,7 +13,7 @@ from errno import ESTALE
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from daefr.data.images import SUFFIXES
+from daefr.data.images import SUFFIXES, write_whole
 from daefr.errors import UserError
 from pipelines.storage import s3
 
@@ -60,6 +60,22 @@ def read_file(path: str | Path, stamp: str, offset: int | None, size: int) -> by
             raise OSError(ESTALE, "has changed since it was listed", path)
         stream.seek(offset)
         return stream.read(size)
+
+
+def write_file(place: str, name: str, data: bytes) -> None:
+    """Write the file `name` of a place, which is whole or absent. Raises `OSError`, and what `s3.write` raises."""
+    if s3.is_address(place):
+        s3.write(f"{place}/{name}", data)
+    else:
+        write_whole(Path(place) / name, data)
+
+
+def remove_file(place: str, name: str) -> None:
+    """Remove the file `name` of a place, if it is there. Raises like `write_file`."""
+    if s3.is_address(place):
+        s3.delete([f"{place}/{name}"])
+    else:
+        (Path(place) / name).unlink(missing_ok=True)
 
 
 def _objects(address: str) -> Iterator[File]:

@@ -9,7 +9,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from errno import EACCES, ENOENT, ESTALE
 from functools import cache
@@ -109,11 +109,26 @@ def upload(path: Path, address: str) -> None:
         _client().upload_fileobj(stream, bucket, key)
 
 
+def write(address: str, data: bytes) -> None:
+    """Write an object, as `upload` does."""
+    bucket, key = split_address(address)
+    with _told_as_files_do(address):
+        _client().upload_fileobj(io.BytesIO(data), bucket, key)
+
+
 def download(address: str, stream: IO[bytes]) -> None:
     """Download an object, in parts when it is large; what was written is whole only when this returns."""
     bucket, key = split_address(address)
     with _told_as_files_do(address):
         _client().download_fileobj(bucket, key, stream)
+
+
+def delete(addresses: Iterable[str]) -> None:
+    """Delete objects; what is not there any more is no error."""
+    for address in addresses:
+        bucket, key = split_address(address)
+        with _told_as_files_do(address):
+            _client().delete_object(Bucket=bucket, Key=key)
 
 
 def forget_unfinished_uploads(address: str) -> None:

@@ -12,7 +12,7 @@ from daefr.bench.measure import Measured, measure
 from daefr.bench.reference_way import ReferenceOptimization, restore_as_reference
 from daefr.bench.worker import count_flops
 from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
-from daefr.stages import RestorationStage
+from daefr.stages import AutoencoderStage, RestorationStage
 from daefr.training.loop import Optimization
 from daefr.training.state import TrainingState
 
@@ -38,7 +38,10 @@ TRAINED: tuple[CaseName, ...] = ("hq_codebook", "association", "restoration")
 def _step(case: Case, *, ours: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The scalars of a first step that moves nothing, and every gradient of it."""
     stage, training = build_side(case, "ours" if ours else "reference")
-    still = TrainingState(stage.train(), training.model_copy(update={"base_learning_rate": 1e-30}))
+    stage.train()
+    if isinstance(stage, AutoencoderStage) and stage.perceptual is not None:
+        stage.perceptual.eval()  # the reference's drops differences at random while it trains
+    still = TrainingState(stage, training.model_copy(update={"base_learning_rate": 1e-30}))
     optimization = Optimization(still, torch.device("cpu")) if ours else ReferenceOptimization(still)
     _, terms = optimization.step(random_images(32, case.batch))
     return terms, {name: parameter.grad for name, parameter in stage.named_parameters() if parameter.grad is not None}
@@ -81,11 +84,23 @@ def test_the_command_measures(capsys: pytest.CaptureFixture[str]) -> None:
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() == {"restore"}
     measured = Measured(**printed["restore"])
+    assert measured.reference_seconds
+    assert measured.reference_peak_bytes
     assert measured.ratio == pytest.approx(measured.seconds / measured.reference_seconds)
     assert measured.samples_per_second == pytest.approx(2 / measured.seconds)
     assert measured.flops_per_second > 0
     assert measured.share_of_matrix_rate > 0
     assert min(measured.peak_bytes, measured.reference_peak_bytes) > 2**25, "a whole process with its libraries"
+
+
+def test_the_reference_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--channels", "32", "--restore-resolution", "16", "--restore-multipliers", "1,1"]
+    alone = ["bench", "--no-as-reference", "--stages", "restore", "--repetitions", "1", "--device", "cpu"]
+    assert main([*alone, *sizes]) == 0
+    name, seconds, reference, ratio, *_, peak, reference_peak, _, _ = capsys.readouterr().out.splitlines()[-1].split()
+    assert (name, reference, ratio, reference_peak) == ("restore", "-", "-", "-")
+    assert float(seconds) > 0
+    assert float(peak) > 0
 
 
 def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,3 +132,14 @@ def test_sizes_that_do_not_fit_are_refused(
 def test_a_side_that_cannot_be_run_is_said_so() -> None:
     with pytest.raises(Exception, match="restore, ours: the process that was to be measured failed"):
         measure(Case("restore", NETWORK, batch=1, device="meta"), repetitions=1, matrix_rate=1e9)
+
+
+def test_only_the_reference_drops_differences() -> None:
+    case = Case("hq_codebook", NETWORK, batch=2)
+    images = random_images(32, 2)
+    for side, steady in (("ours", True), ("reference", False)):
+        stage, _ = build_side(case, side)
+        assert isinstance(stage.train(), AutoencoderStage)
+        assert stage.perceptual is not None
+        first, second = (stage.perceptual(images["lq"], images["hq"]) for _ in range(2))
+        assert torch.equal(first, second) == steady

@@ -14,7 +14,7 @@ from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.config import StageName
 from daefr.data.components import COMPONENTS, component_boxes, flip_boxes, template_landmarks
 from daefr.data.dataset import Batch, FaceDataset
-from daefr.data.images import Image, encode_webp, from_8_bit, to_tensor
+from daefr.data.images import Image, encode_lossless, from_8_bit, to_tensor
 from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
 from daefr.data.shards import write_shard
@@ -128,7 +128,7 @@ def test_boxes_flip_as_pixels_do(boxes: dict[str, list[float]]) -> None:
 
 
 def _one_face(folder: Path, image: Image, about: dict[str, Any]) -> Path:
-    sample = {"__key__": "face", "hq.webp": encode_webp(image), "json": json.dumps(about).encode()}
+    sample = {"__key__": "face", "hq.webp": encode_lossless(image), "json": json.dumps(about).encode()}
     shard = write_shard(folder / "train-0.tar", [sample])
     write_manifest(folder, resolution=SIDE, recipes={}, variants={}, seed=0, train=[shard], validation=[])
     return folder

@@ -23,7 +23,7 @@ from tests.daefr import tiny
 from tests.daefr.reference import needs_reference, path
 
 TOLERANCE = 1e-3
-SSIM_TOLERANCE = 5e-4
+SSIM_TOLERANCE = 1e-5
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 FACES, NIQE_MODEL = SHARED / "faces" / "val", SHARED / "weights" / "niqe_pris_params.npz"
 

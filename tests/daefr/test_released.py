@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from daefr.__main__ import main
 from daefr.checkpoint import load_checkpoint, save_checkpoint
 from daefr.config import StageName
+from daefr.data.images import decode_image
 from daefr.errors import UserError
 from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.released import Unseen, export_released, import_released
@@ -408,10 +410,13 @@ def test_an_imported_checkpoint_restores_as_the_reference_does(tmp_path: Path) -
 
     face = ((lq[0].flip(0).permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8).numpy()
     assert cv2.imwrite(str(tmp_path / "face.png"), face)
-    assert main(["restore", str(tmp_path / "face.png"), str(tmp_path / "restored"), "--model", str(model)]) == 0
-    restored = cv2.imread(str(tmp_path / "restored" / "face.png"))
-    assert restored is not None
-    assert restored.shape == (64, 64, 3)
+    places = [str(tmp_path / "face.png"), str(tmp_path / "restored")]
+    results = []
+    for either in (model, tmp_path / "released.ckpt"):
+        assert main(["restore", *places, "--model", str(either), "--aligned", "--device", "cpu"]) == 0
+        results.append(decode_image((tmp_path / "restored" / "face.png").read_bytes()))
+    assert results[0].shape == (64, 64, 3)
+    assert np.array_equal(*results), "the imported checkpoint and the file itself"
 
 
 def _refusal(folder: Path, source: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:

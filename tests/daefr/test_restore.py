@@ -10,7 +10,7 @@ from daefr.__main__ import main
 from daefr.checkpoint import Checkpoint
 from daefr.config import StageName
 from daefr.data.images import Image, decode_image, encode_png
-from daefr.restore import Restorer, count_files, restore_files
+from daefr.restore import ImageError, Restorer, Wanted, list_files, restore_files
 from tests.daefr import tiny
 
 Captured = pytest.CaptureFixture[str]
@@ -49,8 +49,16 @@ def _files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def _results(folder: Path) -> set[str]:
+    return {name for name in _files(folder) if not name.startswith(".")}
+
+
+def _restored(restorer: Restorer, crop: Image) -> Image:
+    return restorer(crop, aligned=True).image
+
+
 def _run(source: Path, target: Path, model: Path, *more: str) -> int:
-    return main(["restore", str(source), str(target), "--model", str(model), "--device", "cpu", *more])
+    return main(["restore", str(source), str(target), "--model", str(model), "--device", "cpu", "--aligned", *more])
 
 
 def _assert_one_line(captured: Captured, *parts: str) -> None:
@@ -67,12 +75,12 @@ def test_a_folder_keeps_its_structure(
 ) -> None:
     out = tmp_path / "out"
     assert _run(faces, out, model) == 0
-    assert _files(out) == {"one.png", "a/two.png", "a/b/three.png"}
+    assert _results(out) == {"one.png", "a/two.png", "a/b/three.png"}
     for name in ("one.png", "a/two.jpg", "a/b/three.webp"):
         written = decode_image((out / name).with_suffix(".png").read_bytes())
         assert written.shape == (tiny.SIDE, tiny.SIDE, 3)
-        assert np.array_equal(written, restorer(decode_image((faces / name).read_bytes())))
-    assert capsys.readouterr().out == "3 restored, 0 failed\n"
+        assert np.array_equal(written, restorer(faces / name, aligned=True).image)
+    assert capsys.readouterr().out == "3 restored, 0 without a face, 0 skipped, 0 failed\n"
 
 
 @pytest.mark.parametrize("target", ["out", "deep/face.png"])
@@ -81,7 +89,7 @@ def test_a_single_file(faces: Path, tmp_path: Path, model: Path, restorer: Resto
     before = _files(tmp_path)
     assert _run(faces / "one.png", tmp_path / target, model) == 0
     assert _files(tmp_path) - before == {written}
-    assert np.array_equal(decode_image((tmp_path / written).read_bytes()), restorer(_face(0)))
+    assert np.array_equal(decode_image((tmp_path / written).read_bytes()), _restored(restorer, _face(0)))
 
 
 def test_running_again_overwrites_with_the_same_bytes(faces: Path, tmp_path: Path, model: Path) -> None:
@@ -101,9 +109,9 @@ def test_what_cannot_be_restored_is_counted_and_nothing_is_written_for_it(
     _write(faces / "wide.png", _face(4)[:9])
     out = tmp_path / "out"
     assert _run(faces, out, model) == 1
-    assert _files(out) == {"one.png", "a/two.png", "a/b/three.png"}
+    assert _results(out) == {"one.png", "a/two.png", "a/b/three.png"}
     captured = capsys.readouterr()
-    assert captured.out == "3 restored, 4 failed\n"
+    assert captured.out == "3 restored, 0 without a face, 0 skipped, 4 failed\n"
     failures = [line for line in captured.err.splitlines() if line.startswith("failed: ")]
     assert len(failures) == 4
     for name in ("text.png", "empty.jpg", "half.png", "wide.png"):
@@ -115,13 +123,13 @@ def test_a_single_broken_file(tmp_path: Path, model: Path, capsys: Captured) -> 
     (tmp_path / "face.png").write_text("no image")
     assert _run(tmp_path / "face.png", tmp_path / "out", model) == 1
     assert not (tmp_path / "out").exists()
-    assert capsys.readouterr().out == "0 restored, 1 failed\n"
+    assert capsys.readouterr().out == "0 restored, 0 without a face, 0 skipped, 1 failed\n"
 
 
 def test_hidden_files_are_passed_over(faces: Path, tmp_path: Path, model: Path) -> None:
     (faces / ".DS_Store").write_text("no image")
     _write(faces / ".cache" / "face.png", _face(5))
-    assert count_files(faces) == 3
+    assert len(list_files(faces, tmp_path / "out")) == 3
     assert _run(faces, tmp_path / "out", model) == 0
 
 
@@ -158,13 +166,10 @@ def test_a_device_that_is_not_there_is_refused(
     _assert_one_line(capsys, f"--device {device}")
 
 
-def test_two_files_that_would_become_one_are_refused(
-    faces: Path, tmp_path: Path, model: Path, capsys: Captured
-) -> None:
+def test_of_files_of_one_name_each_gets_a_result(faces: Path, tmp_path: Path, model: Path) -> None:
     _write(faces / "one.jpg", _face(6))
-    assert _run(faces, tmp_path / "out", model) == 2
-    _assert_one_line(capsys, "one.jpg", "one.png", "would both become", "rename one")
-    assert not (tmp_path / "out").exists()
+    assert _run(faces, tmp_path / "out", model) == 0
+    assert _results(tmp_path / "out") == {"one.jpg.png", "one.png.png", "a/two.png", "a/b/three.png"}
 
 
 @pytest.mark.parametrize("target", ["file", "file/out"])
@@ -181,7 +186,7 @@ def test_a_target_that_cannot_be_written_is_refused(
 def test_any_square_is_restored_at_the_models_resolution(restorer: Restorer, side: int) -> None:
     image = _face(0, side)
     before = image.copy()
-    restored = restorer(image)
+    restored = _restored(restorer, image)
     assert restored.shape == (tiny.SIDE, tiny.SIDE, 3)
     assert restored.dtype == np.uint8
     assert np.array_equal(image, before)
@@ -189,18 +194,18 @@ def test_any_square_is_restored_at_the_models_resolution(restorer: Restorer, sid
 
 
 def test_different_faces_are_restored_differently(restorer: Restorer) -> None:
-    assert not np.array_equal(restorer(_face(0)), restorer(_face(1)))
-    assert np.array_equal(restorer(_face(0)), restorer(_face(0)))
+    assert not np.array_equal(_restored(restorer, _face(0)), _restored(restorer, _face(1)))
+    assert np.array_equal(_restored(restorer, _face(0)), _restored(restorer, _face(0)))
 
 
 def test_what_is_not_square_is_refused(restorer: Restorer) -> None:
-    with pytest.raises(ValueError, match="not square: 16x9 pixels"):
-        restorer(_face(0)[:9])
+    with pytest.raises(ImageError, match="not square: 16x9 pixels"):
+        restorer(_face(0)[:9], aligned=True)
 
 
 def test_outcomes_come_one_at_a_time(faces: Path, tmp_path: Path, restorer: Restorer) -> None:
-    outcomes = restore_files(restorer, faces, tmp_path / "out")
+    outcomes = restore_files(restorer, faces, tmp_path / "out", Wanted(aligned=True), settings={}, batch=1)
     first = next(outcomes)
     assert first.target is not None
-    assert _files(tmp_path / "out") == {str(first.target.relative_to(tmp_path / "out"))}
+    assert _results(tmp_path / "out") == {str(first.target.relative_to(tmp_path / "out"))}
     assert len(list(outcomes)) == 2

@@ -8,7 +8,7 @@ import pytest
 
 from daefr.data.__main__ import main
 from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import decode_image, encode_webp
+from daefr.data.images import decode_image, encode_lossless
 from daefr.data.manifest import Rejection, load_manifest, write_manifest
 from daefr.data.shards import write_shard
 from daefr.data.show import CELL
@@ -31,7 +31,7 @@ def dataset(tmp_path: Path) -> Path:
     samples = [
         {
             "__key__": f"{number:08d}",
-            "hq.webp": encode_webp(red),
+            "hq.webp": encode_lossless(red),
             "mild.0.jpg": tiny.encode_jpeg(green, 30),
             "severe.0.jpg": tiny.encode_jpeg(blue, 8),
             "json": json.dumps(about).encode(),

@@ -76,17 +76,18 @@ def test_restoring_with_options(speed: dict[str, object]) -> None:
     stage = tiny.build("restoration")
     assert isinstance(stage, RestorationStage)
     image = tiny.face(np.random.default_rng(0))
-    plain = Restorer(stage, CPU, Speed.model_validate(PLAIN))(image)
-    restored = Restorer(stage, CPU, Speed.model_validate(PLAIN | speed))(image)
+    plain = Restorer(stage, CPU, Speed.model_validate(PLAIN)).restore_crops([image])[0]
+    restored = Restorer(stage, CPU, Speed.model_validate(PLAIN | speed)).restore_crops([image])[0]
     assert restored.shape == plain.shape
     if "autocast" not in speed:
         assert abs(restored.astype(int) - plain.astype(int)).max() <= 1
 
 
 def test_defaults_suit_the_device() -> None:
-    assert Speed().on(CPU) == Speed(channels_last=False, autocast="off", compile=False)
-    assert Speed().on(torch.device("cuda")) == Speed(channels_last=True, autocast="bfloat16", compile=True)
-    chosen = Speed(channels_last=False, autocast="off", compile=False)
+    assert Speed().on(CPU) == Speed(channels_last=False, autocast="off", compile=False, keep_memory=True)
+    cuda = Speed(channels_last=True, autocast="bfloat16", compile=True, keep_memory=False)
+    assert Speed().on(torch.device("cuda")) == cuda
+    chosen = Speed(channels_last=False, autocast="off", compile=False, keep_memory=False)
     assert chosen.on(torch.device("cuda")) == chosen
 
 

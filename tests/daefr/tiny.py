@@ -11,7 +11,7 @@ import numpy as np
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from daefr.config import StageName
 from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import Image, encode_webp
+from daefr.data.images import Image, encode_lossless
 from daefr.data.manifest import Shard, write_manifest
 from daefr.data.shards import Sample, write_shard
 from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
@@ -80,7 +80,7 @@ def samples(count: int, seed: int, variants: dict[str, int] | None = None) -> It
     rng = np.random.default_rng(seed)
     for number in range(count):
         hq = face(rng)
-        sample: dict[str, str | bytes] = {"__key__": f"{seed:03d}-{number:03d}", "hq.webp": encode_webp(hq)}
+        sample: dict[str, str | bytes] = {"__key__": f"{seed:03d}-{number:03d}", "hq.webp": encode_lossless(hq)}
         about = {"components": component_boxes(template_landmarks(SIDE), SIDE)}
         sample["json"] = json.dumps(about).encode()
         for kind, kinds in (VARIANTS if variants is None else variants).items():

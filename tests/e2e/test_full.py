@@ -93,7 +93,7 @@ def test_mlflow_holds_one_parent_a_child_a_step_and_curves(finished: Finished, w
         assert client.list_artifacts(runs[stage].info.run_id, f"images/{stage}")
         assert runs[stage].data.params["training.steps"] == ("40" if stage in STAGES[:2] else "8")
     assert "association_accuracy" in runs["association"].data.metrics
-    assert "psnr/restored" in runs["evaluate"].data.metrics
+    assert "validation/psnr/restored" in runs["evaluate"].data.metrics
     assert {artifact.path for artifact in client.list_artifacts(parent)} >= {"grid.png"}
 
 
@@ -169,6 +169,26 @@ def test_a_stage_can_start_from_a_checkpoint_and_take_it_as_it_is(finished: Fini
     assert ours.path != start
     assert ours.tensors().keys() == load_checkpoint(start).tensors().keys()
     assert all(torch.equal(tensor, load_checkpoint(start).tensors()[name]) for name, tensor in ours.tensors().items())
+
+
+def test_a_stage_can_go_on_from_a_champion_or_from_a_released_checkpoint(
+    finished: Finished, workdir: Path, tmp_path: Path
+) -> None:
+    assert finished.code == 0, finished.err
+    four = ("train", workdir, "--stage", "hq_codebook", "stages.hq_codebook.steps=4")
+    trained = run(*four, "stages.hq_codebook.start=models:/daefr-hq-codebook@champion")
+    assert trained.code == 0, trained.err
+    version = _client(workdir).get_model_version_by_alias("daefr-hq-codebook", "candidate")
+    assert version.tags["daefr.start"] == "models:/daefr-hq-codebook/1"
+
+    champion = str(_step(workdir, "hq_codebook") / "checkpoint")
+    assert daefr(["export", champion, str(tmp_path / "released.ckpt")]) == 0
+    assert daefr(["import", str(tmp_path / "released.ckpt"), str(tmp_path / "hq"), "--kind", "hq_codebook"]) == 0
+    from_release = run(*four, f"stages.hq_codebook.start={tmp_path / 'hq'}")
+    assert from_release.code == 0, from_release.err
+    ours, theirs = (load_checkpoint(_last_line(result, "model")) for result in (from_release, trained))
+    for name, tensor in theirs.tensors().items():
+        assert torch.equal(tensor, ours.tensors()[name]), "both began with the same weights"
 
 
 def _client(workdir: Path) -> MlflowClient:

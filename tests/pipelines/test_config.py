@@ -36,7 +36,7 @@ def test_an_override_changes_its_value_and_no_other() -> None:
         ("network.predictor.heads=3", "does not divide"),
         (
             "compute.restoration.workers=3",
-            "stages.restoration.batch=8 does not divide over compute.restoration.workers=3",
+            "stages.restoration.batch=8 does not divide over 3 workers: compute.restoration.workers",
         ),
         ("stages.hq_codebook.epochs=3", "give either steps or epochs"),
         ("stages.hq_codebook.steps=0", "no start to take as it is"),

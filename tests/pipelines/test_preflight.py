@@ -4,9 +4,10 @@ import pytest
 
 from daefr.errors import UserError
 from pipelines.config import load_config
-from pipelines.preflight import check
+from pipelines.preflight import check, remark
 
 DEMO = Path(__file__).parents[2] / "pipelines/configs/demo.yaml"
+FFHQ = DEMO.with_name("ffhq512.yaml")
 
 
 def test_a_run_stops_before_its_first_task_when_arcface_is_missing(tmp_path: Path) -> None:
@@ -31,3 +32,10 @@ def test_a_run_stops_before_its_first_task_when_the_detector_is_missing(tmp_path
     check(load_config(DEMO, overrides[1:]))
     missing.touch()
     check(load_config(DEMO, overrides))
+
+
+def test_stages_without_the_perceptual_term_are_named() -> None:
+    assert remark(load_config(DEMO)) == (
+        "without the perceptual term, as perceptual.weight=0: hq_codebook, lq_codebook, association"
+    )
+    assert remark(load_config(FFHQ)) is None

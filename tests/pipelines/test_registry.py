@@ -60,24 +60,6 @@ def test_incomplete_checkpoint_is_refused(tracking: Tracking, checkpoint: Path) 
         register(tracking, "hq_codebook", checkpoint, "incomplete")
 
 
-def test_promotion_moves_the_champion_and_remembers_the_previous(tracking: Tracking, checkpoint: Path) -> None:
-    assert registry.champion(tracking, "restoration") is None
-    first = register(tracking, "restoration", checkpoint, "one")
-    second = register(tracking, "restoration", checkpoint, "two")
-    assert registry.champion(tracking, "restoration") is None
-    registry.promote(tracking, first)
-    registry.promote(tracking, first)
-    with pytest.raises(UserError, match="no alias 'previous': it has candidate, champion"):
-        registry.resolve(tracking, f"models:/{first.name}@previous")
-    for _ in range(2):
-        registry.promote(tracking, second)
-        assert registry.champion(tracking, "restoration") == second
-        assert registry.resolve(tracking, f"models:/{first.name}@previous") == first
-    registry.promote(tracking, first)
-    assert registry.champion(tracking, "restoration") == first
-    assert registry.version(tracking, "restoration", 2) == second
-
-
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [

@@ -1,0 +1,75 @@
+"""Who restores: a trained model, or another method behind the same two lines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from daefr.checkpoint import load_checkpoint
+from daefr.data.images import Image, to_image, to_tensor
+from daefr.errors import UserError
+from daefr.speed import Speed
+from daefr.stages import RestorationStage, stage_from_checkpoint
+
+# compilation takes longer to start than a benchmark lasts
+FOR_EVALUATION = Speed(channels_last=True, compile=False)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored face (R, R, 3) uint8 RGB, and the codes (N,) that it is made of where there is a codebook."""
+
+    image: Image
+    codes: NDArray[np.int64] | None = None
+
+
+class Method(Protocol):
+    """Restores aligned faces of `resolution` pixels a side."""
+
+    resolution: int
+
+    def restore(self, images: Sequence[Image]) -> list[Restored]:
+        """Restore faces, each (R, R, 3) uint8 RGB."""
+
+
+class TrainedModel:
+    """A restoration model of ours; `codes` is the size of its codebook."""
+
+    def __init__(self, stage: RestorationStage, device: torch.device) -> None:
+        """Use the model of a stage; `load` makes one from a checkpoint."""
+        self._stage, self._device = FOR_EVALUATION.prepare(stage, device).eval(), device
+        self.resolution: int = stage.network.autoencoder.resolution
+        self.codes: int = stage.network.autoencoder.codes
+
+    @classmethod
+    def load(cls, checkpoint: Path, device: torch.device) -> "TrainedModel":
+        """Load a checkpoint directory. Raises `UserError` when it is none, is damaged, or is of another stage."""
+        opened = load_checkpoint(checkpoint)
+        stage = stage_from_checkpoint(opened)
+        if not isinstance(stage, RestorationStage):
+            raise UserError(f"{checkpoint} is of {opened.stage}; only a restoration checkpoint can be evaluated")
+        return cls(stage, device)
+
+    @torch.no_grad()
+    def restore(self, images: Sequence[Image]) -> list[Restored]:
+        """See `Method`."""
+        with FOR_EVALUATION.autocast_on(self._device):
+            output = self._stage.generator.restore(self._batch(images))
+        codes = output.indices.cpu().numpy()
+        return [Restored(to_image(image), mine) for image, mine in zip(output.image, codes, strict=True)]
+
+    @torch.no_grad()
+    def reconstruct(self, images: Sequence[Image]) -> list[Image]:
+        """Return HQ faces, (R, R, 3) uint8 RGB, as their true codes render them."""
+        with FOR_EVALUATION.autocast_on(self._device):
+            decoded = self._stage.generator.decode(self._stage.target(self._batch(images)).indices)
+        return [to_image(image) for image in decoded]
+
+    def _batch(self, images: Sequence[Image]) -> Tensor:
+        stacked = torch.stack([to_tensor(image) for image in images])
+        return FOR_EVALUATION.arrange({"images": stacked}, self._device)["images"]

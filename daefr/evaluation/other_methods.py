@@ -1,0 +1,92 @@
+"""Methods of others, from the weights that their authors released, through spandrel's networks."""
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from daefr.data.images import Image, to_image, to_tensor
+from daefr.errors import UserError
+from daefr.evaluation.method import Restored
+
+MethodName = Literal["gfpgan", "restoreformer", "codeformer"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+# as papers call them, which is what spandrel calls their architectures too
+TITLES: dict[MethodName, str] = {"gfpgan": "GFP-GAN", "restoreformer": "RestoreFormer", "codeformer": "CodeFormer"}
+EXTRA = "spandrel_extra_arches"
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+SIDE = 512
+TRAINED = "vqvae."
+
+
+class OtherMethod:
+    """GFP-GAN, RestoreFormer or CodeFormer, as their authors' scripts run them: 512x512 pixels, RGB in [-1, 1].
+
+    CodeFormer's fidelity weight is that of its script, 0.5. GFP-GAN draws noise: its seed is the image's content, so
+    that a face is always restored to the same one.
+    """
+
+    resolution = SIDE
+
+    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
+        """Use a network of spandrel's with its weights filled."""
+        self._network, self._device = network.to(device).eval(), device
+
+    @staticmethod
+    def title(method: MethodName) -> str:
+        """Return what tables call a method."""
+        return TITLES[method]
+
+    @staticmethod
+    def check(method: MethodName, weights: Path) -> None:
+        """Raise `UserError` unless the weights exist, and the library that knows their network."""
+        if weights.suffix not in SUFFIXES or not weights.is_file():
+            raise UserError(f"{weights} is not there; give the released weights of {TITLES[method]} ({SUFFIXES[0]})")
+        if method == "codeformer" and importlib.util.find_spec(EXTRA) is None:
+            raise UserError(
+                f"CodeFormer needs the package {EXTRA}, whose license forbids commercial use: install it by hand if "
+                "yours is none"
+            )
+
+    @classmethod
+    def load(cls, method: MethodName, weights: Path, device: torch.device) -> "OtherMethod":
+        """Read released weights; no code in the file is run. Raises `UserError` when they are not the method's."""
+        from spandrel import ImageModelDescriptor, ModelLoader  # noqa: PLC0415  # loads every architecture it knows
+
+        cls.check(method, weights)
+        if method == "codeformer":
+            importlib.import_module(EXTRA).install(ignore_duplicates=True)
+        try:
+            loader = ModelLoader()
+            found = loader.load_from_state_dict(_without_training(loader.load_state_dict_from_file(weights)))
+        except Exception as error:  # a damaged or hostile file makes its readers raise anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"{weights} does not hold the weights of {TITLES[method]}: {reason}") from None
+        if not isinstance(found, ImageModelDescriptor) or found.architecture.id.lower() != method:
+            raise UserError(f"{weights} holds {found.architecture.name}, where {TITLES[method]} was asked for")
+        return cls(found.model, device)
+
+    @torch.no_grad()
+    def restore(self, images: Sequence[Image]) -> list[Restored]:
+        """See `Method`. One at a time: the noise of a face must not depend on who shares its batch."""
+        return [Restored(to_image(self._restore(image))) for image in images]
+
+    def _restore(self, image: Image) -> Tensor:
+        seed = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8])
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            # its own call: spandrel's scales images as not all of these networks want them
+            restored: Tensor = self._network(to_tensor(image)[None].to(self._device))[0]
+        return restored[0]
+
+
+def _without_training(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the network out of a training's checkpoint, as RestoreFormer's authors released it."""
+    inner = {name.removeprefix(TRAINED): each for name, each in weights.items() if name.startswith(TRAINED)}
+    return inner or weights

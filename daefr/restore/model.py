@@ -1,0 +1,75 @@
+"""The restoration network, from wherever it was stored, on batches of aligned crops."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from daefr.checkpoint import load_checkpoint
+from daefr.data.images import Image, shrink, to_image, to_tensor
+from daefr.errors import UserError
+from daefr.released import read_restoration
+from daefr.restore.photograph import ImageError
+from daefr.speed import Speed
+from daefr.stages import RestorationStage, stage_from_checkpoint
+
+# compiling takes longer than restoring many faces
+FOR_RESTORING = Speed(channels_last=True, compile=False)
+
+
+def open_model(path: Path) -> RestorationStage:
+    """Open a checkpoint directory, or a released `.ckpt` file.
+
+    Raises `UserError` when it is neither, is damaged, or is of another stage.
+    """
+    if path.is_file():
+        return read_restoration(path)
+    opened = load_checkpoint(path)
+    if opened.stage != "restoration":
+        raise UserError(f"{path} is a checkpoint of {opened.stage}; restoring needs one of restoration")
+    stage = stage_from_checkpoint(opened)
+    assert isinstance(stage, RestorationStage)  # noqa: S101  # by its name
+    return stage
+
+
+class CropRestorer:
+    """The network, ready to use on aligned crops."""
+
+    def __init__(self, stage: RestorationStage, device: torch.device, speed: Speed) -> None:
+        self._model = speed.prepare(stage.generator, device).eval()
+        self._device, self._speed = device, speed
+        self.resolution: int = stage.network.autoencoder.resolution
+
+    def __call__(self, crops: Sequence[Image], batch: int) -> list[Image | ImageError]:
+        """Restore crops (S, S, 3) uint8 RGB of any sides, `batch` of them at once.
+
+        Returns one (R, R, 3) uint8 RGB at the model's resolution for each, or why there is none.
+        """
+        results: list[Image | ImageError] = []
+        for start in range(0, len(crops), batch):
+            results += self._restore(crops[start : start + batch])
+        return results
+
+    def resize(self, crop: Image) -> Image:
+        """Return a square crop at the model's resolution, as the network sees it."""
+        if len(crop) >= self.resolution:
+            return shrink(crop, self.resolution)
+        side = (self.resolution, self.resolution)
+        return np.asarray(cv2.resize(crop, side, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+    def _restore(self, crops: Sequence[Image]) -> list[Image | ImageError]:
+        lq = torch.stack([to_tensor(self.resize(crop)) for crop in crops])
+        lq = self._speed.arrange({"lq": lq}, self._device)["lq"]
+        try:
+            with self._speed.autocast_on(self._device):
+                restored = self._model.restore(lq).image
+        except torch.OutOfMemoryError:
+            raise UserError(f"{self._device} has too little memory for {len(crops)} faces at once") from None
+        # a broken model's output would pass for an image
+        finite = restored.isfinite().flatten(1).all(1).tolist()
+        return [
+            to_image(image) if whole else ImageError("the model's result is not finite")
+            for image, whole in zip(restored, finite, strict=True)
+        ]

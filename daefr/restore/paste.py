@@ -1,0 +1,123 @@
+"""Restored crops back into their photograph, without a seam and without touching anything else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from daefr.data.images import Image
+from daefr.faces.alignment import Matrix, move_points, scale_of
+from daefr.restore.masks import Mask, face_mask
+
+COARSE = 8
+"""Colours are matched in an eighth of the crop's detail."""
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What is pasted.
+
+    `image`: (S, S, 3) uint8 RGB. `mask`: (S, S), how much of it is pasted where. `matrix`: the similarity that brings
+    points of the photograph to the patch, see `daefr.faces`.
+    """
+
+    image: Image
+    mask: Mask
+    matrix: Matrix
+
+
+@dataclass(frozen=True)
+class _Box:
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+def match_colours(restored: Image, crop: Image) -> Image:
+    """Give a restored crop (S, S, 3) the colours of what it was made from: what differs on a coarse scale is undone.
+
+    So light and colour casts that fall on the face and around it go on across the pasted edge.
+    """
+    side = len(restored)
+    coarse = max(1, side // COARSE)
+    difference = crop.astype(np.float32) - restored.astype(np.float32)
+    small = cv2.resize(difference, (coarse, coarse), interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), max(coarse / COARSE, 0.5), borderType=cv2.BORDER_REPLICATE)
+    smooth = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(np.clip(np.rint(restored + smooth), 0, 255), np.uint8)
+
+
+def paste(photograph: Image, patches: Sequence[Patch]) -> Image:
+    """Return a copy of a photograph (H, W, 3) uint8 RGB with patches pasted into it.
+
+    Where several faces meet, each keeps the others' faces free. A pixel that no mask covers keeps its value.
+    """
+    result = photograph.copy()
+    height, width = photograph.shape[:2]
+    boxes = [_box_of(patch, height, width) for patch in patches]
+    for patch, box in zip(patches, boxes, strict=True):
+        if box is None:
+            continue
+        mask = _placed(patch.mask, patch.matrix, box)
+        own = _placed_face(patch, box)
+        for other, place in zip(patches, boxes, strict=True):
+            if other is not patch and place is not None and _meet(box, place):
+                mask *= 1 - np.maximum(0, _placed_face(other, box) - own)
+        before = result[box.slices].astype(np.float32)
+        after = before + mask[..., None] * (_placed(patch.image, patch.matrix, box) - before)
+        result[box.slices] = np.clip(np.rint(after), 0, 255).astype(np.uint8)
+    return result
+
+
+def _placed_face(patch: Patch, box: _Box) -> Floats:
+    return _placed(face_mask(len(patch.mask)), patch.matrix, box)
+
+
+def _box_of(patch: Patch, height: int, width: int) -> _Box | None:
+    """Return the part of the photograph in which a patch lies, or None if it lies outside."""
+    side = len(patch.image)
+    corners = np.array([[0, 0], [side, 0], [side, side], [0, side]], np.float64)
+    corners = move_points(corners, _inverse(patch.matrix))
+    left, top = np.maximum(np.floor(corners.min(axis=0)), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(corners.max(axis=0)), (width, height)).astype(int)
+    return _Box(left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _inverse(matrix: Matrix) -> Matrix:
+    turn = np.linalg.inv(matrix[:, :2])
+    return np.column_stack([turn, -turn @ matrix[:, 2]])
+
+
+def _meet(a: _Box, b: _Box) -> bool:
+    return a.left < b.right and b.left < a.right and a.top < b.bottom and b.top < a.bottom
+
+
+def _placed(image: Image | Mask, matrix: Matrix, box: _Box) -> Floats:
+    """Sample a patch's image or mask in a box of the photograph, without aliasing where that shrinks it."""
+    side = len(image)
+    scale = scale_of(matrix)
+    if scale > 1:
+        small = max(1, round(side / scale))
+        image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        matrix = matrix * (small / side)
+    # from the middle of a pixel of the box to that of one of the patch
+    way = matrix.copy()
+    way[:, 2] += way[:, :2] @ (box.left + 0.5, box.top + 0.5) - 0.5
+    is_mask = image.ndim == 2
+    placed = cv2.warpAffine(
+        image.astype(np.float32),
+        way,
+        (box.right - box.left, box.bottom - box.top),
+        flags=cv2.WARP_INVERSE_MAP | (cv2.INTER_LINEAR if is_mask else cv2.INTER_CUBIC),
+        borderMode=cv2.BORDER_CONSTANT if is_mask else cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(placed, np.float32)

@@ -1,0 +1,343 @@
+"""Photographs in, restored photographs out: what ties detector, network and paste-back together."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from daefr.data.components import template_landmarks
+from daefr.data.images import MAX_PIXELS, MOST_PIXELS, Image
+from daefr.errors import UserError
+from daefr.faces.alignment import Matrix, alignment_matrix, warp
+from daefr.faces.detected import DetectedFace
+from daefr.faces.detector import Detector
+from daefr.restore.colours import Colours
+from daefr.restore.masks import FaceParser, Mask, find_parser, whole_mask
+from daefr.restore.model import FOR_RESTORING, CropRestorer, open_model
+from daefr.restore.paste import Patch, match_colours, paste
+from daefr.restore.photograph import ImageError, Photograph, Source, read_photograph
+from daefr.restore.upscale import Upscaler, enlarge
+from daefr.speed import Speed
+from daefr.stages import RestorationStage
+
+BATCH = 4
+SCALES = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class RestoredFace:
+    """A face of a photograph. Coordinates are in pixels of the photograph as it came in, upright.
+
+    `box`: (x0, y0, x1, y1) float32, and `landmarks`: (5, 2) float32, both as `daefr.faces` says. `score`: the
+    detector's confidence, 0 to 1. `crop` and `restored`: (R, R, 3) uint8 RGB of sRGB at the model's resolution, what
+    the network saw and what it made of it. `matrix`: (2, 3) float64, brings points of the photograph to the crop.
+    """
+
+    box: npt.NDArray[np.float32]
+    landmarks: npt.NDArray[np.float32]
+    score: float
+    crop: Image
+    restored: Image
+    matrix: Matrix
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A restored photograph. Without `faces` none was found, and it is as it was, but for the scale."""
+
+    photograph: Photograph
+    faces: list[RestoredFace]
+    original: Photograph
+    """What came in, upright."""
+    scale: int = 1
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nothing was done to the photograph."""
+        return not self.faces and self.scale == 1
+
+    @property
+    def image(self) -> Image:
+        """(H, W, 3) uint8 RGB in the photograph's own colour profile: what is restored is pasted into it.
+
+        Of an aligned crop, the restored crop (R, R, 3) in sRGB.
+        """
+        return self.photograph.pixels
+
+    def png(self) -> bytes:
+        """Encode as PNG, with the photograph's transparency and colour profile."""
+        return self.photograph.png()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A photograph with its faces, before they are restored: what lies between `Restorer.open` and `finish`."""
+
+    photograph: Photograph
+    colours: Colours
+    faces: list[tuple[DetectedFace, Matrix]]
+    crops: list[Image] = field(default_factory=list)
+    """In sRGB."""
+    aligned: bool = False
+    scale: int = 1
+
+
+class FindsFaces(Protocol):
+    """What a `Restorer` needs of a `daefr.faces.Detector`."""
+
+    def find(self, image: Image) -> list[DetectedFace]:
+        """Return every face of a photograph (H, W, 3) uint8 RGB."""
+
+
+class Restorer:
+    """Restores photographs and aligned crops with a trained model. Threads may share one."""
+
+    def __init__(
+        self,
+        stage: RestorationStage,
+        device: torch.device,
+        speed: Speed = FOR_RESTORING,
+        *,
+        detector: FindsFaces | Path | None = None,
+        parser: FaceParser | None = None,
+        upscaler: Upscaler | None = None,
+        batch: int = BATCH,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """Use the model of a stage; `load` makes one from a checkpoint, and tells what the arguments are."""
+        if batch < 1:
+            raise UserError(f"a batch of {batch} is not to be had; at least one face has to be restored at once")
+        self._crops = CropRestorer(stage, device, speed)
+        self._device, self._batch, self._max_pixels = device, batch, max_pixels
+        self._detector, self._parser, self._upscaler = detector, parser, upscaler
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        device: torch.device | str | None = None,
+        detector: str | Path | None = None,
+        parser: str | Path | None = None,
+        upscaler: str | Path | None = None,
+        *,
+        batch: int = BATCH,
+        max_pixels: int = MAX_PIXELS,
+        speed: Speed = FOR_RESTORING,
+    ) -> "Restorer":
+        """Load a model, and what goes with it.
+
+        Args:
+            model: a checkpoint directory of the restoration stage, or a released `.ckpt` file.
+            device: by default a GPU where there is one.
+            detector: RetinaFace's weights; by default facexlib's, which are downloaded when they are first needed.
+            parser: ParseNet's weights, for tighter masks; by default facexlib's if they are in torch's cache, else
+                a soft square of the face is pasted.
+            upscaler: a model file that spandrel reads, for `upscale`; by default pixels are resampled.
+            batch: how many faces the network restores at once.
+            max_pixels: larger photographs are refused before they are decoded.
+            speed: autocast, memory layout and compilation.
+
+        Raises:
+            UserError: when one of them is missing, damaged, or something else.
+
+        """
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if not 1 <= max_pixels <= MOST_PIXELS:
+            raise UserError(f"max_pixels {max_pixels} is not to be had; 1 to {MOST_PIXELS} are")
+        weights = find_parser(None if parser is None else Path(parser))
+        return cls(
+            open_model(Path(model)),
+            device,
+            speed,
+            detector=None if detector is None else Path(detector),
+            parser=None if weights is None else FaceParser.load(weights, device),
+            upscaler=None if upscaler is None else Upscaler.load(Path(upscaler), device),
+            batch=batch,
+            max_pixels=max_pixels,
+        )
+
+    @property
+    def resolution(self) -> int:
+        """Side of restored crops, in pixels."""
+        return self._crops.resolution
+
+    def load_detector(self) -> FindsFaces:
+        """Return the face detector; it is loaded once, with the first photograph if not before.
+
+        Raises `UserError` when it cannot be had.
+        """
+        with self._lock:
+            if self._detector is None or isinstance(self._detector, Path):
+                self._detector = Detector.load(self._detector, self._device)
+            return self._detector
+
+    def __call__(
+        self, source: Source, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+    ) -> Restoration:
+        """Restore a photograph.
+
+        Args:
+            source: a file's path or its content (JPEG, PNG, WebP, BMP, TIFF), an image of Pillow's, or an array
+                (H, W, 3) uint8 RGB of sRGB.
+            aligned: it is a square crop of one face, aligned as those of FFHQ, of any side: it is restored as a whole.
+            only_center_face: restore only the face next to the photograph's middle.
+            upscale: how many times as large the photograph becomes: 1, 2 or 4. Aligned crops are not upscaled.
+
+        Raises:
+            ImageError: when it cannot be restored; a sentence on why.
+            UserError: when there is no detector.
+
+        """
+        (result,) = self.restore_all([source], aligned=aligned, only_center_face=only_center_face, upscale=upscale)
+        if isinstance(result, ImageError):
+            raise result
+        return result
+
+    def open(
+        self, source: Source, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+    ) -> Opened:
+        """Read a photograph and find its faces: the first part of what `__call__` does, and raises.
+
+        Between this and `finish`, `restore_crops` has to restore its crops, with those of others if you like.
+        """
+        opened = self._try_open(source, aligned, only_center_face, upscale)
+        if isinstance(opened, ImageError):
+            raise opened
+        return opened
+
+    def finish(self, opened: Opened, restored: Sequence[Image | ImageError]) -> Restoration:
+        """Put the restored crops of an opened photograph in their places: the last part of what `__call__` does.
+
+        Raises `ImageError` when a crop has become one.
+        """
+        finished = self._finish(opened, restored)
+        if isinstance(finished, ImageError):
+            raise finished
+        return finished
+
+    def restore_all(
+        self, sources: Sequence[Source], *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+    ) -> list[Restoration | ImageError]:
+        """Restore several photographs as `__call__` does one, their faces in common batches.
+
+        Returns for each what it became, or why it cannot be restored.
+        """
+        if upscale not in SCALES:
+            raise UserError(f"upscaling {upscale} times is not to be had; {', '.join(map(str, SCALES))} are")
+        opened = [self._try_open(source, aligned, only_center_face, upscale) for source in sources]
+        crops = [crop for each in opened if isinstance(each, Opened) for crop in each.crops]
+        restored = iter(self._crops(crops, self._batch))
+        results: list[Restoration | ImageError] = []
+        for each in opened:
+            if isinstance(each, ImageError):
+                results.append(each)
+                continue
+            results.append(self._finish(each, [next(restored) for _ in each.crops]))
+        return results
+
+    def restore_crops(self, crops: Sequence[Image]) -> list[Image]:
+        """Restore aligned crops, (S, S, 3) uint8 RGB of sRGB and of any side: (R, R, 3) at the model's resolution.
+
+        Raises `ImageError` when one of them is not square, or the model has no result for it.
+        """
+        for crop in crops:
+            _check_square(read_photograph(crop, self._max_pixels))
+        results = []
+        for restored in self._crops(crops, self._batch):
+            if isinstance(restored, ImageError):
+                raise restored
+            results.append(restored)
+        return results
+
+    def _try_open(self, source: Source, aligned: bool, only_center_face: bool, upscale: int) -> Opened | ImageError:
+        try:
+            photograph = read_photograph(source, self._max_pixels)
+            if aligned:
+                return self._open_crop(photograph)
+            return self._open(photograph, only_center_face, upscale)
+        except ImageError as error:
+            return error
+
+    def _open_crop(self, photograph: Photograph) -> Opened:
+        _check_square(photograph)
+        side = len(photograph.pixels)
+        box = np.array([0, 0, side, side], np.float32)
+        face = DetectedFace(box, 1.0, np.array(template_landmarks(side), np.float32))
+        matrix = np.eye(2, 3) * (self.resolution / side)
+        colours = Colours(photograph.profile)
+        crop = self._crops.resize(colours.to_srgb(photograph.pixels))
+        return Opened(photograph, colours, [(face, matrix)], [crop], aligned=True)
+
+    def _open(self, photograph: Photograph, only_center_face: bool, upscale: int) -> Opened:
+        height, width = photograph.pixels.shape[:2]
+        if height * width * upscale**2 > MOST_PIXELS:
+            raise ImageError(f"too many pixels: upscaled {upscale} times, more than {MOST_PIXELS}")
+        colours = Colours(None if photograph.one_channel else photograph.profile)
+        detector = self.load_detector()
+        with self._lock:  # facexlib's network keeps its size in itself
+            faces = detector.find(photograph.pixels)
+        if only_center_face and faces:
+            faces = [min(faces, key=lambda face: _distance(face, width / 2, height / 2))]
+        opened = Opened(photograph, colours, [], scale=upscale)
+        for face in faces:
+            matrix = alignment_matrix(face.landmarks, self.resolution)
+            if not np.isfinite(matrix).all():
+                continue
+            opened.faces.append((face, matrix))
+            opened.crops.append(colours.to_srgb(warp(photograph.pixels, matrix, self.resolution)))
+        return opened
+
+    def _finish(self, opened: Opened, restored: Sequence[Image | ImageError]) -> Restoration | ImageError:
+        images: list[Image] = []
+        for image in restored:
+            if isinstance(image, ImageError):
+                return image
+            images.append(image)
+        faces = [
+            RestoredFace(face.box, face.landmarks, face.score, crop, image, matrix)
+            for (face, matrix), crop, image in zip(opened.faces, opened.crops, images, strict=True)
+        ]
+        if opened.aligned:
+            return Restoration(Photograph(images[0]), faces, opened.photograph)
+        return Restoration(self._paste(opened, faces, opened.scale), faces, opened.photograph, opened.scale)
+
+    def _paste(self, opened: Opened, faces: Sequence[RestoredFace], scale: int) -> Photograph:
+        photograph = opened.photograph
+        is_gray = bool(faces) and photograph.is_gray
+        patches = []
+        for face in faces:
+            image = match_colours(face.restored, face.crop)
+            image = _without_colours(image) if is_gray else opened.colours.from_srgb(image)
+            matrix = face.matrix.copy()
+            matrix[:, :2] /= scale
+            patches.append(Patch(image, self._mask(face.restored), matrix))
+        background = enlarge(photograph.pixels, scale, self._upscaler)
+        alpha = photograph.alpha
+        if alpha is not None and scale > 1:
+            alpha = enlarge(alpha, scale, None)
+        return Photograph(paste(background, patches), alpha, photograph.profile, photograph.one_channel)
+
+    def _mask(self, restored: Image) -> Mask:
+        return whole_mask(len(restored)) if self._parser is None else self._parser(restored)
+
+
+def _check_square(photograph: Photograph) -> None:
+    height, width = photograph.pixels.shape[:2]
+    if height != width:
+        raise ImageError(f"not square: {width}x{height} pixels, where an aligned crop is wanted")
+
+
+def _distance(face: DetectedFace, x: float, y: float) -> float:
+    left, top, right, bottom = face.box.tolist()
+    return float(np.hypot((left + right) / 2 - x, (top + bottom) / 2 - y))
+
+
+def _without_colours(image: Image) -> Image:
+    luminance = np.rint(image @ np.array([0.299, 0.587, 0.114]))
+    return np.repeat(luminance.astype(np.uint8)[..., None], 3, axis=2)

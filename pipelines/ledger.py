@@ -1,0 +1,177 @@
+"""What becomes of every input of a job, in a file that survives the job: listed, then finished one by one.
+
+SQLite holds it, so that millions of inputs take no memory, and what is recorded is recorded whatever is killed next.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from daefr.errors import UserError
+from pipelines.storage.files import File
+
+Status = Literal["restored", "no face", "failed"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS inputs (
+    number INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, path BLOB NOT NULL, size INTEGER NOT NULL,
+    stamp TEXT NOT NULL, offset INTEGER, listed INTEGER NOT NULL,
+    wanted BLOB NOT NULL, folded BLOB NOT NULL, whole INTEGER NOT NULL DEFAULT 0,
+    result BLOB, status TEXT, faces INTEGER, reason TEXT, written BLOB
+);
+CREATE INDEX IF NOT EXISTS results ON inputs (folded);
+CREATE INDEX IF NOT EXISTS statuses ON inputs (status);
+CREATE VIEW IF NOT EXISTS clashing AS SELECT folded FROM inputs GROUP BY folded HAVING count(*) > 1;
+"""
+# an input that has changed since it was finished is not finished
+_LIST = """
+INSERT INTO inputs (name, path, size, stamp, offset, listed, wanted, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET
+    status = CASE WHEN size = excluded.size AND stamp = excluded.stamp THEN status END,
+    path = excluded.path, size = excluded.size, stamp = excluded.stamp, offset = excluded.offset,
+    listed = excluded.listed, wanted = excluded.wanted, folded = excluded.folded, whole = 0
+"""
+_SECONDS_TO_WAIT = 60.0  # for another process that reads or writes
+
+
+class Input(NamedTuple):
+    """One input: its number, which it keeps, its file, and the name of its result."""
+
+    number: int
+    file: File
+    result: str
+
+
+class Outcome(NamedTuple):
+    """What became of an input: where its result is and how many faces it has, or why it failed."""
+
+    number: int
+    status: Status
+    written: str = ""
+    faces: int = 0
+    reason: str = ""
+
+
+class Ledger:
+    """The inputs of one job, by number."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the ledger at `path`, or begin one."""
+        self.path = path
+        with self._open() as database, database:
+            database.executescript(_TABLES)
+
+    def plan(self, files: Iterable[File], result_of: Callable[[str, bool], str]) -> None:
+        """Take the inputs from a listing: new ones are added, changed ones are to be done again, others are forgotten.
+
+        Inputs that failed are to be tried again. `result_of` gives the name of an input's result, from the input's name
+        without its suffix; or, where two would be one, from the whole of it.
+        """
+
+        def wanted(name: str, whole: bool) -> tuple[bytes, bytes]:
+            result = result_of(name, whole)
+            # some file systems do not tell small letters from capitals
+            return os.fsencode(result), os.fsencode(result.casefold())
+
+        def row(file: File) -> tuple[Any, ...]:
+            place = os.fsencode(file.name), os.fsencode(file.path)
+            return *place, file.size, file.stamp, file.offset, listed, *wanted(file.name, False)
+
+        with self._open() as database, database:
+            listed = 1 + (database.execute("SELECT max(listed) FROM inputs").fetchone()[0] or 0)
+            database.executemany(_LIST, map(row, files))
+            database.execute("DELETE FROM inputs WHERE listed < ?", [listed])
+            clashing = "SELECT number, name FROM inputs WHERE NOT whole AND folded IN clashing"
+            while found := database.execute(clashing).fetchall():
+                database.executemany(
+                    "UPDATE inputs SET wanted = ?, folded = ?, whole = 1 WHERE number = ?",
+                    [(*wanted(os.fsdecode(name), True), number) for number, name in found],
+                )
+            same = database.execute("SELECT name FROM inputs WHERE folded IN clashing LIMIT 2").fetchall()
+            if same:
+                names = " and ".join(os.fsdecode(name) for (name,) in same)
+                raise UserError(f"{names} would have the same result: rename one")
+            database.execute("UPDATE inputs SET status = NULL WHERE status = 'failed'")
+            database.execute("UPDATE inputs SET status = NULL, result = wanted WHERE result IS NOT wanted")
+
+    def begin(self, size: int, whole: bool) -> int:
+        """Note which inputs are unfinished now, for `groups` to tell; return how many groups of `size` have any.
+
+        When groups are done as a whole, the finished inputs of such a group are to be done again with the others.
+        """
+        # a group goes by the numbers, so the same inputs are in the same group at every start
+        with self._open() as database, database:
+            database.execute("DROP TABLE IF EXISTS unfinished")
+            database.execute(
+                "CREATE TABLE unfinished AS SELECT number, (number - 1) / ? AS place FROM inputs WHERE status IS NULL",
+                [size],
+            )
+            if whole:
+                database.execute(
+                    "INSERT INTO unfinished SELECT number, (number - 1) / :size AS part FROM inputs "
+                    "WHERE status IS NOT NULL AND part IN (SELECT place FROM unfinished)",
+                    {"size": size},
+                )
+            database.execute("CREATE INDEX places ON unfinished (number)")
+            count = database.execute("SELECT count(DISTINCT place) FROM unfinished").fetchone()[0]
+        return int(count)
+
+    def groups(self, size: int) -> Iterator[list[Input]]:
+        """Yield the inputs that were unfinished when `begin` was called, a group at a time: again, the same ones."""
+        last = 0
+        while True:
+            with self._open() as database:
+                # one short query a group: a long one would keep the job from recording
+                found = database.execute("SELECT min(number) FROM unfinished WHERE number > ?", [last]).fetchone()[0]
+                if found is None:
+                    return
+                last = (found - 1) // size * size + size
+                rows = database.execute(
+                    "SELECT number, name, path, size, stamp, offset, result FROM inputs JOIN unfinished USING (number) "
+                    "WHERE number BETWEEN ? AND ? ORDER BY number",
+                    [found, last],
+                ).fetchall()
+            yield [
+                Input(number, File(os.fsdecode(name), os.fsdecode(path), bytes_, stamp, offset), os.fsdecode(result))
+                for number, name, path, bytes_, stamp, offset, result in rows
+            ]
+
+    def record(self, outcomes: Iterable[Outcome]) -> None:
+        """Record what became of some inputs."""
+        with self._open() as database, database:
+            database.executemany(
+                "UPDATE inputs SET status = ?, written = ?, faces = ?, reason = ? WHERE number = ?",
+                ((done.status, os.fsencode(done.written), done.faces, done.reason, done.number) for done in outcomes),
+            )
+
+    def counts(self) -> dict[str, int]:
+        """Return how many inputs there are, how many of each status, and how many are unfinished."""
+        with self._open() as database:
+            found = dict(database.execute("SELECT status, count(*) FROM inputs GROUP BY status"))
+        counts = {status: found.get(status, 0) for status in STATUSES}
+        return {"inputs": sum(found.values()), **counts, "unfinished": found.get(None, 0)}
+
+    def lose_unfinished(self, reason: str) -> None:
+        """Record the inputs that nothing came back from as failed."""
+        with self._open() as database, database:
+            database.execute("UPDATE inputs SET status = 'failed', reason = ? WHERE status IS NULL", [reason])
+
+    def write(self, path: Path) -> None:
+        """Write every input in a line of JSON, by name, under a temporary name first."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        with self._open() as database, temporary.open("w") as stream:
+            for name, status, written, faces, reason in database.execute(
+                "SELECT name, status, written, faces, reason FROM inputs ORDER BY name"
+            ):
+                line = {"source": os.fsdecode(name), "status": status}
+                line |= {"reason": reason} if status == "failed" else {"result": os.fsdecode(written), "faces": faces}
+                stream.write(json.dumps(line) + "\n")
+        temporary.replace(path)
+
+    def _open(self) -> closing[sqlite3.Connection]:
+        return closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT))

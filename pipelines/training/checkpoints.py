@@ -1,0 +1,122 @@
+"""The checkpoints of a training on its way, in a folder or on S3: which there are, which is whole, which are kept.
+
+Ray Train has a list of its own, which knows no digests, and keeps by age or by score, not both. So what is there is
+what counts: the newest checkpoint that is whole is where a training goes on, whether or not Ray had noted it.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray.train import Checkpoint as RayCheckpoint
+
+from daefr.checkpoint import MANIFEST, Checkpoint, load_checkpoint
+from daefr.errors import UserError
+from pipelines.storage import s3, tree
+
+MEASURES = "measures.json"
+"""What was measured of a checkpoint, beside it."""
+_RAYS_LIST = "checkpoint_manager_snapshot.json"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints below a place, a folder or `s3://bucket/prefix`, each a directory `step-NNNNNNNNN`.
+
+    Where the store fails, every method raises `OSError` or `StorageError`.
+    """
+
+    place: str
+
+    def names(self) -> list[str]:
+        """Return the names of the checkpoints that were written to their end, oldest first."""
+        ends = (name.rpartition("/") for name in tree.names(self.place))
+        return sorted(folder for folder, _, file in ends if file == MANIFEST and folder.startswith("step-"))
+
+    def put(self, source: Path, name: str) -> int:
+        """Store a checkpoint from a folder here; its manifest, which makes it one, last. Return its size in bytes."""
+        tree.delete(self.place, [f"{name}/{MANIFEST}"])  # what is replaced is none meanwhile
+        files = sorted(tree.names(str(source)), key=lambda file: file == MANIFEST)
+        for file in files:
+            tree.put(source / file, self.place, f"{name}/{file}")
+        return sum((source / file).stat().st_size for file in files)
+
+    @contextmanager
+    def newest(self, tell: Callable[[str], None]) -> Iterator[tuple[str, Checkpoint] | None]:
+        """Give name and content of the newest checkpoint that is whole; damaged ones are told, and passed over.
+
+        Gives None where there are none at all; raises `UserError` when all are damaged.
+        """
+        names = self.names()
+        with contextlib.ExitStack() as stack:
+            for name in reversed(names):
+                try:
+                    found = stack.enter_context(self.open(name))
+                except UserError as error:
+                    tell(f"{error}: one before it is used")
+                    continue
+                yield name, found
+                return
+            if names:
+                raise UserError(f"no checkpoint in {self.place} is whole: delete them to begin this stage anew")
+            yield None
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Checkpoint]:
+        """Give a checkpoint, on this machine while the block runs. Raises `UserError` when it is not whole."""
+        if not s3.is_address(self.place):
+            yield load_checkpoint(Path(self.place) / name)
+            return
+        with tempfile.TemporaryDirectory(prefix="daefr-") as scratch:
+            for file in tree.names(f"{self.place}/{name}"):
+                tree.get(f"{self.place}/{name}", file, Path(scratch) / name / file)
+            yield load_checkpoint(Path(scratch) / name)
+
+    def best(self) -> str | None:
+        """Return the name of the checkpoint with the lowest validation loss, None where none was measured."""
+        losses = {
+            name: loss for name in self.names() if (loss := self._measures(name).get("validation_loss")) is not None
+        }
+        return min(losses, key=lambda name: losses[name], default=None)
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the last `keep` and the best."""
+        names = self.names()
+        for name in set(names[:-keep]) - {self.best()}:
+            self._delete(name)
+
+    def remove(self) -> None:
+        """Delete them all, and what Ray noted beside them."""
+        self._delete("")
+
+    def forget_list(self) -> None:
+        """Delete Ray Train's list, which Ray would insist on although a checkpoint that it names were gone."""
+        tree.delete(self.place, [_RAYS_LIST])
+
+    def address(self, name: str) -> RayCheckpoint:
+        """Return a checkpoint as Ray Train knows it."""
+        return RayCheckpoint(f"{self.place}/{name}")
+
+    def _measures(self, name: str) -> dict[str, float]:
+        try:
+            measured: dict[str, float] = json.loads(tree.read(self.place, f"{name}/{MEASURES}"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return measured
+
+    def _delete(self, name: str) -> None:
+        place = f"{self.place}/{name}".rstrip("/")
+        files = tree.names(place)
+        tree.delete(place, sorted(files, key=lambda file: Path(file).name != MANIFEST))
+        if not s3.is_address(place):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of a step's checkpoint."""
+    return f"step-{step:09d}"

@@ -1,0 +1,94 @@
+"""Running a training in Ray Train, from the driver."""
+
+from contextlib import suppress
+from typing import Any
+
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from daefr.memory import KEEP_FREED_MEMORY
+from pipelines import cluster, termination
+from pipelines.config import StageCompute
+from pipelines.progress import bar, follow, say
+from pipelines.training.failures import RAY_ERRORS, GiveUpEarly, translate
+from pipelines.training.job import Job
+from pipelines.training.worker import train_worker
+
+REPORTS = "ray"
+
+
+def fit(job: Job) -> dict[str, float]:
+    """Train a stage, going on from its last checkpoint; return the last validation.
+
+    Raises `UserError` for the user's mistake, and `StepFailedError` with the cause in one line.
+    """
+    compute = job.compute
+    place, _, name = job.checkpoints.place.rpartition("/")
+    with suppress(OSError):  # a store that fails is told when Ray Train opens it
+        job.checkpoints.forget_list()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend=compute.backend or ("nccl" if compute.gpu else "gloo"), timeout_s=compute.timeout
+        ),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=compute.workers,
+            use_gpu=compute.gpu,
+            resources_per_worker=per_worker(compute),
+            placement_strategy=compute.placement,
+        ),
+        run_config=ray.train.RunConfig(
+            storage_path=place,
+            name=name,
+            failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
+            callbacks=[GiveUpEarly(job.stage, job.board)],
+            worker_runtime_env=_environment(job),
+        ),
+    )
+    try:
+        idle = TellIdle(job)
+        with (
+            termination.training(),
+            bar(job.stage, job.training.last_step, "steps") as shown,
+            follow(job.board, shown, idle, stop_when=termination.requested),
+        ):
+            measured: dict[str, float] = trainer.fit().return_value
+    except RAY_ERRORS as error:
+        if termination.requested.is_set():
+            raise termination.TerminatedError from error
+        raise translate(job.stage, error) from error
+    return measured
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    device = torch.device("cuda" if job.compute.gpu else "cpu")
+    return {"env_vars": KEEP_FREED_MEMORY} if job.training.speed.on(device).keep_memory else {}
+
+
+class TellIdle:
+    """Says that no worker runs, every minute; Ray Train is silent while it waits for resources."""
+
+    def __init__(self, job: Job) -> None:
+        """Begin with nothing told."""
+        self._job, self._told = job, 0
+
+    def __call__(self, seconds: float) -> None:
+        """Take note that nobody has worked for so many seconds."""
+        minutes = int(seconds // 60)
+        if minutes > self._told:
+            wanted = resources(self._job.compute)
+            has = cluster.listed(cluster.free(wanted))
+            say(f"{self._job.stage}: no worker for {minutes} min; it needs {cluster.listed(wanted)}, free are {has}")
+        self._told = minutes
+
+
+def per_worker(compute: StageCompute) -> dict[str, float]:
+    """Return what one worker takes of a cluster."""
+    return {"CPU": compute.cpus} | ({"GPU": 1.0} if compute.gpu else {})
+
+
+def resources(compute: StageCompute) -> dict[str, float]:
+    """Return what a stage takes of a cluster at least."""
+    return {kind: amount * compute.fewest for kind, amount in per_worker(compute).items()}

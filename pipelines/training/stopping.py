@@ -1,0 +1,51 @@
+"""What may ask a training to stop before its end: the driver, or the end of a node that its cluster announces."""
+
+import threading
+import time
+from typing import Any
+
+import ray
+from ray.train.v2._internal.execution.context import get_train_context
+
+EVERY = 1.0
+
+
+class Asked:
+    """Listens on a thread of its own, so that a step only looks at a flag."""
+
+    def __init__(self, board: Any) -> None:
+        """Begin to listen to a `Board` actor, and to Ray's news of nodes that are drained."""
+        self._board, self._closed = board, threading.Event()
+        self._by_driver = False
+        threading.Thread(target=self._listen, name="stopping", daemon=True).start()
+
+    def to_stop(self) -> bool:
+        """Tell whether the training is to stop."""
+        return self._by_driver or self._preemption() is not None
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._closed.set()
+
+    def wait_for_the_end(self) -> None:
+        """Do nothing until Ray takes this worker away, if its node or another's is about to go.
+
+        What Ray ends at the node's deadline does not count as a failure; an error before it would.
+        """
+        while (news := self._preemption()) is not None:
+            if news.deadline_ms and time.time() > news.deadline_ms / 1000 + 60:
+                return
+            time.sleep(EVERY)
+
+    def _preemption(self) -> Any:
+        # what `ray.train.get_preemption_info` tells, which is a meeting of all ranks and so cannot be asked every step
+        return get_train_context().preemption_context.preemption_info
+
+    def _listen(self) -> None:
+        while not self._closed.wait(EVERY) and not self._by_driver:
+            try:
+                self._by_driver = ray.get(self._board.stopping.remote(), timeout=10)
+            except ray.exceptions.GetTimeoutError:
+                continue
+            except ray.exceptions.RayError:
+                return  # the driver is gone, and Ray will end this worker

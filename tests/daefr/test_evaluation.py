@@ -1,0 +1,154 @@
+"""Restoring and measuring samples: what is measured, at which size, and what cannot be."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from daefr.checkpoint import Checkpoint
+from daefr.config import StageName
+from daefr.data.images import Image, decode_image
+from daefr.errors import UserError
+from daefr.evaluation import Evaluated, Evaluator, Restored, Sample, TrainedModel, draw_grid
+from daefr.evaluation.grid import TILE_SIDE, TITLE_HEIGHT
+from daefr.metrics import fidelity
+from daefr.metrics.meter import Measures
+from daefr.metrics.registry import Setup
+from daefr.restore import Restorer
+from tests.daefr import tiny
+
+CPU = torch.device("cpu")
+SIDE = tiny.SIDE
+
+
+@pytest.fixture(scope="module")
+def measures() -> Measures:
+    return Measures(("psnr", "ssim"), Setup("paper", CPU))
+
+
+@pytest.fixture(scope="module")
+def model(checkpoints: dict[StageName, Checkpoint]) -> TrainedModel:
+    return TrainedModel.load(checkpoints["restoration"].path, CPU)
+
+
+class Halved:
+    """A method that halves the brightness, and takes faces of 16 pixels."""
+
+    resolution = SIDE
+
+    def restore(self, images: list[Image]) -> list[Restored]:
+        assert {image.shape for image in images} == {(SIDE, SIDE, 3)}
+        return [Restored(image // 2) for image in images]
+
+
+def _face(seed: int, side: int = SIDE) -> Image:
+    return tiny.face(np.random.default_rng(seed), side)
+
+
+def _psnr(image: Image, target: Image) -> float:
+    one, other = (torch.from_numpy(np.ascontiguousarray(each)).permute(2, 0, 1)[None] for each in (image, target))
+    return fidelity.psnr(one, other).item()
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_input_and_restored_are_measured_against_the_ground_truth(measures: Measures, batch: int) -> None:
+    samples = [Sample(f"face-{seed}", _face(seed), _face(seed + 10)) for seed in range(5)]
+    found = list(Evaluator(measures, Halved(), batch=batch)(samples))
+    assert [each.name for each in found] == [sample.name for sample in samples]
+    for each, sample in zip(found, samples, strict=True):
+        assert each.figures["psnr/lq"] == pytest.approx(_psnr(sample.lq, sample.hq))
+        assert each.figures["psnr/restored"] == pytest.approx(_psnr(sample.lq // 2, sample.hq))
+        assert set(each.figures) == {"psnr/lq", "ssim/lq", "psnr/restored", "ssim/restored"}
+
+
+def test_faces_are_restored_and_measured_at_the_methods_resolution(measures: Measures) -> None:
+    hq, small = _face(0, 4 * SIDE), _face(1, SIDE // 2)
+    (found,) = Evaluator(measures, Halved())([Sample("face", small, hq)])
+    enlarged = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    shrunk = cv2.resize(hq, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    assert found.figures["psnr/restored"] == pytest.approx(_psnr(enlarged // 2, shrunk))
+    assert found.figures["psnr/lq"] == pytest.approx(_psnr(enlarged, shrunk))
+
+
+def test_what_cannot_be_measured_says_why_and_takes_no_other_with_it(measures: Measures) -> None:
+    samples = [
+        Sample("good", _face(0), _face(1)),
+        Sample("wide", _face(0)[: SIDE // 2], _face(1)),
+        Sample("small", _face(0), _face(1, SIDE // 2)),
+        Sample("gone", None, _face(1)),
+        Sample("good too", _face(2), _face(3)),
+    ]
+    found = {each.name: each for each in Evaluator(measures, Halved(), batch=8)(samples)}
+    assert list(found) == [sample.name for sample in samples]
+    assert [bool(each.problem) for each in found.values()] == [False, True, True, True, False]
+    assert found["wide"].problem == "not square: 16x8 pixels, where an aligned crop is wanted"
+    assert found["small"].problem == "the restored image has 16x16 pixels, its ground truth 8x8"
+    assert found["gone"].problem.startswith("missing")
+    assert found["wide"].figures == {}
+
+
+def test_images_restored_elsewhere_are_measured_as_they_are(measures: Measures) -> None:
+    evaluator = Evaluator(measures)
+    restored, hq = _face(0, 24), _face(1, 24)
+    found = list(
+        evaluator(
+            [
+                Sample("face", _face(2), hq, restored),
+                Sample("without truth", _face(2), None, restored),
+                Sample("larger truth", None, _face(1, 48), restored),
+                Sample("not restored", _face(2), hq),
+            ]
+        )
+    )
+    assert found[0].figures["psnr/restored"] == pytest.approx(_psnr(restored, hq))
+    assert found[1].figures == {}
+    assert not found[1].problem
+    assert "24x24 pixels, its ground truth 48x48" in found[2].problem
+    assert found[3].problem.startswith("missing")
+
+
+def test_a_trained_model_restores_as_the_restorer_does_and_tells_its_codes(
+    checkpoints: dict[StageName, Checkpoint], model: TrainedModel
+) -> None:
+    faces = [_face(0), _face(1)]
+    restorer = Restorer.load(checkpoints["restoration"].path)
+    for face, restored in zip(faces, model.restore(faces), strict=True):
+        difference = restored.image.astype(int) - restorer(face)
+        assert np.abs(difference).max() <= 1
+        assert restored.codes is not None
+        assert restored.codes.shape == (64,)
+        assert restored.codes.max() < model.codes == tiny.CODES
+
+
+def test_a_models_codebook_is_measured_where_asked_for(measures: Measures, model: TrainedModel) -> None:
+    sample = Sample("face", _face(0), _face(1))
+    (found,) = Evaluator(measures, model, reconstruct=True)([sample])
+    (rebuilt,) = model.reconstruct([sample.hq])
+    assert found.figures["psnr/hq_codebook"] == pytest.approx(_psnr(rebuilt, sample.hq))
+    (plain,) = Evaluator(measures, model)([sample])
+    assert "psnr/hq_codebook" not in plain.figures
+
+
+def test_thumbnails_are_small_and_of_what_was_measured(measures: Measures) -> None:
+    lq, hq, restored = (np.full((600, 300, 3), shade, np.uint8) for shade in (20, 120, 220))
+    (found,) = Evaluator(measures)([Sample("face", lq, hq, restored)])
+    shown = {name: decode_image(data) for name, data in found.thumbnails.items()}
+    assert {name: image.shape for name, image in shown.items()} == dict.fromkeys(("lq", "hq", "restored"), (192, 96, 3))
+    assert {name: round(image.mean(), -1) for name, image in shown.items()} == {"lq": 20, "hq": 120, "restored": 220}
+
+
+def test_only_restoration_can_be_evaluated(checkpoints: dict[StageName, Checkpoint]) -> None:
+    with pytest.raises(UserError, match="only a restoration checkpoint"):
+        TrainedModel.load(checkpoints["association"].path, CPU)
+
+
+def test_a_grid_has_a_row_a_face_and_white_where_there_is_none() -> None:
+    grid = draw_grid([{"hq": _face(0), "lq": _face(1), "restored": _face(2)}, {"restored": _face(3)}])
+    assert grid.shape == (TITLE_HEIGHT + 2 * TILE_SIDE, 3 * TILE_SIDE, 3)
+    assert (grid[-TILE_SIDE:, :TILE_SIDE] == 255).all()
+    assert not (grid[-TILE_SIDE:, -TILE_SIDE:] == 255).all()
+
+
+def test_nothing_is_evaluated_of_nothing(measures: Measures) -> None:
+    none: list[Evaluated] = list(Evaluator(measures, Halved())([]))
+    assert none == []

@@ -1,0 +1,114 @@
+"""Checkpoints of a training on its way, in a folder and on a real S3 server, with all that can befall them."""
+
+import json
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from daefr.checkpoint import MANIFEST, MODEL, TRAINER, save_checkpoint
+from daefr.errors import UserError
+from pipelines.storage import tree
+from pipelines.storage.s3 import StorageError
+from pipelines.training.checkpoints import MEASURES, Checkpoints, checkpoint_name
+from tests.daefr import tiny
+from tests.s3_server import Proxy, direct
+
+
+@pytest.fixture(params=["folder", "s3"])
+def checkpoints(request: pytest.FixtureRequest, tmp_path: Path, s3: Proxy) -> Checkpoints:
+    if request.param == "folder":
+        return Checkpoints(str(tmp_path / "ray"))
+    bucket = f"test-{abs(hash(request.node.name)):x}"
+    direct(s3).create_bucket(Bucket=bucket)
+    return Checkpoints(f"s3://{bucket}/steps/ray")
+
+
+def _put(checkpoints: Checkpoints, folder: Path, step: int, loss: float | None = None) -> None:
+    source = folder / f"made-{step}"
+    save_checkpoint(source, "hq_codebook", tiny.NETWORK, {"weight": torch.full((4,), float(step))}, {"step": step})
+    (source / MEASURES).write_text(json.dumps({} if loss is None else {"validation_loss": loss}))
+    size = checkpoints.put(source, checkpoint_name(step))
+    assert size == sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+
+
+def _newest(checkpoints: Checkpoints) -> tuple[int | None, list[str]]:
+    told = list[str]()
+    with checkpoints.newest(told.append) as found:
+        if found is None:
+            return None, told
+        assert found[1].tensors()["weight"].tolist() == [float(found[1].trainer()["step"])] * 4
+        return int(found[1].trainer()["step"]), told
+
+
+def _spoil(checkpoints: Checkpoints, step: int, file: str, tmp_path: Path) -> None:
+    (tmp_path / "spoiled").write_bytes(b"noise")
+    tree.put(tmp_path / "spoiled", checkpoints.place, f"{checkpoint_name(step)}/{file}")
+
+
+def test_the_newest_is_where_a_training_goes_on(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    assert _newest(checkpoints) == (None, [])
+    for step in (4, 8, 12):
+        _put(checkpoints, tmp_path, step)
+    assert _newest(checkpoints) == (12, [])
+    assert checkpoints.names() == [checkpoint_name(step) for step in (4, 8, 12)]
+
+
+@pytest.mark.parametrize("file", [MODEL, TRAINER, MANIFEST])
+def test_a_damaged_one_is_told_and_the_one_before_is_used(checkpoints: Checkpoints, tmp_path: Path, file: str) -> None:
+    for step in (4, 8):
+        _put(checkpoints, tmp_path, step)
+    _spoil(checkpoints, 8, file, tmp_path)
+    step, (told,) = _newest(checkpoints)
+    assert step == 4
+    assert checkpoint_name(8) in told
+    assert "damaged" in told
+    assert told.endswith("one before it is used")
+    with pytest.raises(UserError, match="damaged"), checkpoints.open(checkpoint_name(8)):
+        pass
+    _spoil(checkpoints, 4, file, tmp_path)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole: delete them"):
+        _newest(checkpoints)
+    _put(checkpoints, tmp_path / "again", 8)
+    assert _newest(checkpoints) == (8, [])
+
+
+def test_what_was_not_written_to_its_end_is_no_checkpoint(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    _put(checkpoints, tmp_path, 4)
+    _spoil(checkpoints, 8, MODEL, tmp_path)
+    assert _newest(checkpoints) == (4, [])
+
+
+def test_the_last_ones_and_the_best_are_kept(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    for step, loss in ((4, 0.5), (8, 0.2), (12, None), (16, 0.3), (20, None), (24, None)):
+        _put(checkpoints, tmp_path, step, loss)
+        checkpoints.prune(keep=2)
+    assert checkpoints.names() == [checkpoint_name(step) for step in (8, 20, 24)]
+    assert checkpoints.best() == checkpoint_name(8)
+    checkpoints.remove()
+    assert tree.names(checkpoints.place) == []
+    checkpoints.remove()
+
+
+def test_a_store_that_fails_for_a_moment_is_asked_again(s3: Proxy, tmp_path: Path) -> None:
+    direct(s3).create_bucket(Bucket="moment")
+    checkpoints = Checkpoints("s3://moment/ray")
+    s3.fail(["503", "refuse", "500", "lose"], lambda method, _: method == "PUT")
+    _put(checkpoints, tmp_path, 4)
+    assert not s3.left
+    assert _newest(checkpoints) == (4, [])
+
+
+def test_a_store_that_stays_away_leaves_the_checkpoint_before(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct(s3).create_bucket(Bucket="away")
+    checkpoints = Checkpoints("s3://away/ray")
+    _put(checkpoints, tmp_path, 4)
+    monkeypatch.setattr("time.sleep", Mock())
+    s3.fail(["503"] * 20, lambda method, path: method == "PUT" and MODEL in path)
+    with pytest.raises(StorageError, match="S3 still answers 503"):
+        _put(checkpoints, tmp_path, 8)
+    s3.fail([])
+    assert _newest(checkpoints) == (4, [])

@@ -1,0 +1,128 @@
+"""What befalls a training in a real Ray: workers die, checkpoints and shards are damaged, numbers end, time is up."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from daefr.checkpoint import MODEL
+from daefr.data.manifest import load_manifest, read_shards
+from daefr.data.shards import file_digest
+from daefr.errors import UserError
+from pipelines import cluster
+from pipelines.config import load_config
+from pipelines.errors import StepFailedError
+from pipelines.run import open_run
+from pipelines.steps import Committed
+from pipelines.synthesize import DATASET, synthesize
+from pipelines.tracking import FAILURE
+from pipelines.train import train_stage
+from tests.e2e.command import TINY
+from tests.e2e.nodes import training_processes
+
+STEPS = ["stages.hq_codebook.steps=200", "stages.hq_codebook.validate_every=100"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_cluster() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "disconnect", lambda: None)
+        cluster.connect()
+        yield
+    cluster.disconnect()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+def _train(workdir: Path, *overrides: str) -> Committed:
+    with open_run(load_config(TINY, [f"workdir={workdir}", *overrides]), "train") as run:
+        return train_stage(run, "hq_codebook", synthesize(run), {})
+
+
+def _reason(workdir: Path) -> str:
+    client = MlflowClient(f"sqlite:///{workdir}/mlflow.db")
+    experiment = client.get_experiment_by_name("daefr")
+    assert experiment is not None
+    last = client.search_runs([experiment.experiment_id], "attributes.run_name = 'hq_codebook'")[0]
+    assert last.info.status == "FAILED"
+    return str(last.data.tags[FAILURE])
+
+
+class _Meanwhile(threading.Thread):
+    """Does something once when a training has that many checkpoints."""
+
+    def __init__(self, workdir: Path, checkpoints: int, act: Callable[[Path], None]) -> None:
+        super().__init__(daemon=True)
+        self._workdir, self._checkpoints, self._act = workdir, checkpoints, act
+        self.acted = False
+
+    def run(self) -> None:
+        while not self.acted:
+            found = sorted(self._workdir.glob("steps/hq_codebook-*/ray/step-*/manifest.json"))
+            if len(found) >= self._checkpoints:
+                self._act(found[-1].parent)
+                self.acted = True
+            time.sleep(0.01)
+
+
+def _kill_workers() -> None:
+    for process in training_processes(os.getpid()):
+        os.kill(process, signal.SIGKILL)
+
+
+def test_a_killed_worker_goes_on_from_the_last_checkpoint_that_is_whole(
+    workdir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def kill_and_damage(checkpoint: Path) -> None:
+        _kill_workers()
+        newest = max(checkpoint.parent.glob("step-*"))
+        with (newest / MODEL).open("r+b") as stream:
+            stream.seek(-4, os.SEEK_END)
+            stream.write(b"\0\1\2\3")
+
+    meanwhile = _Meanwhile(workdir, 2, kill_and_damage)
+    meanwhile.start()
+    disturbed = _train(workdir, *STEPS)
+    assert meanwhile.acted
+    told = capfd.readouterr().err
+    assert "it goes on from its last checkpoint" in told
+    assert "is damaged: model.safetensors does not have the digest of its manifest: one before it is used" in told
+    undisturbed = _train(tmp_path, *STEPS)
+    assert file_digest(disturbed.folder / "checkpoint" / MODEL) == file_digest(
+        undisturbed.folder / "checkpoint" / MODEL
+    )
+
+
+def test_no_number_ends_the_run_with_its_cause_at_once(workdir: Path) -> None:
+    with pytest.raises(StepFailedError, match="not a finite number at step") as caught:
+        _train(workdir, "stages.hq_codebook.base_learning_rate=1e30")
+    assert "\n" not in str(caught.value)
+    assert _reason(workdir) == str(caught.value)
+
+
+def test_a_shard_that_is_gone_for_one_rank_only_ends_all(workdir: Path) -> None:
+    with open_run(load_config(TINY, [f"workdir={workdir}"]), "train") as run:
+        dataset = synthesize(run)
+    shard = (
+        dataset.folder
+        / DATASET
+        folder = dataset.folder / DATASET
+        shard = folder / list(read_shards(folder, load_manifest(folder).train))[-1].name
+    )
+    shard.rename(shard.with_suffix(".away"))
+    try:
+        with (
+            open_run(load_config(TINY, [f"workdir={workdir}", "compute.hq_codebook.workers=2"]), "train") as run,
+            pytest.raises(UserError, match=f"{shard.name} is missing"),
+        ):
+            train_stage(run, "hq_codebook", dataset, {})
+    finally:
+        shard.with_suffix(".away").rename(shard)

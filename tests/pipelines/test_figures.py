@@ -1,0 +1,37 @@
+"""The Parquet file of an evaluation: what is read of it, and how two are put side by side."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from daefr.evaluation import column
+from pipelines.figures import FIGURES, paired_figures, read_figures, schema
+
+PSNR = column("psnr", "restored")
+
+
+def _write(folder: Path, figures: dict[tuple[str, str], float | None]) -> Path:
+    folder.mkdir()
+    rows = [{"benchmark": benchmark, "image": image, PSNR: value} for (benchmark, image), value in figures.items()]
+    pq.write_table(pa.Table.from_pylist(rows, schema([PSNR])), folder / FIGURES)
+    return folder
+
+
+def test_figures_are_those_of_one_benchmark_and_nan_where_there_are_none(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "one", {("lfw", "a"): 1.0, ("lfw", "b"): None, ("wider", "a"): 3.0})
+    found = read_figures(folder, "lfw", [PSNR, "fid/restored"])
+    assert found["a"][PSNR] == 1
+    assert math.isnan(found["b"][PSNR])
+    assert math.isnan(found["a"]["fid/restored"])
+    assert set(found) == {"a", "b"}
+
+
+def test_two_evaluations_meet_on_the_images_that_both_have(tmp_path: Path) -> None:
+    one = _write(tmp_path / "one", {("lfw", "b"): 2.0, ("lfw", "a"): 1.0, ("lfw", "mine"): 9.0})
+    other = _write(tmp_path / "other", {("lfw", "a"): 10.0, ("lfw", "b"): 20.0, ("lfw", "theirs"): 9.0})
+    ours, theirs = paired_figures(one, other, "lfw", PSNR)
+    assert np.array_equal(ours, [1, 2])
+    assert np.array_equal(theirs, [10, 20])

@@ -1,0 +1,119 @@
+"""What becomes of inputs is remembered, whatever happens between two starts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from daefr.restore.files import result_names
+from pipelines.config import RestoreConfig
+from pipelines.ledger import Input, Ledger, Outcome
+from pipelines.restoring import results_of
+from pipelines.storage.files import File
+
+
+def _file(name: str, stamp: str = "1") -> File:
+    return File(name, f"/in/{name}", 10, stamp)
+
+
+_result = results_of(RestoreConfig())
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    made = Ledger(tmp_path / "inputs.db")
+    made.plan((_file(f"{number}.jpg") for number in range(10)), _result)
+    return made
+
+
+def _names(groups: list[list[Input]]) -> list[list[str]]:
+    return [[given.file.name.removesuffix(".jpg") for given in group] for group in groups]
+
+
+def test_all_inputs_are_in_groups_of_a_size(ledger: Ledger) -> None:
+    assert ledger.begin(4, whole=False) == 3
+    groups = list(ledger.groups(4))
+    assert _names(groups) == [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9"]]
+    assert groups[0][0] == Input(1, _file("0.jpg"), "0.png")
+
+
+def test_what_is_recorded_meanwhile_does_not_change_the_groups(ledger: Ledger) -> None:
+    ledger.begin(4, whole=False)
+    groups = ledger.groups(4)
+    first = next(groups)
+    ledger.record(Outcome(number, "restored", "there", 1) for number in range(1, 8))
+    assert _names([first, *groups]) == _names(list(ledger.groups(4)))
+
+
+def test_another_start_goes_on_with_what_is_unfinished_failed_or_changed(ledger: Ledger) -> None:
+    ledger.record([Outcome(number, "restored", "there", 1) for number in range(1, 8)])
+    ledger.record([Outcome(2, "failed", reason="damaged"), Outcome(8, "no face")])
+    again = Ledger(ledger.path)
+    again.plan((_file(f"{number}.jpg", stamp="2" if number == 4 else "1") for number in range(11)), _result)
+    again.begin(4, whole=False)
+    assert _names(list(again.groups(4))) == [["1"], ["4"], ["8", "9", "10"]]
+    assert again.counts() == {"inputs": 11, "restored": 5, "no face": 1, "failed": 0, "unfinished": 5}
+
+
+def test_groups_that_are_done_as_a_whole_are_done_again_as_a_whole(ledger: Ledger) -> None:
+    ledger.record(Outcome(number, "restored", "there", 1) for number in (1, 2, 3, 5, 6, 7, 8))
+    assert ledger.begin(4, whole=True) == 2
+    assert _names(list(ledger.groups(4))) == [["0", "1", "2", "3"], ["8", "9"]]
+
+
+def test_inputs_that_are_gone_are_forgotten(ledger: Ledger) -> None:
+    ledger.plan([_file("3.jpg")], _result)
+    assert ledger.counts()["inputs"] == 1
+
+
+def _results(ledger: Ledger) -> dict[str, str]:
+    ledger.begin(100, whole=False)
+    return {given.file.name: given.result for group in ledger.groups(100) for given in group}
+
+
+def test_inputs_whose_results_would_be_one_keep_their_suffixes(ledger: Ledger) -> None:
+    names = ["a/x.jpg", "a/x.webp", "X.png", "x.bmp", "x.bmp.jpg", "y.jpg", "a.b/no suffix", "z.", "ä.JPG"]
+    ledger.plan(map(_file, names), _result)
+    assert _results(ledger) == {
+        "a/x.jpg": "a/x.jpg.png", "a/x.webp": "a/x.webp.png", "X.png": "X.png.png", "x.bmp": "x.bmp.png",
+        "x.bmp.jpg": "x.bmp.jpg.png", "y.jpg": "y.png",
+        "a.b/no suffix": "a.b/no suffix.png", "z.": "z..png", "ä.JPG": "ä.png",
+    }  # fmt: skip
+    of_the_command = result_names([PurePosixPath(name) for name in names])
+    assert _results(ledger) == {str(name): str(result) for name, result in of_the_command.items()}
+
+
+def test_a_result_lies_below_its_place_whatever_its_object_is_called(ledger: Ledger) -> None:
+    ledger.plan(map(_file, ["/etc/x.jpg", "//y.jpg"]), _result)
+    assert _results(ledger) == {"/etc/x.jpg": "etc/x.png", "//y.jpg": "y.png"}
+
+
+def test_a_result_of_another_name_is_made_again(ledger: Ledger) -> None:
+    ledger.record(Outcome(number, "restored", "there", 1) for number in range(1, 11))
+    ledger.plan(map(_file, ["3.jpg", "4.jpg", "3.png"]), _result)
+    assert _results(ledger) == {"3.jpg": "3.jpg.png", "3.png": "3.png.png"}
+
+
+def test_a_listing_that_breaks_off_changes_nothing(ledger: Ledger) -> None:
+    def listing() -> Iterator[File]:
+        yield _file("3.jpg")
+        raise OSError
+
+    with pytest.raises(OSError):
+        ledger.plan(listing(), _result)
+    assert ledger.counts()["inputs"] == 10
+
+
+def test_a_line_tells_of_each_input(ledger: Ledger, tmp_path: Path) -> None:
+    strange = "strange \udcff\n.jpg"
+    ledger.plan([_file("1.jpg"), _file("0.jpg"), _file(strange)], _result)
+    ledger.record([Outcome(1, "failed", reason="damaged"), Outcome(2, "restored", "1.png", 3)])
+    ledger.lose_unfinished("its worker died")
+    ledger.write(tmp_path / "manifest.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"source": "0.jpg", "status": "failed", "reason": "damaged"},
+        {"source": "1.jpg", "status": "restored", "result": "1.png", "faces": 3},
+        {"source": strange, "status": "failed", "reason": "its worker died"},
+    ]
