@@ -111,12 +111,8 @@ def test_no_number_ends_the_run_with_its_cause_at_once(workdir: Path) -> None:
 def test_a_shard_that_is_gone_for_one_rank_only_ends_all(workdir: Path) -> None:
     with open_run(load_config(TINY, [f"workdir={workdir}"]), "train") as run:
         dataset = synthesize(run)
-    shard = (
-        dataset.folder
-        / DATASET
-        folder = dataset.folder / DATASET
-        shard = folder / list(read_shards(folder, load_manifest(folder).train))[-1].name
-    )
+    folder = dataset.folder / DATASET
+    shard = folder / list(read_shards(folder, load_manifest(folder).train))[-1].name
     shard.rename(shard.with_suffix(".away"))
     try:
         with (
