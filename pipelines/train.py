@@ -11,14 +11,15 @@ if __name__ == "__main__":
     sys.exit(run_step("train"))
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from daefr.checkpoint import CONFIG, MODEL, Checkpoint, digest_of, load_checkpoint, save_averaged, write_manifest
+from daefr.checkpoint import CONFIG, MODEL, digest_of, load_checkpoint, save_averaged, write_manifest
 from daefr.config import StageName
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
@@ -81,7 +82,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
         )
         with cluster.room(name, resources(job.compute), say, run.config.compute.patience):
             measured = fit(job)
-            _publish(job, folder / CHECKPOINT)
+            _publish(job, folder)
         manifest, checkpoint = load_manifest(job.dataset), digest_of(folder / CHECKPOINT)
         told = lineage.describe(run, name, checkpoint, dataset, came_from)
         run.tracking.client.log_dict(run_id, told.model_dump(mode="json"), lineage.LINEAGE)
@@ -145,27 +146,27 @@ def _checkpoints(run: Run, folder: Path) -> Checkpoints:
     return Checkpoints(f"{root}/{folder.name}/{REPORTS}")
 
 
-def _publish(job: Job, target: Path) -> None:
-    """Copy the checkpoint of the last step without what only training needs, and likewise its averaged weights."""
+def _publish(job: Job, folder: Path) -> None:
+    """Copy the checkpoint of the last step without what only training needs; its averaged weights beside it."""
     try:
         with job.checkpoints.open(checkpoint_name(job.training.last_step)) as last:
-            _place(target, partial(_copy, last))
+            with _whole(folder / CHECKPOINT) as target:
+                for name in (MODEL, CONFIG):
+                    shutil.copyfile(last.path / name, target / name)
+                write_manifest(target)
             if job.training.ema:
-                _place(target.with_name(AVERAGED), partial(save_averaged, last))
+                with _whole(folder / AVERAGED) as target:
+                    save_averaged(last, target)
     except UserError as error:
         raise StepFailedError(f"{job.stage}: {error}; the same command goes on from the one before") from None
 
 
-def _place(target: Path, write: Callable[[Path], None]) -> None:
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """Give a folder to fill, which has the name `target` when the block is done."""
     temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(target, ignore_errors=True)
+    for folder in (temporary, target):
+        shutil.rmtree(folder, ignore_errors=True)
     temporary.mkdir()
-    write(temporary)
+    yield temporary
     temporary.rename(target)
-
-
-def _copy(checkpoint: Checkpoint, folder: Path) -> None:
-    for name in (MODEL, CONFIG):
-        shutil.copyfile(checkpoint.path / name, folder / name)
-    write_manifest(folder)

@@ -82,6 +82,9 @@ def test_mlflow_holds_one_parent_a_child_a_step_and_curves(finished: Finished, w
     experiment = client.get_experiment_by_name("daefr")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    journals = {name for name in runs if name.startswith("promotions of daefr-")}
+    assert len(journals) == len(STAGES)
+    runs = {name: run for name, run in runs.items() if name not in journals}
     parent = runs.pop("full").info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -176,10 +179,17 @@ def test_a_stage_can_go_on_from_a_champion_or_from_a_released_checkpoint(
 ) -> None:
     assert finished.code == 0, finished.err
     four = ("train", workdir, "--stage", "hq_codebook", "stages.hq_codebook.steps=4")
-    trained = run(*four, "stages.hq_codebook.start=models:/daefr-hq-codebook@champion")
+    trained = run(*four, "stages.hq_codebook.start=models:/daefr-hq-codebook@champion", "stages.hq_codebook.ema=0.9")
     assert trained.code == 0, trained.err
-    version = _client(workdir).get_model_version_by_alias("daefr-hq-codebook", "candidate")
-    assert version.tags["daefr.start"] == "models:/daefr-hq-codebook/1"
+    version, averaged = (
+        _client(workdir).get_model_version_by_alias("daefr-hq-codebook", alias) for alias in ("candidate", "averaged")
+    )
+    assert version.tags["daefr.start"] == averaged.tags["daefr.start"] == "models:/daefr-hq-codebook/1"
+    assert version.tags["daefr.validation_loss"] != averaged.tags["daefr.validation_loss"]
+    assert (
+        load_checkpoint(Path(averaged.source)).tensors().keys()
+        == load_checkpoint(Path(version.source)).tensors().keys()
+    )
 
     champion = str(_step(workdir, "hq_codebook") / "checkpoint")
     assert daefr(["export", champion, str(tmp_path / "released.ckpt")]) == 0
