@@ -2,14 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from daefr.config import Settings
 from daefr.errors import UserError
 from daefr.speed import Speed
+
+if TYPE_CHECKING:
+    import torch
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -109,7 +111,7 @@ class TrainingConfig(Settings):
             return self.learning_rate * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
         return float(self.learning_rate * self.gamma ** sum(step >= milestone for milestone in self.milestones))
 
-    def check_device(self, device: torch.device) -> None:
+    def check_device(self, device: "torch.device") -> None:
         """Raise `UserError` for what a device cannot do."""
         self.speed.check_device(device)
 
@@ -177,7 +179,7 @@ class AutoencoderTraining(TrainingConfig):
             )
         return self
 
-    def check_device(self, device: torch.device) -> None:
+    def check_device(self, device: "torch.device") -> None:
         """See `TrainingConfig`."""
         super().check_device(device)
         if self.adversarial.sync_batchnorm and device.type != "cuda":
