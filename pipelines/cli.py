@@ -25,8 +25,8 @@ from pipelines.synthesize import synthesize
 from pipelines.termination import EXIT_CODE, TerminatedError, heeded
 
 if TYPE_CHECKING:
-    from pipelines.benchmarks import Benchmark
-    from pipelines.contenders import Contender
+    from pipelines.evaluation.benchmarks import Benchmark
+    from pipelines.evaluation.contenders import Contender
 
 _OVERRIDE = re.compile(r"[a-z_.0-9]+=")
 DEMO = ROOT / "pipelines/configs/demo.yaml"
@@ -168,9 +168,9 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
     from pipelines.evaluate import evaluate  # noqa: PLC0415
+    from pipelines.evaluation.tables import table  # noqa: PLC0415
     from pipelines.full import evaluate_and_report  # noqa: PLC0415
     from pipelines.report import report  # noqa: PLC0415
-    from pipelines.tables import table  # noqa: PLC0415
 
     if not (options.model or options.method or options.restored):
         dataset = synthesize(run)
@@ -181,9 +181,9 @@ def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
 
 def _asked(run: Run, options: argparse.Namespace) -> "tuple[Contender, list[Benchmark]]":
     """Return what to evaluate, and on what."""
-    from pipelines.benchmarks import open_benchmark  # noqa: PLC0415
-    from pipelines.contenders import RestoredElsewhere, open_method, open_model  # noqa: PLC0415
     from pipelines.evaluate import open_validation  # noqa: PLC0415
+    from pipelines.evaluation.benchmarks import open_benchmark  # noqa: PLC0415
+    from pipelines.evaluation.contenders import RestoredElsewhere, open_method, open_model  # noqa: PLC0415
 
     configured = run.config.evaluation.benchmarks
     if options.restored:

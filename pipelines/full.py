@@ -49,8 +49,8 @@ def evaluate_and_report(run: Run, restoration: Committed, dataset: Committed) ->
     """Evaluate a trained restoration model beside the one that it would replace; return the lines that tell it."""
     from pipelines import registry  # noqa: PLC0415
     from pipelines.evaluate import GRID, evaluate_restoration, evaluate_version  # noqa: PLC0415
+    from pipelines.evaluation.tables import table  # noqa: PLC0415
     from pipelines.report import report  # noqa: PLC0415
-    from pipelines.tables import table  # noqa: PLC0415
 
     evaluated = evaluate_restoration(run, restoration, dataset)
     rival = registry.rival(run.tracking, "restoration", restoration.manifest.outputs["version"])

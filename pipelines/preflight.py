@@ -12,7 +12,7 @@ def check(config: RunConfig) -> None:
     Measures that cannot be had stop nothing: the figures say so.
     """
     if config.evaluation.benchmarks:
-        from pipelines.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
+        from pipelines.evaluation.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
 
         check_places(config.evaluation.benchmarks)
     for path in (config.evaluation.weights, config.evaluation.fid_statistics):

@@ -30,14 +30,14 @@ from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from daefr.files import write_whole
 from pipelines import cluster
-from pipelines.plan import Plan, finished, sizes_in, stored_sizes, usable
 from pipelines.progress import Bar, bar
 from pipelines.run import Run
-from pipelines.shards import Receipt, ShardTask, make_shard
-from pipelines.sources import SourcesDigest, head_digest, list_sources
 from pipelines.steps import Committed, StepInput
 from pipelines.storage import s3
 from pipelines.storage.cache import ShardCache
+from pipelines.synthesis.plan import Plan, finished, sizes_in, stored_sizes, usable
+from pipelines.synthesis.shards import Receipt, ShardTask, make_shard
+from pipelines.synthesis.sources import SourcesDigest, head_digest, list_sources
 from pipelines.tasks import run_tasks
 from pipelines.tracking import MetricWriter
 

@@ -29,11 +29,11 @@ from pipelines.errors import StepFailedError
 from pipelines.progress import Board, say
 from pipelines.promotion import lineage, validation
 from pipelines.pyfunc.package import pack
-from pipelines.refresh import digests, last_generation, refreshing
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
 from pipelines.storage import s3
+from pipelines.synthesis.refresh import digests, last_generation, refreshing
 from pipelines.synthesize import DATASET, shard_cache
 from pipelines.training.checkpoints import Checkpoints, checkpoint_name
 from pipelines.training.fit import REPORTS, fit, resources

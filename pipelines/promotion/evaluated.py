@@ -1,6 +1,6 @@
 """What an evaluation says of a model, as gates ask for it."""
 
-from pipelines.figures import read_figures, summary_of
+from pipelines.evaluation.figures import read_figures, summary_of
 from pipelines.promotion.gates import Figure
 from pipelines.promotion.settings import Gate
 from pipelines.steps import Committed

@@ -13,11 +13,11 @@ from daefr.errors import UserError
 from daefr.evaluation import column
 from daefr.metrics.bootstrap import Interval, mean_difference
 from daefr.metrics.registry import higher_is_better
-from pipelines.figures import FIGURES, BenchmarkSummary, Summary, read_figures, summary_of
-from pipelines.parts import THUMBNAIL, THUMBNAILS, part_path
+from pipelines.evaluation.figures import FIGURES, BenchmarkSummary, Summary, read_figures, summary_of
+from pipelines.evaluation.parts import THUMBNAIL, THUMBNAILS, part_path
+from pipelines.evaluation.tables import group_by_problem
 from pipelines.report.published import published
 from pipelines.steps import Committed
-from pipelines.tables import group_by_problem
 
 # the paper's order
 COLUMNS = ("fid", "lpips", "lpips_01", "niqe", "ida", "lmd", "psnr", "ssim")

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from daefr.data.manifest import Rejection, Shard  # noqa: E402
 from pipelines import synthesize  # noqa: E402
 from pipelines.cli import run_step  # noqa: E402
-from pipelines.shards import Receipt, ShardTask  # noqa: E402
-from pipelines.sources import SourcesDigest  # noqa: E402
+from pipelines.synthesis.shards import Receipt, ShardTask  # noqa: E402
+from pipelines.synthesis.sources import SourcesDigest  # noqa: E402
 
 
 def pretend(task: ShardTask) -> Receipt:

@@ -17,16 +17,16 @@ import pipelines.evaluate as evaluation
 from daefr.data.images import encode_png
 from daefr.metrics.bootstrap import mean_difference
 from pipelines import cluster
-from pipelines.benchmarks import open_benchmark
 from pipelines.cli import run_step
 from pipelines.config import load_config
-from pipelines.contenders import open_model
-from pipelines.figures import FIGURES, paired_figures, summary_of
-from pipelines.parts import PARTS
+from pipelines.evaluation.benchmarks import open_benchmark
+from pipelines.evaluation.contenders import open_model
+from pipelines.evaluation.figures import FIGURES, paired_figures, summary_of
+from pipelines.evaluation.parts import PARTS
+from pipelines.evaluation.tables import table
 from pipelines.report import report
 from pipelines.run import open_run
 from pipelines.steps import Committed
-from pipelines.tables import table
 from tests.daefr import tiny
 from tests.e2e.command import TINY
 

@@ -24,12 +24,13 @@ from daefr.data.portraits import draw_portrait
 from daefr.data.shards import ShardReader
 from daefr.errors import UserError
 from degradations import replay
-from pipelines import cluster, sources
+from pipelines import cluster
 from pipelines.config import load_config
 from pipelines.errors import StepFailedError
 from pipelines.run import open_run
 from pipelines.steps import Committed
 from pipelines.storage.s3 import StorageError, list_objects, read
+from pipelines.synthesis import sources
 from pipelines.synthesize import DATASET, synthesize
 from pipelines.tasks import run_tasks
 from pipelines.train import train_stage

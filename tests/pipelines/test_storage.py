@@ -16,14 +16,14 @@ from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import NAME, Shard, load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
-from pipelines import sources as sources_module
 from pipelines.config import DataConfig
-from pipelines.shards import ShardTask, make_shard
-from pipelines.sources import RejectedError, Source, SourcesDigest, list_sources
 from pipelines.storage import s3 as storage
 from pipelines.storage.cache import ShardCache
 from pipelines.storage.files import list_files
 from pipelines.storage.s3 import StorageError
+from pipelines.synthesis import sources as sources_module
+from pipelines.synthesis.shards import ShardTask, make_shard
+from pipelines.synthesis.sources import RejectedError, Source, SourcesDigest, list_sources
 from tests.daefr import tiny
 from tests.s3_server import Fault, Proxy, direct
 

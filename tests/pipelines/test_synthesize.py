@@ -15,12 +15,12 @@ from daefr.data.order import Position
 from daefr.data.shards import ShardReader, file_digest
 from daefr.faces import Detector, FaceFilters, align
 from degradations import get_recipe, replay
-from pipelines import photographs, sources
 from pipelines.config import load_config
-from pipelines.photographs import Photographs
-from pipelines.plan import Plan
-from pipelines.shards import Receipt, ShardTask, make_shard
-from pipelines.sources import Source, list_sources
+from pipelines.synthesis import photographs, sources
+from pipelines.synthesis.photographs import Photographs
+from pipelines.synthesis.plan import Plan
+from pipelines.synthesis.shards import Receipt, ShardTask, make_shard
+from pipelines.synthesis.sources import Source, list_sources
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 from tests.e2e.command import TINY
 

@@ -24,10 +24,10 @@ from daefr.files import write_whole
 from daefr.stages.config import TrainingConfig
 from pipelines import cluster
 from pipelines.errors import StepFailedError
-from pipelines.plan import sizes_in, stored_sizes
 from pipelines.progress import say
-from pipelines.shards import degrade_face, local_place
 from pipelines.storage import s3
+from pipelines.synthesis.plan import sizes_in, stored_sizes
+from pipelines.synthesis.shards import degrade_face, local_place
 from pipelines.tasks import run_tasks
 
 NICENESS = 19

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from daefr.data.manifest import Rejection
 from daefr.faces import FaceFilters
-from pipelines.sources import Face, RejectedError, Source
+from pipelines.synthesis.sources import Face, RejectedError, Source
 
 if TYPE_CHECKING:
     from daefr.faces import Aligner

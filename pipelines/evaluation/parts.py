@@ -23,8 +23,8 @@ from daefr.metrics.base import MeasureName
 from daefr.metrics.meter import Measures
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU
 from daefr.metrics.registry import Setup
-from pipelines.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
-from pipelines.contenders import Contender
+from pipelines.evaluation.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
+from pipelines.evaluation.contenders import Contender
 
 IMAGES = 16
 """In a part: some half a minute of a CPU's work at 512 pixels."""

@@ -18,9 +18,9 @@ from daefr.data.components import component_boxes, template_landmarks
 from daefr.data.images import MAX_PIXELS, Image, encode_lossless
 from daefr.data.manifest import Rejection, Shard
 from daefr.data.shards import Sample, write_shard
-from pipelines.photographs import Photographs, take_faces
-from pipelines.sources import Face, Source, SourcesDigest
 from pipelines.storage import s3
+from pipelines.synthesis.photographs import Photographs, take_faces
+from pipelines.synthesis.sources import Face, Source, SourcesDigest
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from daefr.metrics.base import MeasureName
 from daefr.metrics.fid import Statistics
 from daefr.metrics.meter import NO_TARGET, UNDEFINED, Figure, Totals
 from daefr.metrics.registry import KINDS
-from pipelines.benchmarks import Benchmark
-from pipelines.figures import FIGURES, BenchmarkSummary, CodebookUsage, MeasuredFigure, schema
-from pipelines.parts import FEATURES, Part, read_about
+from pipelines.evaluation.benchmarks import Benchmark
+from pipelines.evaluation.figures import FIGURES, BenchmarkSummary, CodebookUsage, MeasuredFigure, schema
+from pipelines.evaluation.parts import FEATURES, Part, read_about
 
 MISSING = "missing"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from daefr.data.manifest import Split
 from daefr.errors import UserError
 from pipelines.config import RunConfig
-from pipelines.photographs import Photographs
-from pipelines.shards import Receipt, ShardTask
-from pipelines.sources import Sources, SourcesDigest
 from pipelines.storage import s3
+from pipelines.synthesis.photographs import Photographs
+from pipelines.synthesis.shards import Receipt, ShardTask
+from pipelines.synthesis.sources import Sources, SourcesDigest
 
 
 class Plan:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from daefr.evaluation import SUBJECTS
-from pipelines.figures import BenchmarkSummary, MeasuredFigure, summary_of
+from pipelines.evaluation.figures import BenchmarkSummary, MeasuredFigure, summary_of
 from pipelines.steps import Committed
 
 TITLES = {"psnr": "PSNR (dB)"}
