@@ -85,6 +85,11 @@ def cpus() -> float:
     return float(ray.cluster_resources().get("CPU", 0))
 
 
+def idle_cpus() -> float:
+    """CPUs of the whole cluster that no block of this process holds by `room`."""
+    return cpus() - _taken["CPU"]
+
+
 def gpu_share() -> float:
     """The part of a GPU that a task of one CPU can have while all CPUs are busy with such; 0 without GPUs."""
     share = float(ray.cluster_resources().get("GPU", 0)) / max(1.0, cpus())

@@ -65,6 +65,11 @@ class DataConfig(Settings):
     mild: str = "daefr-mild"
     severe: str = "daefr-severe"
     variants: PositiveInt = Field(2, description="LQ images of each recipe for every training face.")
+    refresh: PositiveInt | None = Field(
+        None,
+        description="Epochs after which training goes on with new LQ images of every face, which idle CPUs make "
+        "meanwhile; by default it keeps the first.",
+    )
     store: str | None = Field(
         None, description="s3://bucket/prefix for the shards; by default they are beside their manifest."
     )
@@ -227,6 +232,7 @@ class StageCompute(Settings):
         "PACK", description="Whether workers are put on few nodes or on many, as far as there is room."
     )
     loaders: NonNegativeInt = Field(0, description="Processes of each worker that decode images.")
+    check_digests: bool = Field(False, description="Read every shard whole when it is opened, to check its digest.")
     max_failures: NonNegativeInt = Field(3, description="How often a stage is resumed after a worker is lost.")
     timeout: PositiveInt = Field(
         1800, description="Seconds that a worker waits for the others before it takes them for hung."

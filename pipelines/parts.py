@@ -18,13 +18,13 @@ import torch
 from daefr.config import Settings
 from daefr.data.order import Position
 from daefr.evaluation import SUBJECTS, Evaluated, Evaluator, Method, Sample
+from daefr.files import write_aside
 from daefr.metrics.base import MeasureName
 from daefr.metrics.meter import Measures
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU
 from daefr.metrics.registry import Setup
 from pipelines.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
 from pipelines.contenders import Contender
-from pipelines.steps import write_aside
 
 IMAGES = 16
 """In a part: some half a minute of a CPU's work at 512 pixels."""

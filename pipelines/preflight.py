@@ -1,14 +1,7 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
-import torch
-
 from daefr.errors import UserError
-from daefr.faces import find_detector
-from daefr.losses.identity import find_arcface
-from daefr.losses.perceptual import find_vgg16
-from daefr.metrics.registry import Setup, find_files
 from daefr.stages.config import AutoencoderTraining
-from pipelines.benchmarks import check_places
 from pipelines.config import STAGES, RunConfig
 from pipelines.promotion.settings import OF_EVALUATION, measure_of
 
@@ -18,17 +11,26 @@ def check(config: RunConfig) -> None:
 
     Measures that cannot be had stop nothing: the figures say so.
     """
-    check_places(config.evaluation.benchmarks)
+    if config.evaluation.benchmarks:
+        from pipelines.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
+
+        check_places(config.evaluation.benchmarks)
     for path in (config.evaluation.weights, config.evaluation.fid_statistics):
         if path is not None and not path.exists():
             raise UserError(f"{path}, which the evaluation should use, is not there")
     if config.data.align:
+        from daefr.faces import find_detector  # noqa: PLC0415
+
         find_detector(config.data.detector)
     for name in STAGES:
         training = config.stages.of(name)
         if isinstance(training, AutoencoderTraining) and training.perceptual.weight:
+            from daefr.losses.perceptual import find_vgg16  # noqa: PLC0415
+
             find_vgg16(training.perceptual.vgg16)
         if isinstance(training, AutoencoderTraining) and training.identity.weight:
+            from daefr.losses.identity import find_arcface  # noqa: PLC0415
+
             find_arcface(training.identity.arcface)
 
 
@@ -40,12 +42,21 @@ def remarks(config: RunConfig) -> list[str]:
         if isinstance(training := config.stages.of(name), AutoencoderTraining) and not training.perceptual.weight
     ]
     lines = [f"without the perceptual term, as perceptual.weight=0: {', '.join(without)}"] if without else []
+    wanted = [gate.metric for gate in config.promotion.restoration.gates if gate.metric in OF_EVALUATION]
+    return lines + (_unavailable(config, wanted) if wanted else [])
+
+
+def _unavailable(config: RunConfig, metrics: list[str]) -> list[str]:
+    import torch  # noqa: PLC0415
+
+    from daefr.metrics.registry import Setup, find_files  # noqa: PLC0415
+
     evaluation = config.evaluation
     setup = Setup(evaluation.protocol, torch.device("cpu"), evaluation.weights, evaluation.fid_statistics)
-    for gate in config.promotion.restoration.gates:
-        if gate.metric in OF_EVALUATION:
-            try:
-                find_files(measure_of(gate.metric), setup)
-            except UserError as error:
-                lines.append(f"a gate of restoration cannot hold, as {gate.metric} is unavailable: {error}")
+    lines = []
+    for metric in metrics:
+        try:
+            find_files(measure_of(metric), setup)
+        except UserError as error:
+            lines.append(f"a gate of restoration cannot hold, as {metric} is unavailable: {error}")
     return lines

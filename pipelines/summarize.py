@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daefr.evaluation import SUBJECTS, Subject, column
+from daefr.files import write_aside
 from daefr.metrics.base import MeasureName
 from daefr.metrics.fid import Statistics
 from daefr.metrics.meter import NO_TARGET, UNDEFINED, Figure, Totals
@@ -19,7 +20,6 @@ from daefr.metrics.registry import KINDS
 from pipelines.benchmarks import Benchmark
 from pipelines.figures import FIGURES, BenchmarkSummary, CodebookUsage, MeasuredFigure, schema
 from pipelines.parts import FEATURES, Part, read_about
-from pipelines.steps import write_aside
 
 MISSING = "missing"
 

@@ -29,6 +29,7 @@ from pipelines.errors import StepFailedError
 from pipelines.progress import Board, say
 from pipelines.promotion import lineage, validation
 from pipelines.pyfunc.package import pack
+from pipelines.refresh import digests, last_generation, refreshing
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
@@ -55,6 +56,9 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
         "network": run.config.network.model_dump(mode="json"),
         "seed": run.config.seed,
     }
+    refresh = run.config.data.refresh if name != "hq_codebook" else None  # which sees no LQ image
+    if refresh:
+        settings["refresh"] = refresh
     inputs = {"dataset": dataset.as_input()}
     inputs |= {before: upstream[before].as_input() for before in UPSTREAM[name]}
     inputs |= {f"{before}_champion": _describe(version) for before, version in champions.items()}
@@ -72,6 +76,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             compute=run.config.compute.of(name),
             seed=run.config.seed,
             dataset=dataset.folder / DATASET,
+            refresh=refresh,
             fetch=shard_cache(run, dataset.folder / DATASET),
             checkpoints=_checkpoints(run, folder),
             start=start,
@@ -80,9 +85,16 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             run_id=run_id,
             board=ray.remote(Board).options(num_cpus=0).remote(),
         )
-        with cluster.room(name, resources(job.compute), say, run.config.compute.patience):
+        generations, compute = last_generation(job.dataset, training, refresh), run.config.compute
+        with (
+            cluster.room(name, resources(job.compute), say, compute.patience),
+            refreshing(job.dataset, generations, job.fetch, compute.task_retries),
+        ):
             measured = fit(job)
             _publish(job, folder)
+        fresh = {f"generation_{number}": digest for number, digest in digests(job.dataset, generations).items()}
+        for key, value in fresh.items():
+            run.tracking.client.set_tag(run_id, f"daefr.input.{key}", value)
         manifest, checkpoint = load_manifest(job.dataset), digest_of(folder / CHECKPOINT)
         told = lineage.describe(run, name, checkpoint, dataset, came_from)
         run.tracking.client.log_dict(run_id, told.model_dump(mode="json"), lineage.LINEAGE)
@@ -91,6 +103,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             "daefr.recipes": ", ".join(manifest.recipes.values()),
             "daefr.revision": run.tracking.revision,
             **{f"daefr.upstream.{before}": version.address for before, version in champions.items()},
+            **({"daefr.generations": str(generations), "daefr.refresh": str(refresh)} if refresh else {}),
             **({"daefr.start": _describe(start).origin} if start else {}),
         }
         packing = partial(pack, run.config.data.places("faces")) if name == "restoration" else None
@@ -102,7 +115,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
                 run.tracking, name, checkpoint, run_id, fingerprint=fingerprint, pack=packing, tags=known, alias=alias
             ).number
 
-        outputs: dict[str, Any] = {"checkpoint": CHECKPOINT, **measured}
+        outputs: dict[str, Any] = {"checkpoint": CHECKPOINT, **fresh, **measured}
         if training.ema:
             averaged = {key.removeprefix("ema_"): value for key, value in measured.items() if key.startswith("ema_")}
             outputs["ema_version"] = register(folder / AVERAGED, averaged, {"daefr.weights": "ema"}, registry.AVERAGED)

@@ -311,11 +311,11 @@ class Restorer:
 
     def _paste(self, opened: Opened, faces: Sequence[RestoredFace], scale: int) -> Photograph:
         photograph = opened.photograph
-        is_gray = bool(faces) and photograph.is_gray
+        is_monochrome = bool(faces) and photograph.is_monochrome
         patches = []
         for face in faces:
             image = match_colours(face.restored, face.crop)
-            image = _without_colours(image) if is_gray else opened.colours.from_srgb(image)
+            image = opened.colours.from_srgb(_in_tone_of(face.crop, image) if is_monochrome else image)
             matrix = face.matrix.copy()
             matrix[:, :2] /= scale
             patches.append(Patch(image, self._mask(face.restored), matrix))
@@ -340,6 +340,7 @@ def _distance(face: DetectedFace, x: float, y: float) -> float:
     return float(np.hypot((left + right) / 2 - x, (top + bottom) / 2 - y))
 
 
-def _without_colours(image: Image) -> Image:
-    luminance = np.rint(image @ np.array([0.299, 0.587, 0.114]))
-    return np.repeat(luminance.astype(np.uint8)[..., None], 3, axis=2)
+def _in_tone_of(crop: Image, image: Image) -> Image:
+    """Return an image with its own light and the colours of the crop that it was made from."""
+    lighter = (image.astype(np.float64) - crop) @ np.array([0.299, 0.587, 0.114])
+    return np.asarray(np.clip(crop + np.rint(lighter)[..., None], 0, 255), np.uint8)

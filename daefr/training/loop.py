@@ -33,6 +33,8 @@ def train(
     from_scratch: bool = True,
     resume: Checkpoint | None = None,
     workers: int = 0,
+    refresh: int | None = None,
+    check_digests: bool = False,
     fetch: Fetch | None = None,
     patience: float = 1800,
 ) -> dict[str, float]:
@@ -40,8 +42,8 @@ def train(
 
     Runs alone or on every rank of an initialized process group. `from_scratch` says that the stage's weights are
     fresh, to be prepared with the first batch. `resume` continues a training exactly where that checkpoint left it;
-    `workers` is the number of processes that decode images, `fetch` brings shards that are not beside their manifest.
-    `patience` is how many seconds the ranks wait for each other.
+    `workers` is the number of processes that decode images; `refresh`, `check_digests` and `fetch` are those of
+    `daefr.data.dataset.FaceDataset`. `patience` is how many seconds the ranks wait for each other.
 
     Raises:
         UserError: when the dataset does not suit the stage, or the device the settings.
@@ -52,9 +54,12 @@ def train(
     """
     device = device or torch.device("cpu")
     training.check_device(device)
-    train_set = FaceDataset(dataset, "train", stage.parts, seed=seed, flip=training.flip, draw=True, fetch=fetch)
+    train_set = FaceDataset(
+        dataset, "train", stage.parts, seed=seed, flip=training.flip, draw=True, refresh=refresh,
+        check_digests=check_digests, fetch=fetch,
+    )  # fmt: skip
     check_resolution(train_set.manifest, stage.network.autoencoder.resolution, stage.name)
-    validation_set = FaceDataset(dataset, "validation", stage.parts, fetch=fetch)
+    validation_set = FaceDataset(dataset, "validation", stage.parts, check_digests=check_digests, fetch=fetch)
 
     training.speed.prepare(stage, device).train()
     state = TrainingState(stage, training)
@@ -83,6 +88,7 @@ def train(
         step, last = state.step, state.step == training.last_step
         if last or stop or step % training.log_every == 0:
             values = window.flush() | {"learning_rate": training.learning_rate_at(step - 1)} | saving.flush()
+            values["skipped_samples"] = float(sum(ranks.gather(train_set.skipped + validation_set.skipped)))
             if ranks.rank() == 0:
                 reporter.metrics(step, values)
         if last or (step % training.validate_every == 0 and not stop):

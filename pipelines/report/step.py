@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from daefr.files import write_whole
 from daefr.metrics.registry import higher_is_better
 from pipelines.config import VALIDATION
 from pipelines.evaluate import CODES
@@ -13,7 +14,7 @@ from pipelines.report.charts import code_usage, histogram
 from pipelines.report.comparison import Evaluation, compare, on_the_same_images
 from pipelines.report.published import published
 from pipelines.run import Run
-from pipelines.steps import Committed, find, write_whole
+from pipelines.steps import Committed, find
 
 VERSION = 1
 REPORT = "report.html"

@@ -286,6 +286,18 @@ def test_a_gray_photograph_stays_gray(mode: str) -> None:
     assert PIL.Image.open(io.BytesIO(result.png())).mode == mode
 
 
+def test_a_photograph_of_one_tone_keeps_it() -> None:
+    image, face = photograph(1, 300, zoom=0.4)
+    gray = np.clip(np.asarray(PIL.Image.fromarray(image).convert("L")).astype(int), 30, 220)
+    toned = (gray[..., None] + np.array([9, 0, -7])).astype(np.uint8)
+    result = _restorer(face)(toned).image.astype(int)
+    inside = _square(face, image.shape)
+    assert not np.array_equal(result[inside], toned[inside])
+    plain = (result.min(axis=2) > 5) & (result.max(axis=2) < 250)
+    assert np.abs(result[..., 0] - result[..., 1] - 9)[plain].max() <= 1
+    assert np.abs(result[..., 1] - result[..., 2] - 7)[plain].max() <= 1
+
+
 def test_a_photograph_is_turned_upright_before_faces_are_looked_for() -> None:
     image, face = photograph(1, 300, zoom=0.4)
     image = image[:250]

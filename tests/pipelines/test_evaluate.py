@@ -15,12 +15,11 @@ import pytest
 
 import pipelines.evaluate as evaluation
 from daefr.data.images import encode_png
-from daefr.errors import UserError
 from daefr.metrics.bootstrap import mean_difference
 from pipelines import cluster
 from pipelines.benchmarks import open_benchmark
 from pipelines.cli import run_step
-from pipelines.config import BenchmarkConfig, load_config
+from pipelines.config import load_config
 from pipelines.contenders import open_model
 from pipelines.figures import FIGURES, paired_figures, summary_of
 from pipelines.parts import PARTS
@@ -228,41 +227,3 @@ def _command(workdir: Path, *arguments: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["evaluate.py", "--config", str(TINY), f"workdir={workdir}", *arguments])
         return run_step("evaluate")
-
-
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        (["--model", "nowhere"], "nowhere is not a checkpoint directory"),
-        (["--model", "models:/daefr-restoration@champion"], "There is no model 'daefr-restoration'"),
-        (["--method", "gfpgan"], "--method gfpgan needs --weights FILE"),
-        (["--method", "gfpgan", "--weights", "nowhere.pth"], "nowhere.pth is not there"),
-        (["--restored", "celeba-test"], "is not of the form celeba-test=FOLDER"),
-        (["--restored", "wider-test=x"], "--restored wider-test: the configured benchmarks are celeba-test, lfw-test"),
-        (["--restored", "celeba-test=nowhere"], "--restored=nowhere does not exist"),
-        (["--model", "nowhere", "--benchmark", "wider-test"], "--benchmark wider-test: the configured benchmarks are"),
-        (["evaluation.benchmarks.celeba-test.lq=nowhere"], "evaluation.benchmarks.celeba-test.lq=nowhere does not"),
-        (["evaluation.benchmarks.celeba-test.lqq=x"], "did you mean lq?"),
-        (["evaluation.benchmarks.x={}"], "give lq, or lq and gt, or a dataset"),
-        (["evaluation.measures=[psnrr]"], "evaluation.measures.0"),
-        (["evaluation.weights=nowhere"], "nowhere, which the evaluation should use, is not there"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_told_in_one_line_before_anything_is_evaluated(
-    places: Path, tmp_path: Path, options: list[str], problem: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert _command(tmp_path, *_overrides(places), *options) == 2
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("error: ")
-    assert problem in told
-    assert not list(tmp_path.glob("steps/evaluate-*"))
-
-
-def test_names_that_differ_in_their_suffix_alone_are_refused(places: Path, tmp_path: Path) -> None:
-    for name in ("a.png", "a.jpg"):
-        (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"a\.jpg and a\.png have one name but for the suffix"):
-        open_benchmark("celeba-test", BenchmarkConfig(lq=str(tmp_path)))
-    (tmp_path / "a.jpg").unlink()
-    with pytest.raises(UserError, match="there is a here and 00 there"):
-        open_benchmark("celeba-test", BenchmarkConfig(lq=str(tmp_path), gt=str(places / "gt")))

@@ -12,7 +12,7 @@ import ray
 from mlflow import MlflowClient
 
 from daefr.checkpoint import MODEL
-from daefr.data.manifest import load_manifest
+from daefr.data.manifest import load_manifest, read_shards
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from pipelines import cluster
@@ -113,7 +113,8 @@ def test_no_number_ends_the_run_with_its_cause_at_once(workdir: Path) -> None:
 def test_a_shard_that_is_gone_for_one_rank_only_ends_all(workdir: Path) -> None:
     with open_run(load_config(TINY, [f"workdir={workdir}"]), "train") as run:
         dataset = synthesize(run)
-    shard = dataset.folder / DATASET / load_manifest(dataset.folder / DATASET).train[-1].name
+    folder = dataset.folder / DATASET
+    shard = folder / list(read_shards(folder, load_manifest(folder).train))[-1].name
     shard.rename(shard.with_suffix(".away"))
     try:
         with (

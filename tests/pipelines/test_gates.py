@@ -1,12 +1,14 @@
 """Gates are data, and every one of them says why it holds or fails."""
 
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from daefr.data.manifest import DatasetManifest, Shard
+from daefr.data.manifest import DatasetManifest, Shard, write_manifest
 from daefr.errors import UserError
 from daefr.stages.config import AutoencoderTraining, RestorationTraining
 from pipelines.config import load_config
@@ -151,7 +153,10 @@ def test_a_mistake_in_the_configuration_is_named(override: str, says: str) -> No
 
 def _manifest(sha256: str) -> DatasetManifest:
     shard = Shard(name="a.tar", bytes=1, sha256=sha256, samples=1)
-    return DatasetManifest(resolution=32, recipes={}, variants={}, seed=0, train=[], validation=[shard], rejected=[])
+    with TemporaryDirectory() as folder:
+        return write_manifest(
+            Path(folder), resolution=32, recipes={}, variants={}, seed=0, train=[], validation=[shard]
+        )
 
 
 def test_losses_compare_on_the_same_images_and_weights_only() -> None:
