@@ -115,11 +115,13 @@ def _upload(client: MlflowClient, checkpoint_dir: Path, run_id: str, pack: Pack 
     if pack is None:
         client.log_artifacts(run_id, str(checkpoint_dir), checkpoint_dir.name)
         return Package(f"{place}/{checkpoint_dir.name}")
+    kind = checkpoint_dir.name.partition("-")[2]  # averaged weights have a place of their own
+    package = f"{_PACKAGE}-{kind}" if kind else _PACKAGE
     # beside the checkpoint, as there is room for one
     with tempfile.TemporaryDirectory(dir=checkpoint_dir.parent) as scratch:
-        packed = pack(checkpoint_dir, Path(scratch) / _PACKAGE)
-        client.log_artifacts(run_id, packed.folder, _PACKAGE)
-    return replace(packed, folder=f"{place}/{_PACKAGE}")
+        packed = pack(checkpoint_dir, Path(scratch) / package)
+        client.log_artifacts(run_id, packed.folder, package)
+    return replace(packed, folder=f"{place}/{package}")
 
 
 def champion(tracking: Tracking, stage: str) -> Version | None:

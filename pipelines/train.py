@@ -108,19 +108,18 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
         }
         packing = partial(pack, run.config.data.places("faces")) if name == "restoration" else None
 
-        def register(checkpoint: Path, measured: Mapping[str, float], more: Mapping[str, str]) -> int:
+        def register(checkpoint: Path, measured: Mapping[str, float], more: Mapping[str, str], alias: str) -> int:
             fingerprint = digest_of(checkpoint)
             known = {**validation.tags(measured, manifest, training), **tags, **more}
             return registry.register(
-                run.tracking, name, checkpoint, run_id, fingerprint=fingerprint, pack=packing, tags=known
+                run.tracking, name, checkpoint, run_id, fingerprint=fingerprint, pack=packing, tags=known, alias=alias
             ).number
 
         outputs: dict[str, Any] = {"checkpoint": CHECKPOINT, **fresh, **measured}
         if training.ema:
             averaged = {key.removeprefix("ema_"): value for key, value in measured.items() if key.startswith("ema_")}
-            outputs["ema_version"] = register(folder / AVERAGED, averaged, {"daefr.weights": "ema"})
-        # the last to be registered is the candidate
-        outputs["version"] = register(folder / CHECKPOINT, measured, {})
+            outputs["ema_version"] = register(folder / AVERAGED, averaged, {"daefr.weights": "ema"}, registry.AVERAGED)
+        outputs["version"] = register(folder / CHECKPOINT, measured, {}, registry.CANDIDATE)
         job.checkpoints.remove()
         made = [CHECKPOINT, AVERAGED] if training.ema else [CHECKPOINT]
         return outputs, [f"{each}/{file}" for each in made for file in (MODEL, CONFIG, "manifest.json")]
