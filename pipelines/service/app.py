@@ -117,7 +117,6 @@ async def _confess(_: Request, __: Exception) -> JSONResponse:
     return JSONResponse({"error": "the service failed, and its log tells why"}, 500, HEADERS)
 
 
-@serve.ingress(app)
 class Service:
     """One replica."""
 
@@ -285,3 +284,7 @@ def _figures() -> str:
         lines = answer.read().decode().splitlines()
     names = tuple(f"{start}{ours}" for ours in OURS for start in ("", "# HELP ", "# TYPE "))
     return "\n".join(line for line in lines if line.startswith(names)) + "\n"
+
+
+# Serve copies the app now, and gives the methods their `self` wherever this module is imported: so last, and here
+Replica = serve.ingress(app)(Service)

@@ -9,7 +9,7 @@ from ray.serve.context import _get_global_client
 
 from daefr.errors import UserError
 from pipelines.errors import StepFailedError
-from pipelines.service.app import Service, Setup
+from pipelines.service.app import Replica, Setup
 from pipelines.service.token import is_loopback
 
 APPLICATION = "daefr"
@@ -38,7 +38,7 @@ def deploy(setup: Setup) -> None:
             f"this cluster's Ray Serve listens at {listens.host}:{listens.port} already, not at "
             f"serve.host={limits.host} serve.port={limits.port}: give these, or shut it down with `serve shutdown`"
         )
-    service = serve.deployment(Service).options(
+    service = serve.deployment(Replica).options(
         name="restoration",
         num_replicas=compute.replicas,
         max_ongoing_requests=limits.waiting + ROOM,
