@@ -9,9 +9,9 @@ from pathlib import Path
 if __name__ == "__main__":
     # run as a script: put the project on the path, and let Ray's workers find this file under its module's name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from pipelines.cli import run_step
+    from pipelines.cli import run_command
 
-    sys.exit(run_step("evaluate"))
+    sys.exit(run_command("pipelines.evaluation.command"))
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -6,14 +6,16 @@ from pathlib import Path
 if __name__ == "__main__":
     # run as a script: put the project on the path, and let Ray's workers find this file under its module's name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from pipelines.cli import run_step
+    from pipelines.cli import run_command
 
-    sys.exit(run_step("full"))
+    sys.exit(run_command("pipelines.full"))
 
+import argparse
 from concurrent.futures import ThreadPoolExecutor
 
 from daefr.config import StageName
 from pipelines import cluster
+from pipelines.cli import StepCommand
 from pipelines.preflight import remarks
 from pipelines.progress import say
 from pipelines.run import Run
@@ -70,3 +72,16 @@ def _train_codebooks(run: Run, dataset: Committed) -> list[Committed]:
         except (KeyboardInterrupt, TerminatedError):
             cluster.disconnect()  # which ends the trainings that the threads wait for
             raise
+
+
+class _Full(StepCommand):
+    name = "full"
+
+    def steps(self, options: argparse.Namespace) -> None:  # noqa: ARG002
+        return None
+
+    def work(self, run: Run, options: argparse.Namespace) -> list[str]:  # noqa: ARG002
+        return run_all(run)
+
+
+COMMAND = _Full()

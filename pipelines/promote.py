@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
     sys.exit(main())
 
+import argparse
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from daefr.config import StageName
 from daefr.data.manifest import load_manifest
 from pipelines import registry
+from pipelines.cli import StageCommand
 from pipelines.evaluate import evaluate_version
 from pipelines.progress import say
 from pipelines.promotion import champions, validation
@@ -28,8 +30,9 @@ from pipelines.promotion.settings import OF_EVALUATION, Gate, StagePromotion
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
-from pipelines.synthesize import DATASET, shard_cache
+from pipelines.synthesize import DATASET, shard_cache, synthesize
 from pipelines.tasks import run_task
+from pipelines.train import train_with_upstream
 
 VERSION = 2
 PROMOTED, REFUSED, HELD, WOULD_BE = "promoted", "refused", "waits for approval", "would be promoted"
@@ -179,3 +182,17 @@ def _stands(decided: Committed) -> bool:
     """
     outputs = decided.manifest.outputs
     return bool(outputs["outcome"] != PROMOTED and not outputs["unavailable"])
+
+
+class _Promote(StageCommand):
+    name = "promote"
+
+    def steps(self, options: argparse.Namespace) -> tuple[str, ...]:
+        return (f"promote_{options.stage}",)
+
+    def work(self, run: Run, options: argparse.Namespace) -> list[str]:
+        dataset = synthesize(run)
+        return [promote(run, options.stage, train_with_upstream(run, options.stage, dataset), dataset)]
+
+
+COMMAND = _Promote()

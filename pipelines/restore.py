@@ -6,10 +6,12 @@ from pathlib import Path
 if __name__ == "__main__":
     # run as a script: put the project on the path, and let Ray's workers find this file under its module's name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from pipelines.cli import run_step
+    from pipelines.cli import run_command
 
-    sys.exit(run_step("restore"))
+    sys.exit(run_command("pipelines.restore"))
 
+import argparse
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -19,6 +21,8 @@ from daefr.errors import UserError
 from daefr.faces import find_detector
 from daefr.restore.masks import find_parser
 from pipelines import cluster
+from pipelines.cli import StepCommand
+from pipelines.config import RunConfig
 from pipelines.errors import StepFailedError
 from pipelines.models import find_model, located
 from pipelines.progress import bar
@@ -31,6 +35,7 @@ from pipelines.storage.s3 import is_address, split_address
 from pipelines.synthesis.sources import Source, SourcesDigest
 
 VERSION = 1
+OVERRIDE = re.compile(r"[a-z_.0-9]+=")
 LEDGER, MANIFEST = "inputs.db", "manifest.jsonl"
 
 
@@ -142,3 +147,34 @@ def _written(target: str) -> Iterator[str]:
 
 def _source(file: File) -> Source:
     return Source(file.name, file.path, 0, file.size, file.stamp, file.offset)
+
+
+class _Restore(StepCommand):
+    name = "restore"
+    shortcuts = ("restore.model", "restore.aligned", "restore.only_center_face")
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        place = "a folder or s3://bucket/prefix"
+        parser.add_argument("source", metavar="IN", help=f"{place} of images, or of tar files with such; or a tar file")
+        parser.add_argument("target", metavar="OUT", help=f"{place} for the restored images and their manifest")
+        parser.add_argument("--model", help="stands for restore.model=MODEL")
+        parser.add_argument("--aligned", action="store_true", help="stands for restore.aligned=true")
+        parser.add_argument("--only-center-face", action="store_true", help="stands for restore.only_center_face=true")
+
+    def sort_out(self, options: argparse.Namespace) -> None:
+        # overrides and places may come in any order; a place with such a name can be given as ./a=b
+        given = [options.source, options.target, *options.overrides]
+        places = [place for place in given if not OVERRIDE.match(place)]
+        if len(places) != 2:
+            raise UserError(f"IN and OUT are wanted, and given are {', '.join(places) or 'none'}")
+        options.source, options.target = places
+        options.overrides = [override for override in given if OVERRIDE.match(override)]
+
+    def check(self, config: RunConfig) -> None:
+        pass  # what the stages need is not needed here
+
+    def work(self, run: Run, options: argparse.Namespace) -> list[str]:
+        return restore(run, options.source, options.target)
+
+
+COMMAND = _Restore()

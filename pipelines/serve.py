@@ -6,10 +6,11 @@ from pathlib import Path
 if __name__ == "__main__":
     # run as a script: put the project on the path, and let Ray's workers find this file under its module's name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from pipelines.cli import run_step
+    from pipelines.cli import run_command
 
-    sys.exit(run_step("serve"))
+    sys.exit(run_command("pipelines.serve"))
 
+import argparse
 import contextlib
 import ipaddress
 import json
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from daefr.errors import UserError
 from daefr.faces import find_detector
 from pipelines import cluster
+from pipelines.cli import Command
 from pipelines.config import RunConfig, ServeConfig
 from pipelines.models import find_model, located
 from pipelines.progress import say
@@ -104,3 +106,19 @@ def _watch(address: str, limits: ServeConfig) -> None:
             say(news)
         told = news
         time.sleep(limits.poll_seconds)
+
+
+class _Serve(Command):
+    name = "serve"
+    shortcuts = ("restore.model", "serve.host", "serve.port")
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--model", help="stands for restore.model=MODEL")
+        parser.add_argument("--host", help="stands for serve.host=HOST")
+        parser.add_argument("--port", type=int, help="stands for serve.port=PORT")
+
+    def run(self, config: RunConfig, options: argparse.Namespace) -> list[str]:  # noqa: ARG002
+        return run_service(config)
+
+
+COMMAND = _Serve()

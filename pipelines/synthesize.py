@@ -6,10 +6,11 @@ from pathlib import Path
 if __name__ == "__main__":
     # run as a script: put the project on the path, and let Ray's workers find this file under its module's name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from pipelines.cli import run_step
+    from pipelines.cli import run_command
 
-    sys.exit(run_step("synthesize"))
+    sys.exit(run_command("pipelines.synthesize"))
 
+import argparse
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,6 +31,7 @@ from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from daefr.files import write_whole
 from pipelines import cluster
+from pipelines.cli import StepCommand
 from pipelines.progress import Bar, bar
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
@@ -213,3 +215,13 @@ def _check_rejected(run: Run, plan: Plan, made: DatasetManifest) -> None:
     for split in SPLITS:
         if not made.samples(split):
             raise UserError(f"no face is left for {split} after {fruitless} of {total} {what}: {why}")
+
+
+class _Synthesize(StepCommand):
+    name = "synthesize"
+
+    def work(self, run: Run, options: argparse.Namespace) -> list[str]:  # noqa: ARG002
+        return [f"dataset: {synthesize(run).folder / DATASET}"]
+
+
+COMMAND = _Synthesize()

@@ -6,10 +6,11 @@ from pathlib import Path
 if __name__ == "__main__":
     # run as a script: put the project on the path, and let Ray's workers find this file under its module's name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from pipelines.cli import run_step
+    from pipelines.cli import run_command
 
-    sys.exit(run_step("train"))
+    sys.exit(run_command("pipelines.train"))
 
+import argparse
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
 from daefr.stages import UPSTREAM
 from pipelines import cluster, registry
+from pipelines.cli import StageCommand
 from pipelines.errors import StepFailedError
 from pipelines.progress import Board, say
 from pipelines.promotion import lineage, validation
@@ -34,7 +36,7 @@ from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
 from pipelines.storage import s3
 from pipelines.synthesis.refresh import digests, last_generation, refreshing
-from pipelines.synthesize import DATASET, shard_cache
+from pipelines.synthesize import DATASET, shard_cache, synthesize
 from pipelines.training.checkpoints import Checkpoints, checkpoint_name
 from pipelines.training.fit import REPORTS, fit, resources
 from pipelines.training.job import Job
@@ -182,3 +184,22 @@ def _whole(target: Path) -> Iterator[Path]:
     temporary.mkdir()
     yield temporary
     temporary.rename(target)
+
+
+def train_with_upstream(run: Run, name: StageName, dataset: Committed) -> Committed:
+    """Train a stage, or find it trained; the stages before it must be."""
+    upstream = {before: train_with_upstream(run, before, dataset) for before in UPSTREAM[name]}
+    return train_stage(run, name, dataset, upstream)
+
+
+class _Train(StageCommand):
+    name = "train"
+
+    def steps(self, options: argparse.Namespace) -> tuple[str, ...]:
+        return (options.stage,)
+
+    def work(self, run: Run, options: argparse.Namespace) -> list[str]:
+        return [f"model: {train_with_upstream(run, options.stage, synthesize(run)).folder / CHECKPOINT}"]
+
+
+COMMAND = _Train()

@@ -8,7 +8,7 @@ from pathlib import Path
 from daefr.config import StageName
 from daefr.errors import UserError
 from pipelines import registry
-from pipelines.cli import DEMO, run_step
+from pipelines.cli import DEMO, run_command
 from pipelines.config import STAGES, RunConfig, load_config
 from pipelines.progress import say
 from pipelines.promotion import champions
@@ -21,7 +21,7 @@ from pipelines.tracking import Tracking
 def main() -> int:
     """Run the step, or what the first argument names; return the exit code."""
     if sys.argv[1:2] and sys.argv[1] not in COMMANDS:
-        return run_step("promote")
+        return run_command("pipelines.promote")
     options = _parse(sys.argv[1:])
     try:
         lines = COMMANDS[options.command](_open(load_config(options.config, options.overrides)), options)

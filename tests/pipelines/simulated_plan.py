@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from daefr.data.manifest import Rejection, Shard  # noqa: E402
 from pipelines import synthesize  # noqa: E402
-from pipelines.cli import run_step  # noqa: E402
+from pipelines.cli import run_command  # noqa: E402
 from pipelines.synthesis.shards import Receipt, ShardTask  # noqa: E402
 from pipelines.synthesis.sources import SourcesDigest  # noqa: E402
 
@@ -37,7 +37,7 @@ def main(sources: int, workdir: Path) -> int:
     synthesize.make_shard = pretend
     overrides = [f"workdir={workdir}", f"data.portraits={sources}", "data.shard_samples=1000", "compute.tasks=8"]
     sys.argv = ["synthesize.py", *overrides]
-    code = run_step("synthesize")
+    code = run_command("pipelines.synthesize")
     (started,) = workdir.glob("steps/*/dataset/started")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from daefr.files import write_whole
-from pipelines import cli
+from pipelines import cli, synthesize
 
 
 def test_a_full_disk_is_told_in_one_line(
@@ -15,9 +15,9 @@ def test_a_full_disk_is_told_in_one_line(
     path = tmp_path / "manifest.json"
     path.write_text("as it was")
     (tmp_path / f".manifest.json.{os.getpid()}.tmp").symlink_to("/dev/full")
-    monkeypatch.setitem(cli.STEPS, "synthesize", lambda *_: [str(write_whole(path, "new"))])
+    monkeypatch.setattr(synthesize.COMMAND, "work", lambda *_: [str(write_whole(path, "new"))])
     monkeypatch.setattr(sys, "argv", ["synthesize.py", "--config", "tests/e2e/tiny.yaml", f"workdir={tmp_path}"])
-    assert cli.run_step("synthesize") == 1
+    assert cli.run_command("pipelines.synthesize") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: [Errno {errno.ENOSPC}] No space left on device")
     assert path.read_text() == "as it was"

@@ -17,7 +17,7 @@ import pipelines.evaluate as evaluation
 from daefr.data.images import encode_png
 from daefr.metrics.bootstrap import mean_difference
 from pipelines import cluster
-from pipelines.cli import run_step
+from pipelines.cli import run_command
 from pipelines.config import load_config
 from pipelines.evaluation.benchmarks import open_benchmark
 from pipelines.evaluation.contenders import open_model
@@ -226,4 +226,4 @@ def test_the_report_sets_a_model_beside_the_champion(
 def _command(workdir: Path, *arguments: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["evaluate.py", "--config", str(TINY), f"workdir={workdir}", *arguments])
-        return run_step("evaluate")
+        return run_command("pipelines.evaluation.command")
