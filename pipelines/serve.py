@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import contextlib
 import ipaddress
 import json
+import os
 import signal
 import socket
 import time
@@ -55,6 +56,8 @@ def started(config: RunConfig) -> Iterator[str]:
     own = not cluster.joins()
     if own:
         _check_port(limits.host, limits.port)
+        for check in ("READY", "HEALTH"):  # on a busy machine, what Serve takes for dead has only not started yet
+            os.environ.setdefault(f"RAY_SERVE_PROXY_{check}_CHECK_TIMEOUT_S", "60")
     cluster.connect()
     # Serve takes seconds to import, which a mistake in the configuration should not have to wait for
     from pipelines.service.app import Setup  # noqa: PLC0415
