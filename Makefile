@@ -31,6 +31,10 @@ test: lint
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster tests/e2e
 
+# The four stages while workers, drivers and nodes are killed; half an hour.
+chaos: setup
+	$(BIN)/python -m tests.e2e.chaos
+
 # FACES=FOLDER takes those instead of drawn portraits.
 bench-data: setup
 	@$(BIN)/python -m daefr bench-data $(FACES)

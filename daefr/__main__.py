@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from daefr.bench.data import add_options as add_bench_data_options
 from daefr.bench.data import bench_data
+from daefr.bench.loading import add_options as add_bench_loader_options
+from daefr.bench.loading import bench_loader
 from daefr.bench.report import add_options as add_bench_options
 from daefr.bench.report import bench
 from daefr.data.images import MAX_PIXELS, MOST_PIXELS
@@ -46,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add_measure_options(commands.add_parser("measure", help="measure restored images: PSNR, SSIM, NIQE and others"))
     add_statistics_options(commands.add_parser("fid-statistics", help="store what FID needs to know of real images"))
     add_bench_options(commands.add_parser("bench", help="measure the cost of training and restoring"))
+    add_bench_loader_options(commands.add_parser("bench-loader", help="measure whether training waits for its data"))
     add_bench_data_options(commands.add_parser("bench-data", help="measure the cost of making and reading samples"))
     _add_export(commands.add_parser("export", help="turn a checkpoint directory into a .ckpt file like the released"))
     return parser
@@ -152,6 +155,11 @@ def _bench(options: argparse.Namespace) -> int:
     return bench(options)
 
 
+def _bench_loader(options: argparse.Namespace) -> int:
+    _device(options.device)
+    return bench_loader(options)
+
+
 def _measure(options: argparse.Namespace) -> int:
     from daefr.metrics.command import measure  # noqa: PLC0415  # loads libraries for seconds that others do without
 
@@ -184,6 +192,7 @@ COMMANDS = {
     "export": _export,
     "bench": _bench,
     "bench-data": bench_data,
+    "bench-loader": _bench_loader,
 }
 
 if __name__ == "__main__":

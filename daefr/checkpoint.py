@@ -3,12 +3,15 @@
 model.safetensors     every weight of the stage
 config.json           the stage's name and its network's settings
 released.safetensors  of an imported checkpoint: what has no place in our network, to be exported again
+ema.safetensors       the moving averages of those that have one (only where training keeps them)
 trainer/state.pt      what training needs to go on (only in checkpoints made on the way)
 manifest.json         the digests of the other files; written last
 """
 
 import json
+import logging
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +27,9 @@ from daefr.errors import UserError
 from daefr.network.config import NetworkConfig
 
 MANIFEST, CONFIG, MODEL, TRAINER = "manifest.json", "config.json", "model.safetensors", "trainer/state.pt"
-RELEASED = "released.safetensors"
+RELEASED, AVERAGE = "released.safetensors", "ema.safetensors"
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointConfig(Settings):
@@ -54,6 +59,12 @@ class Checkpoint:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path) if path.is_file() else {}
         return tensors
 
+    def average(self) -> dict[str, Tensor]:
+        """Read the moving averages of the weights, by the weights' names; empty where training kept none."""
+        path = self.path / AVERAGE
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path) if path.is_file() else {}
+        return tensors
+
     def trainer(self) -> dict[str, Any]:
         """Read what training needs to go on. Raises `UserError` when the checkpoint has none, as released ones do."""
         path = self.path / TRAINER
@@ -75,13 +86,15 @@ def save_checkpoint(
     tensors: dict[str, Tensor],
     trainer: dict[str, Any] | None = None,
     *,
+    average: dict[str, Tensor] | None = None,
     released: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint into an empty or absent directory; the manifest, which makes it one, comes last."""
     directory.mkdir(parents=True, exist_ok=True)
     _save_tensors(tensors, directory / MODEL)
-    if released:
-        _save_tensors(released, directory / RELEASED)
+    for name, more in ((RELEASED, released), (AVERAGE, average)):
+        if more:
+            _save_tensors(more, directory / name)
     config = CheckpointConfig(stage=stage, network=network)
     (directory / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
     if trainer is not None:
@@ -92,7 +105,7 @@ def save_checkpoint(
 
 def write_manifest(directory: Path) -> None:
     """Write the digests of a checkpoint's files; what has no manifest is no checkpoint."""
-    present = [name for name in (MODEL, CONFIG, TRAINER, RELEASED) if (directory / name).is_file()]
+    present = [name for name in (MODEL, CONFIG, TRAINER, RELEASED, AVERAGE) if (directory / name).is_file()]
     digests = {name: file_digest(directory / name) for name in present}
     temporary = directory / f".{MANIFEST}.tmp"
     temporary.write_text(json.dumps({"format": 1, "sha256": digests}, indent=2) + "\n")
@@ -121,6 +134,34 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     except (OSError, ValidationError) as error:
         raise UserError(f"{directory / CONFIG} is no description of a checkpoint: {_first_line(error)}") from None
     return Checkpoint(directory, config.stage, config.network)
+
+
+def newest_whole(directories: Sequence[Path]) -> Checkpoint | None:
+    """Open the last of some checkpoints, oldest first, that is whole; None where there are none at all.
+
+    Those that are damaged are passed over with a warning. Raises `UserError` when all are.
+    """
+    problems = []
+    for directory in reversed(directories):
+        try:
+            return load_checkpoint(directory)
+        except UserError as error:
+            problems.append(str(error))
+            logger.warning("%s; the one before it is used", error)
+    if problems:
+        raise UserError(f"no checkpoint is whole: {'; '.join(problems)}")
+    return None
+
+
+def save_averaged(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write the averaged weights of a checkpoint as one of its own, without what only training needs.
+
+    Raises `UserError` where it has none.
+    """
+    average = checkpoint.average()
+    if not average:
+        raise UserError(f"{checkpoint.path} has no averaged weights: it was trained without ema")
+    save_checkpoint(directory, checkpoint.stage, checkpoint.network, checkpoint.tensors() | average)
 
 
 def digest_of(directory: Path) -> str:

@@ -1,10 +1,12 @@
 """The few things that the ranks of a training do together; alone, all of them are no-ops."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 T = TypeVar("T")
 
@@ -48,11 +50,39 @@ def gather(value: T) -> list[T]:
     return gathered
 
 
-def wrap(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Make a module average its gradients over the ranks."""
+def concatenate(rows: Tensor) -> Tensor:
+    """Return the rows of all ranks (R B, ...), in their order, from (B, ...) of each; gradients flow to all ranks."""
+    if count() == 1:
+        return rows
+    gathered: Tensor = _Concatenate.apply(rows)
+    return gathered
+
+
+class _Concatenate(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        context.rows = len(rows)
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(count())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return total(gradient.contiguous())[rank() * context.rows :][: context.rows]
+
+
+Exchange = Callable[[dist.ProcessGroup | None, GradBucket], torch.futures.Future[Tensor]]
+"""Averages a bucket of gradients over the ranks."""
+
+
+def wrap(module: torch.nn.Module, device: torch.device, exchange: Exchange | None = None) -> torch.nn.Module:
+    """Make a module average its gradients over the ranks, through `exchange` if it is given."""
     if count() == 1:
         return module
     # BatchNorm statistics stay each rank's own: sending them before every pass would undo the pass before
-    return torch.nn.parallel.DistributedDataParallel(
+    wrapped = torch.nn.parallel.DistributedDataParallel(
         module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
     )
+    if exchange is not None:
+        wrapped.register_comm_hook(None, exchange)
+    return wrapped

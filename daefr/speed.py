@@ -1,22 +1,21 @@
 """Options that make the same network faster: memory layout, arithmetic, compilation and what becomes of memory."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
 
 from daefr.config import Settings
+from daefr.data.images import from_8_bit
+from daefr.errors import UserError
 from daefr.memory import keep_freed_memory
-from daefr.network.autoencoder import Level, Middle
-from daefr.network.predictor import PredictorLayer
 
-M = TypeVar("M", bound=nn.Module)
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-# Small enough for the last convolution to stay outside: a gradient of its weight alone must not run all of a compiled
-# network's backward pass.
-COMPILED = (Level, Middle, PredictorLayer)
+M = TypeVar("M", bound="nn.Module")
 IMAGE_DIMENSIONS = 4
 
 
@@ -38,6 +37,12 @@ class Speed(Settings):
     keep_memory: bool | None = Field(
         None, description="Keep what tensors freed for the next ones, on a CPU; GPUs always do."
     )
+    recompute: bool = Field(
+        False, description="Compute the levels again in the backward pass rather than keep what they hold: less memory."
+    )
+    tf32: bool | None = Field(
+        None, description="Round float32 products to TF32 on a GPU, in the whole process; by default as torch does."
+    )
 
     @field_validator("autocast", mode="before")
     @classmethod
@@ -45,42 +50,77 @@ class Speed(Settings):
         # YAML takes a bare off for false
         return "off" if value is False else value
 
-    def on(self, device: torch.device) -> "Speed":
+    def on(self, device: "torch.device") -> "Speed":
         """Return the same options with nothing left open."""
         cuda = device.type == "cuda"
-        return Speed(
-            channels_last=cuda if self.channels_last is None else self.channels_last,
-            autocast=self.autocast or ("bfloat16" if cuda else "off"),
-            compile=cuda if self.compile is None else self.compile,
-            keep_memory=not cuda if self.keep_memory is None else self.keep_memory,
-        )
+        chosen = {
+            "channels_last": cuda if self.channels_last is None else self.channels_last,
+            "autocast": self.autocast or ("bfloat16" if cuda else "off"),
+            "compile": cuda if self.compile is None else self.compile,
+            "keep_memory": not cuda if self.keep_memory is None else self.keep_memory,
+        }
+        return self.model_copy(update=chosen)
 
-    def prepare(self, module: M, device: torch.device) -> M:
+    def check_device(self, device: "torch.device") -> None:
+        """Raise `UserError` for an option that a device has not."""
+        if self.tf32 and device.type != "cuda":
+            raise UserError(f"speed.tf32=true needs a GPU: there is no TF32 on {device.type}")
+
+    def prepare(self, module: M, device: "torch.device") -> M:
         """Move a network to a device, arrange its weights there, and compile its parts; names and values stay."""
+        # a configuration holds these options and is read without PyTorch
+        import torch  # noqa: PLC0415
+        from torch.utils.checkpoint import checkpoint  # noqa: PLC0415
+
         chosen = self.on(device)
         if chosen.keep_memory:
             keep_freed_memory()
         module.to(device)
         if chosen.channels_last:
             module.to(memory_format=torch.channels_last)
-        if chosen.compile:
-            for part in module.modules():
-                if isinstance(part, COMPILED):
+        if chosen.tf32 is not None and device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = chosen.tf32
+        for part in module.modules():
+            if isinstance(part, compiled_parts()):
+                if chosen.recompute:
+                    part.forward = partial(checkpoint, part.forward, use_reentrant=False)
+                if chosen.compile:
                     part.compile()
         return module
 
-    def arrange(self, batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Move a batch to a device and arrange its images there; other tensors are only moved."""
-        layout = torch.channels_last if self.on(device).channels_last else torch.contiguous_format
-        return {
-            name: tensor.to(
-                device,
-                non_blocking=True,
-                memory_format=layout if tensor.dim() == IMAGE_DIMENSIONS else torch.preserve_format,
-            )
-            for name, tensor in batch.items()
-        }
+    def arrange(self, batch: "Mapping[str, Tensor]", device: "torch.device") -> "dict[str, Tensor]":
+        """Move a batch to a device and arrange its images there; other tensors are only moved.
 
-    def autocast_on(self, device: torch.device) -> torch.autocast:
+        Images in 8 bits, as `daefr.data.dataset.training_batches` gives them, become float32 on the device.
+        """
+        import torch  # noqa: PLC0415
+
+        layout = torch.channels_last if self.on(device).channels_last else torch.contiguous_format
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        return {name: _arrange(tensor, layout) for name, tensor in moved.items()}
+
+    def autocast_on(self, device: "torch.device") -> "torch.autocast":
         """Return the context in which networks and losses are computed on a device."""
+        import torch  # noqa: PLC0415
+
         return torch.autocast(device.type, torch.bfloat16, enabled=self.on(device).autocast == "bfloat16")
+
+
+def compiled_parts() -> "tuple[type[nn.Module], ...]":
+    """Return what is compiled of a network.
+
+    Small enough for the last convolution to stay outside: a gradient of its weight alone must not run all of a compiled
+    network's backward pass.
+    """
+    from daefr.network.autoencoder import Level, Middle  # noqa: PLC0415
+    from daefr.network.predictor import PredictorLayer  # noqa: PLC0415
+
+    return Level, Middle, PredictorLayer
+
+
+def _arrange(tensor: "Tensor", layout: "torch.memory_format") -> "Tensor":
+    import torch  # noqa: PLC0415
+
+    if tensor.dtype == torch.uint8:
+        return from_8_bit(tensor, layout)
+    return tensor.contiguous(memory_format=layout) if tensor.dim() == IMAGE_DIMENSIONS else tensor

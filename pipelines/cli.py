@@ -1,4 +1,7 @@
-"""The command line that all steps share."""
+"""The command line that all steps share.
+
+A step's libraries are imported when it is its turn: training's take seconds and 500 MB.
+"""
 
 import argparse
 import json
@@ -7,30 +10,23 @@ import sys
 from collections.abc import Callable, Iterable
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from daefr.config import StageName
 from daefr.errors import UserError
-from daefr.evaluation.other_methods import METHODS
-from daefr.stages import UPSTREAM
-from pipelines.benchmarks import Benchmark, open_benchmark
 from pipelines.cluster import ROOT
 from pipelines.config import STAGES, VALIDATION, RunConfig, load_config, show_config
-from pipelines.contenders import Contender, RestoredElsewhere, open_method, open_model
 from pipelines.errors import StepFailedError
-from pipelines.evaluate import evaluate, open_validation
-from pipelines.full import evaluate_and_report, run_all
 from pipelines.preflight import check
 from pipelines.progress import say
-from pipelines.promote import promote
-from pipelines.report import report
-from pipelines.restore import restore
 from pipelines.run import Run, open_run
-from pipelines.serve import run_service
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
-from pipelines.tables import table
 from pipelines.termination import EXIT_CODE, TerminatedError, heeded
-from pipelines.train import train_stage
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.benchmarks import Benchmark
+    from pipelines.evaluation.contenders import Contender
 
 _OVERRIDE = re.compile(r"[a-z_.0-9]+=")
 DEMO = ROOT / "pipelines/configs/demo.yaml"
@@ -49,7 +45,7 @@ def run_step(name: str) -> int:
         if options.print_config:
             sys.stdout.write(show_config(config))
             return 0
-        lines = run_service(config) if name == "serve" else _run_in_mlflow(name, config, options)
+        lines = _serve(config) if name == "serve" else _run_in_mlflow(name, config, options)
     except UserError as error:
         return _complain(error, 2)
     except StepFailedError as error:
@@ -66,6 +62,12 @@ def run_step(name: str) -> int:
     return 0
 
 
+def _serve(config: RunConfig) -> list[str]:
+    from pipelines.serve import run_service  # noqa: PLC0415
+
+    return run_service(config)
+
+
 def _run_in_mlflow(name: str, config: RunConfig, options: argparse.Namespace) -> list[str]:
     if name != "restore":
         check(config)
@@ -75,9 +77,7 @@ def _run_in_mlflow(name: str, config: RunConfig, options: argparse.Namespace) ->
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"python pipelines/{name}.py", description=sys.modules[f"pipelines.{name}"].__doc__
-    )
+    parser = argparse.ArgumentParser(prog=f"python pipelines/{name}.py", description=sys.modules["__main__"].__doc__)
     parser.add_argument("--config", type=Path, default=DEMO, help="YAML file of the run (default: the demo's)")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
     if name in ("train", "promote"):
@@ -132,6 +132,9 @@ def _complain(error: Exception | str, code: int) -> int:
 
 
 def _trained(run: Run, name: StageName, dataset: Committed) -> Committed:
+    from daefr.stages import UPSTREAM  # noqa: PLC0415
+    from pipelines.train import train_stage  # noqa: PLC0415
+
     return train_stage(run, name, dataset, {before: _trained(run, before, dataset) for before in UPSTREAM[name]})
 
 
@@ -144,6 +147,8 @@ def _train(run: Run, options: argparse.Namespace) -> list[str]:
 
 
 def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    from daefr.evaluation.other_methods import METHODS  # noqa: PLC0415
+
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--model", metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/NUMBER or a checkpoint")
     chosen.add_argument("--method", choices=METHODS, help="another method, from --weights")
@@ -162,6 +167,11 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
+    from pipelines.evaluate import evaluate  # noqa: PLC0415
+    from pipelines.evaluation.tables import table  # noqa: PLC0415
+    from pipelines.full import evaluate_and_report  # noqa: PLC0415
+    from pipelines.report import report  # noqa: PLC0415
+
     if not (options.model or options.method or options.restored):
         dataset = synthesize(run)
         return evaluate_and_report(run, _trained(run, "restoration", dataset), dataset)
@@ -169,8 +179,12 @@ def _evaluate(run: Run, options: argparse.Namespace) -> list[str]:
     return [table(evaluated), f"report: {report(run, evaluated, None)}"]
 
 
-def _asked(run: Run, options: argparse.Namespace) -> tuple[Contender, list[Benchmark]]:
+def _asked(run: Run, options: argparse.Namespace) -> "tuple[Contender, list[Benchmark]]":
     """Return what to evaluate, and on what."""
+    from pipelines.evaluate import open_validation  # noqa: PLC0415
+    from pipelines.evaluation.benchmarks import open_benchmark  # noqa: PLC0415
+    from pipelines.evaluation.contenders import RestoredElsewhere, open_method, open_model  # noqa: PLC0415
+
     configured = run.config.evaluation.benchmarks
     if options.restored:
         places = dict(_place(text) for text in options.restored)
@@ -209,16 +223,26 @@ def _check_benchmarks(names: Iterable[str], valid: Iterable[str], option: str) -
 
 
 def _promote(run: Run, options: argparse.Namespace) -> list[str]:
+    from pipelines.promote import promote  # noqa: PLC0415
+
     dataset = synthesize(run)
     return [promote(run, options.stage, _trained(run, options.stage, dataset), dataset)]
 
 
 def _restore(run: Run, options: argparse.Namespace) -> list[str]:
+    from pipelines.restore import restore  # noqa: PLC0415
+
     return restore(run, options.source, options.target)
 
 
+def _full(run: Run, _: argparse.Namespace) -> list[str]:
+    from pipelines.full import run_all  # noqa: PLC0415
+
+    return run_all(run)
+
+
 STEPS: dict[str, Callable[[Run, argparse.Namespace], list[str]]] = {
-    "full": lambda run, _: run_all(run),
+    "full": _full,
     "synthesize": _synthesize,
     "train": _train,
     "evaluate": _evaluate,

@@ -24,6 +24,13 @@ def in_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+RAY_TRAIN = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # on a busy machine a minute is too short to import torch
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # without, ranks that have parted wait for each other for ever
+}
+"""What suits our trainings, unless the user has set another value."""
+
 # Ray's processes are killed with the thread that started them, so that thread must not be one of a step's
 _starter = ThreadPoolExecutor(1, thread_name_prefix="ray")
 
@@ -41,7 +48,8 @@ def connect() -> None:
 def _connect() -> None:
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # a report waits for the next check
+    for name, value in RAY_TRAIN.items():
+        os.environ.setdefault(name, value)
     if joins():
         # a job's code reaches the workers with its working directory
         ray.init(runtime_env=None if in_ray_job() else _project_on_path(), log_to_driver=False)
@@ -75,6 +83,11 @@ def resources() -> dict[str, float]:
 def cpus() -> float:
     """CPUs of the whole cluster."""
     return float(ray.cluster_resources().get("CPU", 0))
+
+
+def idle_cpus() -> float:
+    """CPUs of the whole cluster that no block of this process holds by `room`."""
+    return cpus() - _taken["CPU"]
 
 
 def gpu_share() -> float:

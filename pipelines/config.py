@@ -17,9 +17,10 @@ from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
 from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
-from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
-from pipelines.promotion.settings import PromotionConfig
+from pipelines.promotion import settings
+from pipelines.promotion.settings import OF_EVALUATION, PromotionConfig, measure_of
 from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"
@@ -64,6 +65,11 @@ class DataConfig(Settings):
     mild: str = "daefr-mild"
     severe: str = "daefr-severe"
     variants: PositiveInt = Field(2, description="LQ images of each recipe for every training face.")
+    refresh: PositiveInt | None = Field(
+        None,
+        description="Epochs after which training goes on with new LQ images of every face, which idle CPUs make "
+        "meanwhile; by default it keeps the first.",
+    )
     store: str | None = Field(
         None, description="s3://bucket/prefix for the shards; by default they are beside their manifest."
     )
@@ -99,7 +105,7 @@ class StagesConfig(Settings):
 
     hq_codebook: AutoencoderTraining
     lq_codebook: AutoencoderTraining
-    association: AutoencoderTraining
+    association: AssociationTraining
     restoration: RestorationTraining
 
     def of(self, name: StageName) -> TrainingConfig:
@@ -170,7 +176,7 @@ class ServeConfig(Settings):
 
 
 Lq = Literal["mild", "severe"]
-VALIDATION = "validation"
+VALIDATION = settings.VALIDATION
 """The name that the dataset's own validation faces have among the benchmarks."""
 
 
@@ -226,6 +232,7 @@ class StageCompute(Settings):
         "PACK", description="Whether workers are put on few nodes or on many, as far as there is room."
     )
     loaders: NonNegativeInt = Field(0, description="Processes of each worker that decode images.")
+    check_digests: bool = Field(False, description="Read every shard whole when it is opened, to check its digest.")
     max_failures: NonNegativeInt = Field(3, description="How often a stage is resumed after a worker is lost.")
     timeout: PositiveInt = Field(
         1800, description="Seconds that a worker waits for the others before it takes them for hung."
@@ -352,13 +359,26 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _gates_have_figures(self) -> Self:
+        measured, benchmarks = self.evaluation.measures, (VALIDATION, *self.evaluation.benchmarks)
+        for gate in self.promotion.restoration.gates:
+            if gate.metric in OF_EVALUATION and measure_of(gate.metric) not in measured:
+                raise ValueError(f"a gate of restoration wants {gate.metric}: it is not among evaluation.measures")
+            if gate.benchmark not in benchmarks:
+                raise ValueError(f"a gate wants the benchmark {gate.benchmark!r}; there are {', '.join(benchmarks)}")
+        return self
+
+    @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         for name in STAGES:
-            batch, compute = self.stages.of(name).batch, self.compute.of(name)
+            part, compute = self.stages.of(name).part, self.compute.of(name)
             for workers in range(compute.fewest, compute.most + 1):
-                if batch % workers:
+                if part % workers:
                     raise ValueError(
-                        f"stages.{name}.batch={batch} does not divide over {workers} workers: compute.{name}.workers"
+                        f"stages.{name}.batch={part} does not divide over {workers} workers: compute.{name}.workers"
+                        if part == self.stages.of(name).batch
+                        else f"stages.{name}: {part} samples, one of accumulate={self.stages.of(name).accumulate} "
+                        f"parts of the batch, do not divide over {workers} workers: compute.{name}.workers"
                     )
         return self
 

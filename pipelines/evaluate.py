@@ -27,16 +27,16 @@ from daefr.evaluation import draw_grid
 from daefr.metrics.base import MeasureName
 from daefr.metrics.registry import Setup, find_files, real_statistics
 from pipelines import cluster, registry
-from pipelines.benchmarks import Benchmark, Shards, open_benchmark, open_shards
 from pipelines.config import VALIDATION
-from pipelines.contenders import Contender, OurModel
-from pipelines.figures import FIGURES, Summary, summary_of
-from pipelines.parts import PARTS, THUMBNAIL, THUMBNAILS, Evaluate, Part, divide, is_whole
+from pipelines.evaluation.benchmarks import Benchmark, Shards, open_benchmark, open_shards
+from pipelines.evaluation.contenders import Contender, OurModel
+from pipelines.evaluation.figures import FIGURES, Summary, summary_of
+from pipelines.evaluation.parts import PARTS, THUMBNAIL, THUMBNAILS, Evaluate, Part, divide, is_whole
+from pipelines.evaluation.summarize import count_codes, resolution_of, summarize, usage, write_figures
 from pipelines.progress import bar, say
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
-from pipelines.summarize import count_codes, summarize, usage, write_figures
 from pipelines.synthesize import DATASET, shard_cache
 from pipelines.tasks import run_on_actors
 
@@ -106,6 +106,7 @@ def evaluate(run: Run, contender: Contender, benchmarks: Sequence[Benchmark]) ->
                 for benchmark in benchmarks
             },
             codebook=None if counts is None else usage(counts),
+            resolution=resolution_of([part for each in parts.values() for part in each]),
         )
         files = [FIGURES, PARTS]
         if counts is not None:

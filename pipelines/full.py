@@ -13,27 +13,27 @@ if __name__ == "__main__":
 from concurrent.futures import ThreadPoolExecutor
 
 from daefr.config import StageName
-from pipelines import cluster, registry
-from pipelines.evaluate import GRID, evaluate_restoration, evaluate_version
-from pipelines.preflight import remark
+from pipelines import cluster
+from pipelines.preflight import remarks
 from pipelines.progress import say
-from pipelines.promote import promote
-from pipelines.report import report
 from pipelines.run import Run
 from pipelines.steps import Committed
 from pipelines.synthesize import synthesize
-from pipelines.tables import table
 from pipelines.termination import TerminatedError
-from pipelines.train import CHECKPOINT, train_stage
 
 CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
 
 
 def run_all(run: Run) -> list[str]:
     """Run every step that is not committed; return the lines that tell the result."""
-    if line := remark(run.config):
+    for line in remarks(run.config):
         say(line)
     dataset = synthesize(run)
+
+    # only now: training's libraries take seconds and 500 MB, which planning millions of faces does without
+    from pipelines.promote import promote  # noqa: PLC0415
+    from pipelines.train import CHECKPOINT, train_stage  # noqa: PLC0415
+
     trained: dict[StageName, Committed] = dict(zip(CODEBOOKS, _train_codebooks(run, dataset), strict=True))
     for name in CODEBOOKS:
         say(promote(run, name, trained[name], dataset))
@@ -47,6 +47,11 @@ def run_all(run: Run) -> list[str]:
 
 def evaluate_and_report(run: Run, restoration: Committed, dataset: Committed) -> list[str]:
     """Evaluate a trained restoration model beside the one that it would replace; return the lines that tell it."""
+    from pipelines import registry  # noqa: PLC0415
+    from pipelines.evaluate import GRID, evaluate_restoration, evaluate_version  # noqa: PLC0415
+    from pipelines.evaluation.tables import table  # noqa: PLC0415
+    from pipelines.report import report  # noqa: PLC0415
+
     evaluated = evaluate_restoration(run, restoration, dataset)
     rival = registry.rival(run.tracking, "restoration", restoration.manifest.outputs["version"])
     champion = None if rival is None else evaluate_version(run, rival, dataset)
@@ -56,6 +61,8 @@ def evaluate_and_report(run: Run, restoration: Committed, dataset: Committed) ->
 
 def _train_codebooks(run: Run, dataset: Committed) -> list[Committed]:
     """Train both codebooks, at the same time where the cluster has room for both."""
+    from pipelines.train import train_stage  # noqa: PLC0415
+
     with ThreadPoolExecutor(len(CODEBOOKS)) as pool:
         futures = [pool.submit(train_stage, run, name, dataset, {}) for name in CODEBOOKS]
         try:

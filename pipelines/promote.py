@@ -10,19 +10,21 @@ if __name__ == "__main__":
 
     sys.exit(main())
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from daefr.config import StageName
 from daefr.data.manifest import load_manifest
 from pipelines import registry
+from pipelines.evaluate import evaluate_version
 from pipelines.progress import say
 from pipelines.promotion import champions, validation
 from pipelines.promotion.champions import APPROVED, ROLLED_BACK, Reign
-from pipelines.promotion.gates import Decision, decide
+from pipelines.promotion.evaluated import figure as evaluation_figure
+from pipelines.promotion.gates import Decision, Figure, Figures, decide
 from pipelines.promotion.journal import Entry
-from pipelines.promotion.settings import StagePromotion
+from pipelines.promotion.settings import OF_EVALUATION, Gate, StagePromotion
 from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
@@ -61,6 +63,8 @@ def promote(run: Run, name: StageName, trained: Committed, dataset: Committed) -
         "approved": candidate.tags.get(APPROVED),
         "rolled_back": candidate.tags.get(ROLLED_BACK),
     }
+    if any(gate.metric in OF_EVALUATION for gate in candidacy.terms.gates):
+        settings["evaluation"] = run.config.evaluation.model_dump(mode="json")
     inputs = {"trained": trained.as_input(), "dataset": dataset.as_input()}
     if champion is not None:
         inputs["champion"] = StepInput(digest=champion.fingerprint, origin=champion.address)
@@ -68,10 +72,12 @@ def promote(run: Run, name: StageName, trained: Committed, dataset: Committed) -
     def work(_: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
         outcome, decision = _promote(candidacy, run_id)
         _record(candidacy, outcome, decision, run_id)
-        return {"version": candidate.number, "outcome": outcome, "reason": decision.reason}, []
+        unavailable = any(verdict.unavailable for verdict in decision.verdicts)
+        return {
+            "version": candidate.number, "outcome": outcome, "reason": decision.reason, "unavailable": unavailable
+        }, []  # fmt: skip
 
-    # one that was promoted and is champion no more is decided on again
-    decided = run.step(f"promote_{name}", VERSION, settings, inputs, work, holds=_moved_nothing).manifest.outputs
+    decided = run.step(f"promote_{name}", VERSION, settings, inputs, work, holds=_stands).manifest.outputs
     verb = "" if decided["outcome"] in (HELD, WOULD_BE) else "is "
     return f"{candidate.address} {verb}{decided['outcome']}: {decided['reason']}"
 
@@ -110,14 +116,29 @@ def _decide(candidacy: Candidacy, champion: Version | None) -> Decision:
         return Decision(
             refusal=f"it was rolled back ({candidate.tags[ROLLED_BACK]}): delete its tag {ROLLED_BACK} first"
         )
-    mine = partial(validation.figure, candidacy.trained.manifest.outputs)
+    mine = _figures(candidacy, candidate, candidacy.trained.manifest.outputs)
     if champion is None:
         return decide(gates, mine, None, "there is no champion")
     measured = _measured(candidacy, champion)
     if measured is None:
         size = candidacy.run.config.resolution
         return decide(gates, mine, None, f"the champion {champion.address} is for other image sizes than {size}")
-    return decide(gates, mine, partial(validation.figure, measured))
+    return decide(gates, mine, _figures(candidacy, champion, measured))
+
+
+def _figures(candidacy: Candidacy, version: Version, measured: validation.Measured) -> Figures:
+    """Return a version's figures: those of its validation, and of an evaluation that is made when a gate needs it."""
+
+    @cache
+    def evaluated() -> Committed:
+        return evaluate_version(replace(candidacy.run, only=None), version, candidacy.dataset)
+
+    def figure(gate: Gate) -> Figure:
+        if gate.metric in OF_EVALUATION:
+            return evaluation_figure(evaluated(), gate)
+        return validation.figure(measured, gate)
+
+    return figure
 
 
 def _measured(candidacy: Candidacy, champion: Version) -> validation.Measured | None:
@@ -151,5 +172,10 @@ def _version(candidacy: Candidacy, reign: Reign) -> Version | None:
     return None if number is None else registry.version(candidacy.run.tracking, candidacy.stage, number)
 
 
-def _moved_nothing(decided: Committed) -> bool:
-    return bool(decided.manifest.outputs["outcome"] != PROMOTED)
+def _stands(decided: Committed) -> bool:
+    """Tell whether a decision need not be made again.
+
+    What was promoted is champion no more, when this is asked; and a figure that was missing may be had by now.
+    """
+    outputs = decided.manifest.outputs
+    return bool(outputs["outcome"] != PROMOTED and not outputs["unavailable"])

@@ -22,13 +22,14 @@ MODELS = {
     "restoration": "daefr-restoration",
 }
 CANDIDATE = "candidate"
+AVERAGED = "averaged"
 CHAMPION = "champion"
 PREVIOUS = "previous"
 
 INSIDE = "daefr.checkpoint"
 """The tag of a version that says where in its directory the checkpoint is; without it, the directory is one."""
 
-_CHECKPOINT, _PACKAGE = "checkpoint", "model"
+_PACKAGE = "model"
 _ADDRESS = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<number>\d+))")
 
 
@@ -78,11 +79,12 @@ def register(
     fingerprint: str,
     tags: dict[str, str],
     pack: Pack | None = None,
+    alias: str = CANDIDATE,
 ) -> Version:
-    """Upload a checkpoint as artifacts of its run and make it the candidate of its stage.
+    """Upload a checkpoint as artifacts of its run and make it the candidate of its stage, or what `alias` says.
 
     With `pack`, what is uploaded is the directory that it makes around the checkpoint, which MLflow can serve.
-    Registering a fingerprint again uploads nothing: it returns the version that exists, as the candidate.
+    Registering a fingerprint again uploads nothing: it returns the version that exists, under that alias.
 
     Raises:
         UserError: The directory is not a complete checkpoint.
@@ -102,7 +104,7 @@ def register(
         registered = client.create_model_version(
             name, uploaded.folder, run_id=run_id, tags={**tags, **own}, description=uploaded.description
         )
-    client.set_registered_model_alias(name, CANDIDATE, str(registered.version))
+    client.set_registered_model_alias(name, alias, str(registered.version))
     return _version(registered)
 
 
@@ -111,13 +113,15 @@ def _upload(client: MlflowClient, checkpoint_dir: Path, run_id: str, pack: Pack 
     # The run's own artifact URI, not "runs:/": it is what a loader can open without asking the server again.
     place = client.get_run(run_id).info.artifact_uri
     if pack is None:
-        client.log_artifacts(run_id, str(checkpoint_dir), _CHECKPOINT)
-        return Package(f"{place}/{_CHECKPOINT}")
+        client.log_artifacts(run_id, str(checkpoint_dir), checkpoint_dir.name)
+        return Package(f"{place}/{checkpoint_dir.name}")
+    kind = checkpoint_dir.name.partition("-")[2]  # averaged weights have a place of their own
+    package = f"{_PACKAGE}-{kind}" if kind else _PACKAGE
     # beside the checkpoint, as there is room for one
     with tempfile.TemporaryDirectory(dir=checkpoint_dir.parent) as scratch:
-        packed = pack(checkpoint_dir, Path(scratch) / _PACKAGE)
-        client.log_artifacts(run_id, packed.folder, _PACKAGE)
-    return replace(packed, folder=f"{place}/{_PACKAGE}")
+        packed = pack(checkpoint_dir, Path(scratch) / package)
+        client.log_artifacts(run_id, packed.folder, package)
+    return replace(packed, folder=f"{place}/{package}")
 
 
 def champion(tracking: Tracking, stage: str) -> Version | None:

@@ -20,15 +20,15 @@ from daefr.faces import find_detector
 from daefr.restore.masks import find_parser
 from pipelines import cluster
 from pipelines.errors import StepFailedError
-from pipelines.ledger import Ledger
 from pipelines.models import find_model, located
 from pipelines.progress import bar
-from pipelines.restoring import Job, results_of
+from pipelines.restoring.ledger import Ledger
+from pipelines.restoring.worker import Job, results_of
 from pipelines.run import Run, absolute
-from pipelines.sources import Source, SourcesDigest
 from pipelines.steps import Committed, StepInput
 from pipelines.storage.files import File, list_files, list_whole_files, write_file
 from pipelines.storage.s3 import is_address, split_address
+from pipelines.synthesis.sources import Source, SourcesDigest
 
 VERSION = 1
 LEDGER, MANIFEST = "inputs.db", "manifest.jsonl"
@@ -97,7 +97,7 @@ def _restored(run: Run, source: str, target: str) -> Committed:
 
 def _restore_all(ledger: Ledger, job: Job) -> None:
     """Restore what is unfinished: first many images at a time, then what was lost with a worker one by one."""
-    from pipelines import stream  # noqa: PLC0415  # Ray Data takes a second to import, which other jobs do without
+    from pipelines.restoring import stream  # noqa: PLC0415  # Ray Data takes a second to import, which other jobs do without
 
     whole = job.settings.shard_samples is not None
     sizes = [job.settings.shard_samples] if job.settings.shard_samples else [job.compute.images, 1]

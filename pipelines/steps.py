@@ -5,10 +5,8 @@ named after that fingerprint, and its `manifest.json` last. A step whose manifes
 was interrupted finds its own folder again. Resuming, caching and lineage are all this rule.
 """
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +16,7 @@ from pydantic import ValidationError
 from daefr.config import Settings
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.files import write_whole
 from pipelines.config import digest
 from pipelines.tracking import Tracking
 
@@ -144,20 +143,3 @@ def find(folder: Path) -> Committed | None:
     if not all((folder / file).exists() for file in manifest.files):
         return None
     return Committed(folder, manifest)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename: `path` is whole or as it was."""
-    with write_aside(path) as temporary:
-        temporary.write_text(text)
-
-
-@contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; once the block is done, `path` is that file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,28 +13,38 @@ if __name__ == "__main__":
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from daefr.data import manifest as dataset_manifest
-from daefr.data.manifest import DatasetManifest, Rejection, Shard, Split, count_reasons, load_manifest
+from daefr.data.manifest import (
+    DatasetManifest,
+    Shard,
+    Split,
+    load_manifest,
+    read_rejected,
+    read_shards,
+    write_manifest,
+)
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
-from daefr.faces import find_detector
+from daefr.files import write_whole
 from pipelines import cluster
-from pipelines.plan import Plan, finished, stored_sizes, usable
 from pipelines.progress import Bar, bar
 from pipelines.run import Run
-from pipelines.shards import Receipt, ShardTask, make_shard
-from pipelines.sources import SourcesDigest, head_digest, list_sources
-from pipelines.steps import Committed, StepInput, write_whole
+from pipelines.steps import Committed, StepInput
 from pipelines.storage import s3
 from pipelines.storage.cache import ShardCache
+from pipelines.synthesis.plan import Plan, finished, sizes_in, stored_sizes, usable
+from pipelines.synthesis.shards import Receipt, ShardTask, make_shard
+from pipelines.synthesis.sources import SourcesDigest, head_digest, list_sources
 from pipelines.tasks import run_tasks
 from pipelines.tracking import MetricWriter
 
-VERSION = 3
+VERSION = 4
 DATASET = "dataset"
 SECONDS_BETWEEN_METRICS = 10.0
+SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 def synthesize(run: Run) -> Committed:
@@ -42,12 +52,14 @@ def synthesize(run: Run) -> Committed:
     data = run.config.data
     sources = list_sources(data)
     settings = {
-        "data": data.model_dump(mode="json", exclude={"max_rejected", "detector"}),
+        "data": data.model_dump(mode="json", exclude={"max_rejected", "detector", "refresh"}),
         "resolution": run.config.resolution,
         "seed": run.config.seed,
     }
     inputs = {"sources": StepInput(digest=head_digest(sources), origin=", ".join(data.places("faces")))}
     if data.align:
+        from daefr.faces import find_detector  # noqa: PLC0415  # it imports PyTorch, which aligned crops do without
+
         detector = find_detector(data.detector)
         inputs["detector"] = StepInput(digest=file_digest(detector), origin=str(detector))
 
@@ -55,38 +67,38 @@ def synthesize(run: Run) -> Committed:
         plan = Plan(run.config, folder / DATASET, sources)
         plan.folder.mkdir(exist_ok=True)
         _make_all(run, plan, run_id)
-        made, fruitless = _manifest(run, plan)
-        for left_by_a_killed_task in plan.folder.glob("*.tmp"):
+        for left_by_a_killed_task in plan.folder.glob(".*.tmp"):
             left_by_a_killed_task.unlink()
-        _check_rejected(run, made, fruitless, plan.planned)
-        path = plan.folder / dataset_manifest.NAME
-        write_whole(path, made.model_dump_json(indent=2) + "\n")
+        made = _write_manifest(run, plan)
+        _check_rejected(run, plan, made)
+        files = [dataset_manifest.NAME, made.train.file, made.validation.file, made.rejected.file]
         if plan.store is not None:
             with suppress(PermissionError, s3.StorageError):  # this only tidies up, and not every store can
                 s3.forget_unfinished_uploads(plan.store)
             with usable(plan.store):
-                s3.upload(path, f"{plan.store}/{path.name}")
-        shards = [*made.train, *made.validation]
+                for name in reversed(files):
+                    s3.upload(plan.folder / name, f"{plan.store}/{name}")
         outputs: dict[str, Any] = {
             "dataset": DATASET,
             "sources": plan.digests,
             "train_samples": made.samples("train"),
             "validation_samples": made.samples("validation"),
-            "rejected": len(made.rejected),
-            "bytes": sum(shard.bytes for shard in shards),
+            "rejected": made.rejected.entries,
+            "bytes": made.train.bytes + made.validation.bytes,
         }
-        run.tracking.client.log_artifact(run_id, str(path), DATASET)
+        run.tracking.client.log_artifact(run_id, str(plan.folder / dataset_manifest.NAME), DATASET)
         with run.writer(run_id) as writer:
-            writer.log(len(shards), {name: outputs[name] for name in ("train_samples", "validation_samples")})
-        here = [] if plan.store else shards
-        return outputs, [f"{DATASET}/{dataset_manifest.NAME}", *(f"{DATASET}/{shard.name}" for shard in here)]
+            shards = made.train.entries + made.validation.entries
+            writer.log(shards, {name: outputs[name] for name in ("train_samples", "validation_samples")})
+        return outputs, [f"{DATASET}/{name}" for name in files]
 
     def holds(found: Committed) -> bool:
-        made = load_manifest(found.folder / DATASET)
-        if made.store is not None:
-            stored = stored_sizes(made.store)
-            if any(stored.get(shard.name) != shard.bytes for shard in [*made.train, *made.validation]):
-                return False
+        dataset = found.folder / DATASET
+        made = load_manifest(dataset)
+        size_of = sizes_in(dataset) if made.store is None else stored_sizes(made.store).get
+        shards = chain(read_shards(dataset, made.train), read_shards(dataset, made.validation))
+        if any(size_of(shard.name) != shard.bytes for shard in shards):
+            return False
         # the fingerprint covers the first of the sources only
         long = any(part.listing for part in sources.values())
         recorded = found.manifest.outputs["sources"]
@@ -104,9 +116,9 @@ def shard_cache(run: Run, dataset: Path) -> ShardCache | None:
 class Tally:
     """Counts what was made, and tells it: on the terminal, and to the step's MLflow run, by the number of shards."""
 
-    def __init__(self, shown: Bar, writer: MetricWriter) -> None:
-        """Begin with nothing made."""
-        self._shown, self._writer = shown, writer
+    def __init__(self, shown: Bar, writer: MetricWriter, total: int | None) -> None:
+        """Begin with nothing made, of `total` sources where that is known."""
+        self._shown, self._writer, self._total = shown, writer, total
         self._start, self._told = time.monotonic(), -SECONDS_BETWEEN_METRICS
         self._made = 0
         self.shards = self.sources = self.bytes = self.rejected = 0
@@ -127,7 +139,8 @@ class Tally:
         self._told = time.monotonic()
         counts = {"sources": self.sources, "bytes": self.bytes, "rejected": self.rejected}
         rate = self._made / max(self._told - self._start, 1e-6)
-        self._writer.log(self.shards, {**counts, "sources_per_second": rate})
+        left = {"seconds_left": (self._total - self.sources) / rate} if self._total is not None and rate else {}
+        self._writer.log(self.shards, {**counts, "sources_per_second": rate, **left})
 
 
 class Pending(NamedTuple):
@@ -142,14 +155,14 @@ class Pending(NamedTuple):
 
 def _make_all(run: Run, plan: Plan, run_id: str) -> None:
     """Run the tasks that are not finished yet, and record what each has made."""
-    sizes = None if plan.store is None else stored_sizes(plan.store)
+    size_of = sizes_in(plan.folder) if plan.store is None else stored_sizes(plan.store).get
     unit = "photographs" if run.config.data.align else "faces"
     with bar("synthesize", plan.total, unit) as shown, run.writer(run_id) as writer:
-        tally = Tally(shown, writer)
+        tally = Tally(shown, writer, plan.total)
 
         def unfinished() -> Iterator[tuple[Pending, ShardTask]]:
             for task in plan:
-                receipt = finished(task, sizes)
+                receipt = finished(task, size_of)
                 if receipt is None:
                     yield Pending(task.receipt, len(task.sources)), task
                 else:
@@ -168,38 +181,35 @@ def _make_all(run: Run, plan: Plan, run_id: str) -> None:
         tally.tell()
 
 
-def _manifest(run: Run, plan: Plan) -> tuple[DatasetManifest, int]:
-    """Return the manifest, and how many of the sources gave no sample."""
-    shards: dict[Split, list[Shard]] = {"train": [], "validation": []}
-    rejected: list[Rejection] = []
-    fruitless = 0
-    for split in shards:
-        for receipt in plan.receipts(split):
-            shards[split] += [receipt.shard] if receipt.shard else []
-            rejected += receipt.rejected
-            fruitless += receipt.fruitless
+def _write_manifest(run: Run, plan: Plan) -> DatasetManifest:
+    """Write what lists all that was made and rejected, of which one entry at a time is held."""
     data = run.config.data
-    manifest = DatasetManifest(
+
+    def shards(split: Split) -> Iterator[Shard]:
+        return (receipt.shard for receipt in plan.receipts(split) if receipt.shard)
+
+    return write_manifest(
+        plan.folder,
         resolution=run.config.resolution,
         recipes={"mild": data.mild, "severe": data.severe},
         variants={"mild": data.variants, "severe": data.variants},
         seed=run.config.seed,
-        train=shards["train"],
-        validation=shards["validation"],
-        rejected=rejected,
-        reasons=count_reasons(rejected),
+        train=shards("train"),
+        validation=shards("validation"),
+        rejected=(entry for split in SPLITS for receipt in plan.receipts(split) for entry in receipt.rejected),
         store=plan.store,
     )
-    return manifest, fruitless
 
 
-def _check_rejected(run: Run, made: DatasetManifest, fruitless: int, total: int) -> None:
-    data = run.config.data
+def _check_rejected(run: Run, plan: Plan, made: DatasetManifest) -> None:
+    data, total = run.config.data, plan.planned
+    fruitless = sum(receipt.fruitless for split in SPLITS for receipt in plan.receipts(split))
     what = "photographs gave no face" if data.align else "faces were rejected"
     counts = ", ".join(f"{count} {kind}" for kind, count in made.reasons.items())
-    why = f"{counts}, such as " + "; ".join(f"{entry.source}: {entry.reason}" for entry in made.rejected[:3])
+    first = "; ".join(f"{entry.source}: {entry.reason}" for entry in islice(read_rejected(plan.folder, made), 3))
+    why = f"{counts}, such as {first}"
     if fruitless > data.max_rejected * total:
         raise UserError(f"{fruitless} of {total} {what}, more than data.max_rejected={data.max_rejected} allows: {why}")
-    for split in ("train", "validation"):
+    for split in SPLITS:
         if not made.samples(split):
             raise UserError(f"no face is left for {split} after {fruitless} of {total} {what}: {why}")

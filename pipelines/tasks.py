@@ -3,7 +3,8 @@
 Tasks that share what takes long to load are run by actors, which load it once.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from pipelines import cluster
 from pipelines.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
 
+SECONDS_BETWEEN_LOOKS = 1.0
 Key = TypeVar("Key")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -25,13 +27,18 @@ def run_tasks(
     *,
     in_flight: int | None = None,
     retries: int = 0,
+    cpus: float = 1,
     gpus: Callable[[], float] | None = None,
+    stop: threading.Event | None = None,
+    lasting: bool = True,
 ) -> Iterator[tuple[Key, Result]]:
     """Run a function on every task; yield each key with its result, in the order in which they are finished.
 
     A task is taken from `tasks` when there is room for it, and forgotten when it is done. By default there are two
     for each CPU of the cluster, which is connected to for the first of them; `gpus` is asked then for a task's share of
-    a GPU. Raises `UserError` as a task raised it, and `StepFailedError` when one failed for good.
+    a GPU. What is in flight when `stop` is set, or when the caller leaves, is cancelled. With `lasting` a process of
+    the cluster runs task after task, without each has one of its own. Raises `UserError` as a task raised it, and
+    `StepFailedError` when one failed for good.
     """
     waiting = iter(tasks)
     first = next(waiting, None)
@@ -39,16 +46,35 @@ def run_tasks(
         return
     cluster.connect()
     room = in_flight or 2 * max(1, int(cluster.cpus()))
-    remote = ray.remote(function).options(
-        max_retries=retries, retry_exceptions=[StorageError], num_gpus=gpus() if gpus else 0
-    )
+    remote = ray.remote(
+        max_calls=0 if lasting else 1,
+        max_retries=retries,
+        retry_exceptions=[StorageError],
+        num_cpus=cpus,
+        num_gpus=gpus() if gpus else 0,
+    )(function)
+    stop = stop or threading.Event()
     flying: dict[Any, Key] = {}
-    for key, task in chain([first], waiting):
-        flying[remote.remote(task)] = key
-        if len(flying) >= room:
+    try:
+        for key, task in chain([first], waiting):
+            if stop.is_set():
+                return
+            flying[remote.remote(task)] = key
+            if len(flying) >= room and _wait(flying, stop):
+                yield _next(flying)
+        while flying and _wait(flying, stop):
             yield _next(flying)
-    while flying:
-        yield _next(flying)
+    finally:
+        for task_left in flying:
+            ray.cancel(task_left, force=True)
+
+
+def _wait(flying: Mapping[Any, Key], stop: threading.Event) -> bool:
+    """Wait for the first task to be finished; tell whether one is, which it may not be when `stop` is set."""
+    while not stop.is_set():
+        if ray.wait(list(flying), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)[0]:
+            return True
+    return False
 
 
 def run_on_actors(

@@ -47,6 +47,7 @@ def training() -> Iterator[None]:
 
 
 def _terminate(*_: object) -> None:
+    signal.alarm(0)  # Ray's own handler, which has called this one, would abort the process in three seconds
     if requested.is_set():
         return
     requested.set()

@@ -169,8 +169,8 @@ class MetricWriter:
         """Start the thread, which sends what there is every ``every`` seconds."""
         self._tracking = tracking
         self._run_id = run_id
-        # waiting is this one's own business
-        self._client = (replace(tracking, patience=0) if tracking.patience else tracking).client
+        # waiting is this one's own business; the client is made when it is needed, on the thread
+        self._impatient = replace(tracking, patience=0) if tracking.patience else tracking
         self._every = every
         self._lock = threading.Lock()
         self._metrics: list[Metric] = []
@@ -274,12 +274,12 @@ class MetricWriter:
         # An item leaves the buffer after it has arrived. MLflow drops exact repeats, so sending twice does no harm.
         # Only this thread takes items out, so what it reads here without the lock stays where it is.
         while batch := self._metrics[:_METRICS_A_BATCH]:
-            self._client.log_batch(self._run_id, metrics=batch, synchronous=True)
+            self._impatient.client.log_batch(self._run_id, metrics=batch, synchronous=True)
             with self._lock:
                 del self._metrics[: len(batch)]
         while self._images:
             path, rgb = self._images[0]
-            self._client.log_image(self._run_id, rgb, artifact_file=path)
+            self._impatient.client.log_image(self._run_id, rgb, artifact_file=path)
             with self._lock:
                 del self._images[0]
 

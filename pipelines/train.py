@@ -11,14 +11,15 @@ if __name__ == "__main__":
     sys.exit(run_step("train"))
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from daefr.checkpoint import CONFIG, MODEL, digest_of, load_checkpoint, write_manifest
+from daefr.checkpoint import CONFIG, MODEL, digest_of, load_checkpoint, save_averaged, write_manifest
 from daefr.config import StageName
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
@@ -32,13 +33,14 @@ from pipelines.registry import Version
 from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
 from pipelines.storage import s3
+from pipelines.synthesis.refresh import digests, last_generation, refreshing
 from pipelines.synthesize import DATASET, shard_cache
 from pipelines.training.checkpoints import Checkpoints, checkpoint_name
 from pipelines.training.fit import REPORTS, fit, resources
 from pipelines.training.job import Job
 
 VERSION = 1
-CHECKPOINT = "checkpoint"
+CHECKPOINT, AVERAGED = "checkpoint", "checkpoint-ema"
 
 
 def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping[StageName, Committed]) -> Committed:
@@ -54,6 +56,9 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
         "network": run.config.network.model_dump(mode="json"),
         "seed": run.config.seed,
     }
+    refresh = run.config.data.refresh if name != "hq_codebook" else None  # which sees no LQ image
+    if refresh:
+        settings["refresh"] = refresh
     inputs = {"dataset": dataset.as_input()}
     inputs |= {before: upstream[before].as_input() for before in UPSTREAM[name]}
     inputs |= {f"{before}_champion": _describe(version) for before, version in champions.items()}
@@ -71,6 +76,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             compute=run.config.compute.of(name),
             seed=run.config.seed,
             dataset=dataset.folder / DATASET,
+            refresh=refresh,
             fetch=shard_cache(run, dataset.folder / DATASET),
             checkpoints=_checkpoints(run, folder),
             start=start,
@@ -79,32 +85,44 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             run_id=run_id,
             board=ray.remote(Board).options(num_cpus=0).remote(),
         )
-        with cluster.room(name, resources(job.compute), say, run.config.compute.patience):
+        generations, compute = last_generation(job.dataset, training, refresh), run.config.compute
+        with (
+            cluster.room(name, resources(job.compute), say, compute.patience),
+            refreshing(job.dataset, generations, job.fetch, compute.task_retries),
+        ):
             measured = fit(job)
-            _publish(job, folder / CHECKPOINT)
+            _publish(job, folder)
+        fresh = {f"generation_{number}": digest for number, digest in digests(job.dataset, generations).items()}
+        for key, value in fresh.items():
+            run.tracking.client.set_tag(run_id, f"daefr.input.{key}", value)
         manifest, checkpoint = load_manifest(job.dataset), digest_of(folder / CHECKPOINT)
         told = lineage.describe(run, name, checkpoint, dataset, came_from)
         run.tracking.client.log_dict(run_id, told.model_dump(mode="json"), lineage.LINEAGE)
-        version = registry.register(
-            run.tracking,
-            name,
-            folder / CHECKPOINT,
-            run_id,
-            fingerprint=checkpoint,
-            pack=partial(pack, run.config.data.places("faces")) if name == "restoration" else None,
-            tags={
-                **validation.tags(measured, manifest, training),
-                "daefr.dataset": dataset.as_input().digest,
-                "daefr.recipes": ", ".join(manifest.recipes.values()),
-                "daefr.revision": run.tracking.revision,
-                **{f"daefr.upstream.{before}": version.address for before, version in champions.items()},
-                **({"daefr.start": _describe(start).origin} if start else {}),
-            },
-        )
+        tags = {
+            "daefr.dataset": dataset.as_input().digest,
+            "daefr.recipes": ", ".join(manifest.recipes.values()),
+            "daefr.revision": run.tracking.revision,
+            **{f"daefr.upstream.{before}": version.address for before, version in champions.items()},
+            **({"daefr.generations": str(generations), "daefr.refresh": str(refresh)} if refresh else {}),
+            **({"daefr.start": _describe(start).origin} if start else {}),
+        }
+        packing = partial(pack, run.config.data.places("faces")) if name == "restoration" else None
+
+        def register(checkpoint: Path, measured: Mapping[str, float], more: Mapping[str, str], alias: str) -> int:
+            fingerprint = digest_of(checkpoint)
+            known = {**validation.tags(measured, manifest, training), **tags, **more}
+            return registry.register(
+                run.tracking, name, checkpoint, run_id, fingerprint=fingerprint, pack=packing, tags=known, alias=alias
+            ).number
+
+        outputs: dict[str, Any] = {"checkpoint": CHECKPOINT, **fresh, **measured}
+        if training.ema:
+            averaged = {key.removeprefix("ema_"): value for key, value in measured.items() if key.startswith("ema_")}
+            outputs["ema_version"] = register(folder / AVERAGED, averaged, {"daefr.weights": "ema"}, registry.AVERAGED)
+        outputs["version"] = register(folder / CHECKPOINT, measured, {}, registry.CANDIDATE)
         job.checkpoints.remove()
-        return {"checkpoint": CHECKPOINT, "version": version.number, **measured}, [
-            f"{CHECKPOINT}/{file}" for file in (MODEL, CONFIG, "manifest.json")
-        ]
+        made = [CHECKPOINT, AVERAGED] if training.ema else [CHECKPOINT]
+        return outputs, [f"{each}/{file}" for each in made for file in (MODEL, CONFIG, "manifest.json")]
 
     return run.step(name, VERSION, settings, inputs, work)
 
@@ -140,17 +158,27 @@ def _checkpoints(run: Run, folder: Path) -> Checkpoints:
     return Checkpoints(f"{root}/{folder.name}/{REPORTS}")
 
 
-def _publish(job: Job, target: Path) -> None:
-    """Copy the checkpoint of the last step without what only training needs."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.mkdir()
+def _publish(job: Job, folder: Path) -> None:
+    """Copy the checkpoint of the last step without what only training needs; its averaged weights beside it."""
     try:
         with job.checkpoints.open(checkpoint_name(job.training.last_step)) as last:
-            for name in (MODEL, CONFIG):
-                shutil.copyfile(last.path / name, temporary / name)
+            with _whole(folder / CHECKPOINT) as target:
+                for name in (MODEL, CONFIG):
+                    shutil.copyfile(last.path / name, target / name)
+                write_manifest(target)
+            if job.training.ema:
+                with _whole(folder / AVERAGED) as target:
+                    save_averaged(last, target)
     except UserError as error:
         raise StepFailedError(f"{job.stage}: {error}; the same command goes on from the one before") from None
-    write_manifest(temporary)
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """Give a folder to fill, which has the name `target` when the block is done."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    for folder in (temporary, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    temporary.mkdir()
+    yield temporary
     temporary.rename(target)

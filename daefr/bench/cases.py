@@ -18,8 +18,14 @@ from daefr.network.config import NetworkConfig
 from daefr.restore import FOR_RESTORING
 from daefr.speed import Speed
 from daefr.stages import RestorationStage, Stage, build_stage
-from daefr.stages.config import AutoencoderTraining, PerceptualConfig, RestorationTraining, TrainingConfig
-from daefr.training.loop import Optimization
+from daefr.stages.config import (
+    AssociationTraining,
+    AutoencoderTraining,
+    PerceptualConfig,
+    RestorationTraining,
+    TrainingConfig,
+)
+from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 
 CaseName = Literal["hq_codebook", "association", "restoration", "restore"]
@@ -109,7 +115,8 @@ def _training(name: StageName, speed: Speed) -> TrainingConfig:
     if name == "restoration":
         return RestorationTraining(steps=1, speed=speed)
     # from the start with the discriminators, as most of a training is
-    return AutoencoderTraining.model_validate({"steps": 1, "adversarial": {"start": 0}, "speed": speed})
+    kind = AssociationTraining if name == "association" else AutoencoderTraining
+    return kind.model_validate({"steps": 1, "adversarial": {"start": 0}, "speed": speed})
 
 
 def _random_vgg16(path: Path) -> Path:

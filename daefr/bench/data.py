@@ -1,7 +1,9 @@
 """The command `python -m daefr bench-data`: what making and reading samples costs, beside the plain way to do it.
 
 Plain is how the public reference degrades: a full `filter2D` for every LQ image, and all of it again each time that a
-sample is read. Both sides use the same drawn values and take turns on one core; seconds are the processor's own.
+sample is read, from the PNG file of its face to float tensors. Our loader reads a shard and stops at 8 bits, which the
+device turns into floats. Both sides use the same drawn values and take turns on one core; seconds are the processor's
+own.
 """
 
 import argparse
@@ -20,9 +22,9 @@ import cv2
 import numpy as np
 import torch
 
-from daefr.data.dataset import FaceDataset, Part, training_batches
-from daefr.data.images import Image, decode_image, encode_png, find_images, shrink
-from daefr.data.manifest import NAME, DatasetManifest
+from daefr.data.dataset import Batch, FaceDataset, Part, training_batches
+from daefr.data.images import Image, decode_image, encode_lossless, encode_png, find_images, shrink, to_tensor
+from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
 from daefr.data.portraits import draw_portrait
 from daefr.data.shards import Sample, write_shard
@@ -48,7 +50,7 @@ class Figures:
     bytes_ratio: float
     """Bytes of a sample's images, over those of the same images as PNG files of the full side."""
     loader_speedup: float
-    """Samples of the restoration stage read, over the same degraded plainly whenever they are read."""
+    """Samples of the restoration stage read into batches, over the same degraded plainly whenever they are read."""
     faces_per_second: float
     plain_faces_per_second: float
     samples_per_second: float
@@ -160,12 +162,13 @@ def measure(faces: list[Image], variants: int, folder: Path) -> Figures:
 def _make(faces: list[Image], variants: int, watch: Stopwatch) -> list[Made]:
     made = []
     for number, face in enumerate(faces):
-        made.append(watch.time(lambda: _degrade(face, variants, number), ours=True))  # noqa: B023  # called at once
+        made.append(watch.time(lambda: degrade_face(face, variants, number), ours=True))  # noqa: B023  # called at once
         watch.time(lambda: [_degrade_plainly(face, lq.params["steps"]) for lq in made[-1].lqs], ours=False)  # noqa: B023
     return made
 
 
-def _degrade(face: Image, variants: int, number: int) -> Made:
+def degrade_face(face: Image, variants: int, number: int) -> Made:
+    """Make the LQ variants of the face of some number, as a dataset has them."""
     shared = Face(face)
     return Made(
         face,
@@ -201,7 +204,7 @@ def _difference(face: Image, steps: list[Params]) -> int:
 
 
 def _stored(made: Made) -> int:
-    return len(encode_png(made.face)) + sum(len(lq.file) for lq in made.lqs)
+    return len(encode_lossless(made.face)) + sum(len(lq.file) for lq in made.lqs)
 
 
 def _stored_plainly(made: Made) -> int:
@@ -211,7 +214,7 @@ def _stored_plainly(made: Made) -> int:
 
 def _read(made: list[Made], folder: Path, watch: Stopwatch) -> int:
     """Read every LQ image of the restoration stage once, on both sides; return the number of samples."""
-    _write_dataset(made, folder)
+    write_dataset(made, folder)
     options: dict[str, Any] = {"parts": ("hq", "severe"), "flip": True, "draw": True}
     datasets = FaceDataset(folder, "train", **options), PlainDataset(made, folder, "train", **options)
     ours, plain = (iter(training_batches(each, seed=0, batch=BATCH, rank=0, ranks=1, step=0)) for each in datasets)
@@ -224,37 +227,44 @@ def _read(made: list[Made], folder: Path, watch: Stopwatch) -> int:
     return batches * BATCH
 
 
-def _write_dataset(made: list[Made], folder: Path) -> None:
-    manifest = DatasetManifest(
+def write_dataset(made: list[Made], folder: Path) -> None:
+    """Write degraded faces as a dataset of one shard."""
+    write_manifest(
+        folder,
         resolution=made[0].face.shape[0],
         recipes=RECIPES,
         variants={kind: len(lqs) for kind, lqs in made[0].variants.items()},
         seed=0,
         train=[write_shard(folder / "train-000000.tar", (_sample(number, each) for number, each in enumerate(made)))],
         validation=[],
-        rejected=[],
     )
-    (folder / NAME).write_text(manifest.model_dump_json())
 
 
 def _sample(number: int, made: Made) -> Sample:
-    sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.png": encode_png(made.face)}
+    sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.webp": encode_lossless(made.face)}
     for kind, lqs in made.variants.items():
         sample |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(lqs)}
     return sample
 
 
 class PlainDataset(FaceDataset):
-    """The same samples, degraded plainly whenever they are read."""
+    """The same samples, degraded plainly whenever they are read; images are (3, R, R) float32 in [-1, 1]."""
 
-    def __init__(self, made: list[Made], *arguments: Any, **options: Any) -> None:
-        """Open the dataset that `made` was written to; the rest is passed on."""
-        super().__init__(*arguments, **options)
+    def __init__(self, made: list[Made], folder: Path, *arguments: Any, **options: Any) -> None:
+        """Open the dataset in `folder` that `made` was written to; the rest is passed on."""
+        super().__init__(folder, *arguments, **options)
         self._made = made
+        self._files = [folder / f"{number:08d}.png" for number in range(len(made))]
+        for file, each in zip(self._files, made, strict=True):
+            file.write_bytes(encode_png(each.face))
+
+    def __getitem__(self, position: Position) -> Batch:
+        """Return one sample."""
+        return {name: to_tensor(image.numpy()) for name, image in super().__getitem__(position).items()}
 
     def _read(self, position: Position, part: Part, choice: float) -> Image:
         if part == "hq":
-            self._hq = super()._read(position, part, choice)
+            self._hq = decode_image(self._files[position.sample].read_bytes())
             return self._hq
         lqs = self._made[position.sample].variants[part]
         steps = lqs[int(choice * len(lqs))].params["steps"]

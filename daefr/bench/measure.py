@@ -1,6 +1,7 @@
 """Measuring both sides of a case in turns."""
 
 import multiprocessing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from statistics import median
@@ -16,30 +17,30 @@ SIDES: tuple[Side, ...] = ("ours", "reference")
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a case: medians, and the largest memory."""
+    """What was measured of a case: medians, and the largest memory; of the reference None where it was left out."""
 
     seconds: float
-    reference_seconds: float
-    ratio: float
+    reference_seconds: float | None
+    ratio: float | None
     samples_per_second: float
-    reference_samples_per_second: float
+    reference_samples_per_second: float | None
     peak_bytes: int
-    reference_peak_bytes: int
+    reference_peak_bytes: int | None
     flops_per_second: float
     """Of our side: operations of convolutions and matrix products that it needs, over its seconds."""
     share_of_matrix_rate: float
 
 
-def measure(case: Case, repetitions: int, matrix_rate: float) -> Measured:
-    """Run both sides in turns, so that whatever else the machine does strikes both alike.
+def measure(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Side] = SIDES) -> Measured:
+    """Run both sides in turns, so that whatever else the machine does strikes both alike; or ours alone.
 
     Raises:
         UserError: when a side cannot be run.
 
     """
-    workers = {side: Worker(case, side) for side in SIDES}
+    workers = {side: Worker(case, side) for side in sides}
     try:
-        seconds: dict[Side, list[float]] = {side: [] for side in SIDES}
+        seconds: dict[Side, list[float]] = {side: [] for side in sides}
         for _ in range(repetitions):
             for side, worker in workers.items():
                 seconds[side].append(worker.run())
@@ -47,16 +48,17 @@ def measure(case: Case, repetitions: int, matrix_rate: float) -> Measured:
     finally:
         for worker in workers.values():
             worker.end()
-    ours, reference = (median(seconds[side]) for side in SIDES)
+    ours = median(seconds["ours"])
+    reference = median(seconds["reference"]) if "reference" in sides else None
     rate = workers["ours"].flops / ours
     return Measured(
         seconds=ours,
         reference_seconds=reference,
-        ratio=ours / reference,
+        ratio=ours / reference if reference else None,
         samples_per_second=case.batch / ours,
-        reference_samples_per_second=case.batch / reference,
+        reference_samples_per_second=case.batch / reference if reference else None,
         peak_bytes=peaks["ours"],
-        reference_peak_bytes=peaks["reference"],
+        reference_peak_bytes=peaks.get("reference"),
         flops_per_second=rate,
         share_of_matrix_rate=rate / matrix_rate,
     )

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import torch
 from pydantic import ValidationError
 
-from daefr.bench.cases import CASES, Case, CaseName
-from daefr.bench.measure import Measured, measure, products_type
+from daefr.bench.cases import CASES, Case, CaseName, Side
+from daefr.bench.measure import SIDES, Measured, measure, products_type
 from daefr.bench.worker import matrix_rate
 from daefr.errors import UserError
 from daefr.network.config import AutoencoderConfig, NetworkConfig
@@ -22,6 +22,12 @@ WIDTH = 11
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options; the defaults measure the released width on a CPU in about a quarter of an hour."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--as-reference",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="beside it, the same network computed the way of the public reference (the default)",
+    )
     parser.add_argument("--stages", type=_names, default=CASES, help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--repetitions", type=int, default=3, help="timed runs a side, after one to warm up")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
@@ -49,9 +55,10 @@ def bench(options: argparse.Namespace) -> int:
     if not options.json:
         sys.stdout.write(f"matrix rate of {options.device}, {products_type(cases[0])}: {rate / 1e9:.0f} GFLOP/s\n")
         sys.stdout.write(_row(HEADER))
+    sides: tuple[Side, ...] = SIDES if options.as_reference else ("ours",)
     measured: dict[str, Measured] = {}
     for case in cases:
-        measured[case.name] = measure(case, options.repetitions, rate)
+        measured[case.name] = measure(case, options.repetitions, rate, sides)
         if not options.json:
             sys.stdout.write(_row((case.name, *_columns(measured[case.name]))))
             sys.stdout.flush()
@@ -64,18 +71,7 @@ def _case(name: CaseName, options: argparse.Namespace) -> Case:
     restore = name == "restore"
     resolution = options.restore_resolution if restore else options.resolution
     multipliers = options.restore_multipliers if restore else options.multipliers
-    coarsest = resolution // 2 ** (len(multipliers) - 1)
-    try:
-        network = NetworkConfig(
-            autoencoder=AutoencoderConfig(
-                resolution=resolution,
-                channels=options.channels,
-                multipliers=multipliers,
-                attention_resolutions=(coarsest,),
-            )
-        )
-    except ValidationError as error:
-        raise UserError("; ".join(problem["msg"] for problem in error.errors())) from None
+    network = network_of(resolution, options.channels, multipliers)
     speed = Speed(
         channels_last=options.channels_last,
         autocast=options.autocast,
@@ -85,17 +81,37 @@ def _case(name: CaseName, options: argparse.Namespace) -> Case:
     return Case(name, network, options.restore_batch if restore else options.batch, options.device, speed)
 
 
+def network_of(resolution: int, channels: int, multipliers: tuple[int, ...]) -> NetworkConfig:
+    """Return the network of these sizes, with attention at the coarsest level. Raises `UserError` if there is none."""
+    coarsest = resolution // 2 ** (len(multipliers) - 1)
+    try:
+        sizes = AutoencoderConfig(
+            resolution=resolution, channels=channels, multipliers=multipliers, attention_resolutions=(coarsest,)
+        )
+    except ValidationError as error:
+        raise UserError("; ".join(problem["msg"] for problem in error.errors())) from None
+    return NetworkConfig(autoencoder=sizes)
+
+
 def _columns(measured: Measured) -> tuple[str, ...]:
     return (
         f"{measured.seconds:.3f}",
-        f"{measured.reference_seconds:.3f}",
-        f"{measured.ratio:.2f}",
+        _or_none(measured.reference_seconds, ".3f"),
+        _or_none(measured.ratio, ".2f"),
         f"{measured.samples_per_second:.3f}",
-        f"{measured.peak_bytes / 2**20:.0f}",
-        f"{measured.reference_peak_bytes / 2**20:.0f}",
+        _megabytes(measured.peak_bytes),
+        _megabytes(measured.reference_peak_bytes),
         f"{measured.flops_per_second / 1e9:.0f}",
         f"{measured.share_of_matrix_rate:.0%}",
     )
+
+
+def _megabytes(size: int | None) -> str:
+    return _or_none(None if size is None else size / 2**20, ".0f")
+
+
+def _or_none(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _row(cells: tuple[str, ...]) -> str:

@@ -1,7 +1,9 @@
 """Faces as tensors: the datasets and loaders that the training stages and the measures read."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -11,12 +13,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from daefr.data.components import COMPONENTS, Boxes, flip_boxes
-from daefr.data.images import Image, decode_image, to_tensor
-from daefr.data.manifest import DatasetManifest, Shard, Split, load_manifest
+from daefr.data.generations import await_shards
+from daefr.data.images import Image, decode_image, from_8_bit, mirror
+from daefr.data.manifest import DatasetManifest, Shard, Split, load_manifest, read_shards
 from daefr.data.order import BatchOrder, Position
 from daefr.data.shards import ShardReader
 from daefr.errors import UserError
 from degradations import enlarge
+
+logger = logging.getLogger(__name__)
 
 Part = Literal["hq", "mild", "severe", "components"]
 Batch = dict[str, torch.Tensor]
@@ -41,19 +46,25 @@ class FaceDataset(Dataset[Batch]):
         seed: int = 0,
         flip: bool = False,
         draw: bool = False,
+        refresh: int | None = None,
+        check_digests: bool = False,
         fetch: Fetch | None = None,
     ) -> None:
         """Open the dataset in `folder`.
 
         `parts` names what to decode: `hq`, one kind of LQ image, which becomes `lq`, and the boxes of the facial
         components. With `flip` half of the samples are mirrored; with `draw` each gets one of its LQ variants, without
-        always the first. Both are drawn from (seed, epoch, shard, sample) alone. `fetch` brings the shards where they
-        are elsewhere. Raises `UserError` when the dataset lacks a part.
+        always the first. Both are drawn from (seed, epoch, shard, sample) alone. After every `refresh` epochs the LQ
+        variants are those of the next generation (`daefr.data.generations`). With `check_digests` every shard that is
+        opened is read whole for that; `fetch` brings the shards where they are elsewhere. Raises `UserError` when the
+        dataset lacks a part.
         """
         self._folder, self.manifest = folder, load_manifest(folder)
-        self._split, self._parts, self._seed = split, tuple(parts), seed
-        self._flip, self._draw, self._fetch = flip, draw, fetch or self._beside
-        self._readers: dict[int, ShardReader] = {}
+        self._parts, self._seed, self._refresh = tuple(parts), seed, refresh
+        self._flip, self._draw = flip, draw
+        self._check_digests, self._fetch = check_digests, fetch or self._beside
+        self._readers: dict[tuple[int, int], ShardReader] = {}
+        self._skipped = multiprocessing.Value("q", 0)
         for part in self._parts:
             if part in ("mild", "severe") and self.manifest.variants.get(part, 0) < 1:
                 raise UserError(f"dataset {folder} has no {part} images; it has {', '.join(self.manifest.variants)}")
@@ -61,18 +72,43 @@ class FaceDataset(Dataset[Batch]):
             raise UserError(f"dataset {folder} has no {split} samples")
         if self.manifest.store is not None and fetch is None:
             raise UserError(f"the shards of {folder} are at {self.manifest.store}: copy them beside its manifest")
+        self._shards = {0: list(read_shards(folder, self.manifest.listing(split)))}
 
     @property
     def sizes(self) -> list[int]:
         """The number of samples in each shard."""
-        return [shard.samples for shard in self.manifest.shards(self._split)]
+        return [shard.samples for shard in self._shards[0]]
+
+    @property
+    def skipped(self) -> int:
+        """How often a damaged sample was passed over until now, by this process and those that load for it."""
+        return int(self._skipped.value)
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return sum(self.sizes)
 
     def __getitem__(self, position: Position) -> Batch:
-        """Return one sample; see `Batch`."""
+        """Return one sample, its images as (R, R, 3) uint8; see `Batch`.
+
+        In the place of a damaged sample stands the next whole one of its shard. Raises `UserError` when there is none,
+        or when the shard itself is missing or damaged.
+        """
+        size = self._shards[0][position.shard].samples
+        for number in range(position.sample, position.sample + size):
+            stand_in = position._replace(sample=number % size)
+            try:
+                return self._load(stand_in)
+            except (ValueError, KeyError) as error:
+                reader = self._reader(position.shard)
+                logger.warning(
+                    "%s: sample %s is damaged and passed over: %s", reader.path, reader.key(number % size), error
+                )
+                with self._skipped:
+                    self._skipped.value += 1
+        raise UserError(f"shard {self._reader(position.shard).path} is damaged: none of its samples can be read")
+
+    def _load(self, position: Position) -> Batch:
         rng = np.random.default_rng([self._seed, *position])
         flip, choice = bool(rng.integers(2)) and self._flip, float(rng.random()) if self._draw else 0.0
         sample: Batch = {}
@@ -82,7 +118,7 @@ class FaceDataset(Dataset[Batch]):
                 sample[part] = torch.from_numpy(flip_boxes(boxes, self.manifest.resolution) if flip else boxes)
                 continue
             image = self._read(position, part, choice)
-            sample["hq" if part == "hq" else "lq"] = to_tensor(image[:, ::-1] if flip else image)
+            sample["hq" if part == "hq" else "lq"] = torch.from_numpy(mirror(image) if flip else image)
         return sample
 
     def name(self, position: Position) -> str:
@@ -90,14 +126,16 @@ class FaceDataset(Dataset[Batch]):
         return self._reader(position.shard).key(position.sample)
 
     def _read(self, position: Position, part: Part, choice: float) -> Image:
-        reader = self._reader(position.shard)
+        side = self.manifest.resolution
         if part == "hq":
-            return decode_image(reader.read(position.sample, "hq.png"))
+            image = decode_image(self._reader(position.shard).read_only(position.sample, "hq"))
+            if image.shape != (side, side, 3):
+                raise ValueError(f"an image of {image.shape[1]}x{image.shape[0]} pixels")
+            return image
+        generation = position.epoch // self._refresh if self._refresh else 0
+        reader = self._reader(position.shard, generation)
         variant = int(choice * self.manifest.variants[part])
-        # a JPEG or a PNG, as its recipe ends
-        (name,) = (field for field in reader.fields(position.sample) if field.startswith(f"{part}.{variant}."))
-        small = decode_image(reader.read(position.sample, name))
-        return enlarge(small, self.manifest.resolution)
+        return enlarge(decode_image(reader.read_only(position.sample, f"{part}.{variant}")), side)
 
     def _boxes(self, position: Position) -> Boxes:
         reader = self._reader(position.shard)
@@ -109,16 +147,22 @@ class FaceDataset(Dataset[Batch]):
             )
         return np.array([boxes[name] for name in COMPONENTS], np.float32)
 
-    def _reader(self, shard: int) -> ShardReader:
-        reader = self._readers.pop(shard, None) or self._open(self.manifest.shards(self._split)[shard])
-        self._readers[shard] = reader  # the last in order is the last that was used
+    def _reader(self, shard: int, generation: int = 0) -> ShardReader:
+        key = generation, shard
+        reader = self._readers.pop(key, None) or self._open(self._shards_of(generation)[shard])
+        self._readers[key] = reader  # the last in order is the last that was used
         return reader
+
+    def _shards_of(self, generation: int) -> list[Shard]:
+        if generation not in self._shards:
+            self._shards = {0: self._shards[0], generation: await_shards(self._folder, generation)}
+        return self._shards[generation]
 
     def _open(self, shard: Shard) -> ShardReader:
         if len(self._readers) == OPEN_SHARDS:
             self._readers.pop(next(iter(self._readers))).close()
         with self._fetch(shard) as path:
-            return ShardReader(path.parent, shard)
+            return ShardReader(path.parent, shard, check_digest=self._check_digests)
 
     def _beside(self, shard: Shard) -> AbstractContextManager[Path]:
         return nullcontext(self._folder / shard.name)
@@ -126,29 +170,40 @@ class FaceDataset(Dataset[Batch]):
 
 def training_batches(
     dataset: FaceDataset, *, seed: int, batch: int, rank: int, ranks: int, step: int, workers: int = 0
-) -> Iterable[Batch]:
+) -> Iterator[Batch]:
     """Yield this rank's part of every global batch from `step` on, without end. See `daefr.data.order`.
 
-    `workers` is the number of processes that decode, 0 for none but this one.
+    The images are (B, R, R, 3) uint8, a quarter of what they take as a `Batch`, which `daefr.speed` makes of them on
+    the device. `workers` is the number of processes that decode, 0 for none but this one.
     """
     order = BatchOrder(dataset.sizes, seed=seed, batch=batch, rank=rank, ranks=ranks, step=step)
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         batch_sampler=order,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )
+    try:
+        yield from loader
+    except UserError as error:  # of a process that decodes, its text is a traceback, and the last line what it said
+        raise UserError(
+            str(error).rstrip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")
+        ) from None
 
 
-def validation_batches(dataset: FaceDataset, *, batch: int, rank: int = 0, ranks: int = 1) -> Iterable[Batch]:
+def validation_batches(dataset: FaceDataset, *, batch: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
     """Yield every sample once, in the order of the shards, in batches; this rank gets every `ranks`-th batch.
 
     The batches are the same for any number of ranks: a contrastive loss depends on who shares a batch with whom.
     """
     positions = [Position(0, shard, sample) for shard, size in enumerate(dataset.sizes) for sample in range(size)]
     batches = [positions[start : start + batch] for start in range(0, len(positions), batch)]
-    return DataLoader(dataset, batch_sampler=batches[rank::ranks])
+    for loaded in DataLoader(dataset, batch_sampler=batches[rank::ranks]):
+        yield {
+            name: from_8_bit(part, torch.contiguous_format) if part.dtype == torch.uint8 else part
+            for name, part in loaded.items()
+        }
 
 
 def check_resolution(manifest: DatasetManifest, resolution: int, where: str) -> None:

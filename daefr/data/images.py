@@ -5,13 +5,15 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Image = npt.NDArray[np.uint8]
 
@@ -77,6 +79,17 @@ def encode_png(image: Image) -> bytes:
     return data.tobytes()
 
 
+def encode_lossless(image: Image) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as WebP without loss.
+
+    The quickest method is the best here: of a face of 512 pixels it takes 8 ms and three quarters of a PNG's bytes,
+    and is read in two thirds of a PNG's time. OpenCV offers slower ones only.
+    """
+    stream = io.BytesIO()
+    PIL.Image.fromarray(image).save(stream, "WEBP", lossless=True, quality=0, method=0)
+    return stream.getvalue()
+
+
 def encode_webp(image: Image, quality: int = 90) -> bytes:
     """Encode (H, W, 3) uint8 RGB as WebP, for people to look at."""
     ok, data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
@@ -102,19 +115,28 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def to_tensor(image: Image) -> torch.Tensor:
+def to_tensor(image: Image) -> "torch.Tensor":
     """Turn (H, W, 3) uint8 RGB into (3, H, W) float32 in [-1, 1]."""
+    import torch  # noqa: PLC0415  # it takes seconds and 500 MB, which planning a data set does without
+
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(127.5).sub_(1.0)
 
 
-def to_image(tensor: torch.Tensor) -> Image:
+def from_8_bit(images: "torch.Tensor", layout: "torch.memory_format") -> "torch.Tensor":
+    """Turn (B, R, R, 3) uint8 RGB, wherever it is, into (B, 3, R, R) float32 in [-1, 1], laid out as asked."""
+    import torch  # noqa: PLC0415
+
+    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout).div_(127.5).sub_(1.0)
+
+
+def to_image(tensor: "torch.Tensor") -> Image:
     """Turn (3, H, W) in [-1, 1] into (H, W, 3) uint8 RGB, rounded, values outside clipped."""
     return to_8_bit(tensor).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def to_8_bit(tensor: torch.Tensor) -> torch.Tensor:
+def to_8_bit(tensor: "torch.Tensor") -> "torch.Tensor":
     """Turn values in [-1, 1] into uint8 of the same shape, rounded, values outside clipped."""
-    return tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
 
 
 def shrink(image: Image, side: int) -> Image:
@@ -122,6 +144,11 @@ def shrink(image: Image, side: int) -> Image:
     if image.shape[0] == side and image.shape[1] == side:
         return image
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def mirror(image: Image) -> Image:
+    """Swap left and right of (H, W, 3)."""
+    return np.asarray(cv2.flip(image, 1), np.uint8)
 
 
 def fit(image: Image, side: int) -> Image:

@@ -1,19 +1,26 @@
-"""The list of what a dataset holds: its shards with their digests, and every source that was rejected."""
+"""What a dataset holds: its shards with their digests, and every source that was rejected.
+
+The manifest has the same size for any dataset. What there can be millions of is listed in files beside it, a JSON
+object a line, whose digests it has.
+"""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError, field_validator
 
 from daefr.config import Settings
 from daefr.errors import UserError
+from daefr.files import write_whole
 
 NAME = "manifest.json"
+REJECTED = "rejected.jsonl"
 Split = Literal["train", "validation"]
+Entry = TypeVar("Entry", bound=Settings)
 
 
 class Shard(Settings):
@@ -31,45 +38,102 @@ class Rejection(Settings):
     source: str
     reason: str
 
+    @field_validator("source")
+    @classmethod
+    def _as_text(cls, name: str) -> str:
+        # a file may have a name that is no text, which JSON cannot hold
+        return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
     @property
     def kind(self) -> str:
         """What it is counted under: the reason without the figures, which come after a colon."""
         return self.reason.partition(":")[0]
 
 
+class Listing(Settings):
+    """A file of entries beside the manifest: its name, its digest and its number of lines."""
+
+    file: str
+    sha256: str
+    entries: int
+
+
+class ShardListing(Listing):
+    """A file that lists shards, with what they hold together."""
+
+    samples: int
+    bytes: int
+
+
 class DatasetManifest(Settings):
     """A dataset: square HQ crops of `resolution` pixels with `variants` LQ images of each kind, cut into shards."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     resolution: int
     recipes: dict[str, str]
     variants: dict[str, int]
     seed: int
-    train: list[Shard]
-    validation: list[Shard]
-    rejected: list[Rejection]
-    reasons: dict[str, int] = Field(default_factory=dict)
+    train: ShardListing
+    validation: ShardListing
+    rejected: Listing
+    reasons: dict[str, int]
     """How many were rejected for each kind of reason."""
     store: str | None = None
     """Where the shards are, None where they are beside the manifest."""
 
-    def shards(self, split: Split) -> list[Shard]:
-        """Return the shards of one split, in order."""
+    def listing(self, split: Split) -> ShardListing:
+        """Return what lists the shards of one split."""
         return self.train if split == "train" else self.validation
 
     def samples(self, split: Split) -> int:
         """Return the number of samples of one split."""
-        return sum(shard.samples for shard in self.shards(split))
+        return self.listing(split).samples
 
     def digest(self, split: Split) -> str:
         """Return a digest of the split's content: equal digests mean equal samples, byte for byte."""
-        return hashlib.sha256("".join(shard.sha256 for shard in self.shards(split)).encode()).hexdigest()
+        return self.listing(split).sha256
 
 
-def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
-    """Return how many were rejected for each kind of reason, the most frequent first."""
-    counts = Counter(rejection.kind for rejection in rejected)
-    return dict(sorted(counts.items(), key=lambda count: (-count[1], count[0])))
+def write_manifest(
+    folder: Path,
+    *,
+    resolution: int,
+    recipes: dict[str, str],
+    variants: dict[str, int],
+    seed: int,
+    train: Iterable[Shard],
+    validation: Iterable[Shard],
+    rejected: Iterable[Rejection] = (),
+    store: str | None = None,
+) -> DatasetManifest:
+    """Write the files that list shards and rejections, which are held one at a time, and last the manifest itself."""
+    reasons: Counter[str] = Counter()
+    manifest = DatasetManifest(
+        resolution=resolution,
+        recipes=recipes,
+        variants=variants,
+        seed=seed,
+        train=list_shards(folder / "train.jsonl", train),
+        validation=list_shards(folder / "validation.jsonl", validation),
+        rejected=_write_listing(folder / REJECTED, _counted(rejected, reasons)),
+        reasons=_ordered(reasons),
+        store=store,
+    )
+    write_whole(folder / NAME, manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def list_shards(path: Path, shards: Iterable[Shard]) -> ShardListing:
+    """Write a file that lists shards."""
+    totals = Counter(samples=0, bytes=0)
+
+    def added() -> Iterator[Shard]:
+        for shard in shards:
+            totals.update(samples=shard.samples, bytes=shard.bytes)
+            yield shard
+
+    listing = _write_listing(path, added())
+    return ShardListing(**listing.model_dump(), **totals)
 
 
 def load_manifest(dataset: Path) -> DatasetManifest:
@@ -81,3 +145,55 @@ def load_manifest(dataset: Path) -> DatasetManifest:
         raise UserError(f"{dataset} is not a dataset: it has no {NAME}; pipelines/synthesize.py makes one") from None
     except (ValueError, ValidationError) as error:
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+
+
+def read_shards(dataset: Path, listing: ShardListing) -> Iterator[Shard]:
+    """Yield the shards that a file beside the manifest lists; raises `UserError` when it is not what it was."""
+    return _read_listing(dataset, listing, Shard)
+
+
+def read_rejected(dataset: Path, manifest: DatasetManifest) -> Iterator[Rejection]:
+    """Yield what was rejected. Raises likewise."""
+    return _read_listing(dataset, manifest.rejected, Rejection)
+
+
+def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
+    """Return how many were rejected for each kind of reason, the most frequent first."""
+    return _ordered(Counter(rejection.kind for rejection in rejected))
+
+
+def _counted(rejected: Iterable[Rejection], reasons: Counter[str]) -> Iterator[Rejection]:
+    for rejection in rejected:
+        reasons[rejection.kind] += 1
+        yield rejection
+
+
+def _ordered(reasons: Counter[str]) -> dict[str, int]:
+    return dict(sorted(reasons.items(), key=lambda count: (-count[1], count[0])))
+
+
+def _write_listing(path: Path, entries: Iterable[Settings]) -> Listing:
+    temporary = path.with_name(f".{path.name}.tmp")
+    digest, lines = hashlib.sha256(), 0
+    with temporary.open("wb") as stream:
+        for entry in entries:
+            line = (entry.model_dump_json() + "\n").encode()
+            stream.write(line)
+            digest.update(line)
+            lines += 1
+    temporary.replace(path)
+    return Listing(file=path.name, sha256=digest.hexdigest(), entries=lines)
+
+
+def _read_listing(dataset: Path, listing: Listing, kind: type[Entry]) -> Iterator[Entry]:
+    path = dataset / listing.file
+    try:
+        with path.open("rb") as stream:
+            whole = hashlib.file_digest(stream, "sha256").hexdigest() == listing.sha256
+            stream.seek(0)
+            if whole:
+                yield from (kind.model_validate_json(line) for line in stream)
+                return
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; the manifest beside it names it") from None
+    raise UserError(f"{path} is damaged: it does not have the digest of the manifest")

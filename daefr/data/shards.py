@@ -11,8 +11,6 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import webdataset
-
 from daefr.data.manifest import Shard
 from daefr.errors import UserError
 
@@ -25,6 +23,8 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> Shard:
 
     Equal samples give equal bytes. The keys must have no dot in them, which WebDataset would take for a field's name.
     """
+    import webdataset  # noqa: PLC0415  # it imports PyTorch, which takes seconds and 500 MB: planning does without
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
@@ -52,8 +52,11 @@ def file_digest(path: Path) -> str:
 class ShardReader:
     """Random access to the samples of one shard; opens the file once and reads only the fields that are asked for."""
 
-    def __init__(self, folder: Path, shard: Shard) -> None:
-        """Index the shard. Raises `UserError` when it is missing or not what the manifest says."""
+    def __init__(self, folder: Path, shard: Shard, *, check_digest: bool = False) -> None:
+        """Index the shard. Raises `UserError` when it is missing or not what the manifest says.
+
+        With `check_digest` all of it is read for that; without, its size and the number of its samples must be right.
+        """
         self.path = folder / shard.name
         try:
             self._index = _index(self.path)
@@ -67,7 +70,7 @@ class ShardReader:
                 f"shard {self.path} is damaged: {self.path.stat().st_size} bytes and {len(self._index)} samples "
                 f"where the manifest says {shard.bytes} and {shard.samples}"
             )
-        if file_digest(self.path) != shard.sha256:
+        if check_digest and file_digest(self.path) != shard.sha256:
             raise UserError(f"shard {self.path} is damaged: it does not have the digest of the manifest")
 
     def __len__(self) -> int:
@@ -82,6 +85,16 @@ class ShardReader:
         """Return one field of a sample, such as `hq.png`. Raises `KeyError` when the sample lacks it."""
         offset, size = self._index[index][1][field]
         return os.pread(self._descriptor, size, offset)
+
+    def read_only(self, index: int, stem: str) -> bytes:
+        """Return the one field that begins with `stem` and a dot, such as `hq.webp` of `hq`, whatever its suffix.
+
+        Raises `KeyError` when the sample lacks it.
+        """
+        for field in self._index[index][1]:
+            if field.startswith(f"{stem}."):
+                return self.read(index, field)
+        raise KeyError(stem)
 
     def fields(self, index: int) -> list[str]:
         """Return the names of a sample's fields."""

@@ -13,11 +13,8 @@ from torch import Tensor
 from daefr.checkpoint import load_checkpoint
 from daefr.data.images import Image, to_image, to_tensor
 from daefr.errors import UserError
-from daefr.speed import Speed
+from daefr.restore import FOR_RESTORING
 from daefr.stages import RestorationStage, stage_from_checkpoint
-
-# compilation takes longer to start than a benchmark lasts
-FOR_EVALUATION = Speed(channels_last=True, compile=False)
 
 
 @dataclass(frozen=True)
@@ -29,20 +26,26 @@ class Restored:
 
 
 class Method(Protocol):
-    """Restores aligned faces of `resolution` pixels a side."""
+    """Restores aligned faces."""
 
-    resolution: int
+    @property
+    def resolution(self) -> int:
+        """The side of the faces in pixels."""
+
+    @property
+    def codes(self) -> int | None:
+        """The size of the codebook that `Restored.codes` are of, None where there is none."""
 
     def restore(self, images: Sequence[Image]) -> list[Restored]:
         """Restore faces, each (R, R, 3) uint8 RGB."""
 
 
 class TrainedModel:
-    """A restoration model of ours; `codes` is the size of its codebook."""
+    """A restoration model of ours."""
 
     def __init__(self, stage: RestorationStage, device: torch.device) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint."""
-        self._stage, self._device = FOR_EVALUATION.prepare(stage, device).eval(), device
+        self._stage, self._device = FOR_RESTORING.prepare(stage, device).eval(), device
         self.resolution: int = stage.network.autoencoder.resolution
         self.codes: int = stage.network.autoencoder.codes
 
@@ -58,7 +61,7 @@ class TrainedModel:
     @torch.no_grad()
     def restore(self, images: Sequence[Image]) -> list[Restored]:
         """See `Method`."""
-        with FOR_EVALUATION.autocast_on(self._device):
+        with FOR_RESTORING.autocast_on(self._device):
             output = self._stage.generator.restore(self._batch(images))
         codes = output.indices.cpu().numpy()
         return [Restored(to_image(image), mine) for image, mine in zip(output.image, codes, strict=True)]
@@ -66,10 +69,10 @@ class TrainedModel:
     @torch.no_grad()
     def reconstruct(self, images: Sequence[Image]) -> list[Image]:
         """Return HQ faces, (R, R, 3) uint8 RGB, as their true codes render them."""
-        with FOR_EVALUATION.autocast_on(self._device):
+        with FOR_RESTORING.autocast_on(self._device):
             decoded = self._stage.generator.decode(self._stage.target(self._batch(images)).indices)
         return [to_image(image) for image in decoded]
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
         stacked = torch.stack([to_tensor(image) for image in images])
-        return FOR_EVALUATION.arrange({"images": stacked}, self._device)["images"]
+        return FOR_RESTORING.arrange({"images": stacked}, self._device)["images"]

@@ -32,6 +32,7 @@ class OtherMethod:
     """
 
     resolution = SIDE
+    codes = None  # they have codebooks, but spandrel does not tell which codes were chosen
 
     def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
         """Use a network of spandrel's with its weights filled."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daefr import ranks
+
 TEMPERATURE = 0.07
 
 
@@ -17,7 +19,7 @@ class Contrast(NamedTuple):
     """Share of the positions, HQ and LQ alike, whose closest partner is the right one: in [0, 1], detached."""
 
 
-def contrast(hq: Tensor, lq: Tensor) -> Contrast:
+def contrast(hq: Tensor, lq: Tensor, *, gather: bool = False) -> Contrast:
     """Symmetric cross-entropy that makes each HQ position recognize the LQ position of the same place and face.
 
     The temperature is constant, as it is in the reference, where no optimizer holds it.
@@ -25,14 +27,26 @@ def contrast(hq: Tensor, lq: Tensor) -> Contrast:
     Args:
         hq: (B, C, H, W), the HQ latent before quantization.
         lq: (B, C, H, W), the LQ latent of the same faces.
+        gather: whether the positions to choose from are those of all ranks, who must have equal parts, rather than
+            this one's. The mean over the ranks is then the loss of the whole batch, and so are its gradients.
 
     """
     with torch.autocast(hq.device.type, enabled=False):
-        logits = _rows(hq) @ _rows(lq).t() / TEMPERATURE
-        partners = torch.arange(len(logits), device=logits.device)
-        loss = (F.cross_entropy(logits, partners) + F.cross_entropy(logits.t(), partners)) / 2
-        right = (logits.argmax(1) == partners).float().mean() + (logits.argmax(0) == partners).float().mean()
-        return Contrast(loss, right.detach() / 2)
+        mine, partners = (_rows(hq), _rows(lq)), torch.arange(len(hq) * hq[0, 0].numel(), device=hq.device)
+        others = mine
+        if gather:
+            others = ranks.concatenate(mine[0]), ranks.concatenate(mine[1])
+            partners = partners + ranks.rank() * len(partners)
+        losses, right = zip(
+            *(_recognize(*sides, partners) for sides in zip(mine, reversed(others), strict=True)), strict=True
+        )
+        return Contrast(torch.stack(losses).mean(), torch.stack(right).mean())
+
+
+def _recognize(rows: Tensor, others: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
+    """Return loss and accuracy of finding each of `rows` (M, C) at its place among `others` (N, C)."""
+    logits = rows @ others.t() / TEMPERATURE
+    return F.cross_entropy(logits, partners), (logits.argmax(1) == partners).float().mean()
 
 
 def _rows(z: Tensor) -> Tensor:

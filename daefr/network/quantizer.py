@@ -130,7 +130,9 @@ class Quantizer(nn.Module):
 
 def count_codes(indices: Tensor, codes: int) -> Tensor:
     """Return how often each of `codes` codes occurs in `indices` (any shape): (codes,) int64."""
-    return torch.bincount(indices.flatten(), minlength=codes)
+    # bincount does the same, but waits for a GPU to tell the largest index
+    flat = indices.flatten()
+    return torch.zeros(codes, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
 
 
 def codebook_usage(counts: Tensor) -> CodebookUsage:

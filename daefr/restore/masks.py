@@ -1,5 +1,9 @@
-"""Which part of an aligned crop is pasted back: a soft mask, (S, S) float32 from 0 to 1, that is 0 at its border."""
+"""Which part of an aligned crop is pasted back: a soft mask, (512, 512) float32 from 0 to 1, that is 0 at its border.
 
+It covers the whole crop, however many pixels that has, and is not to be written to.
+"""
+
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -13,28 +17,32 @@ from daefr.published import Published
 
 Mask = npt.NDArray[np.float32]
 
+SIDE = 512
+
 PARSENET = Published(
     name="parsing_parsenet.pth",
     url="https://github.com/xinntao/facexlib/releases/download/v0.2.2/parsing_parsenet.pth",
     sha256="3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
 )
-PARSENET_SIDE, PARSENET_CLASSES = 512, 19
+PARSENET_CLASSES = 19
 PASTED_CLASSES = (*range(1, 14), 15)
 """Skin, nose, glasses, eyes, brows, ears, mouth, lips, hair and earrings; not the background, hat, neck and clothes."""
-SOFTNESS = 11 / 512
-"""Of the parsed mask's edge: the deviation of its blur, as a share of the crop's side."""
+SOFTNESS = 11.0
+"""Of the parsed mask's edge: the deviation of its blur, in pixels of the mask."""
 LEAST_FACE = 0.3
 """A parsed mask that covers less of the face's oval is a mistake of the parser."""
 
 
-def whole_mask(side: int) -> Mask:
-    """Return the mask of a crop as a whole: a square with round corners, whose outer quarter fades out."""
-    return _oval(side, centre=(0.5, 0.5), radii=(0.5, 0.5), power=4, fade=0.3)
+@cache
+def whole_mask() -> Mask:
+    """Return the mask of a crop as a whole: a square with round corners, whose outer part fades out."""
+    return _oval(centre=(0.5, 0.5), radii=(0.5, 0.5), power=4, fade=0.3)
 
 
-def face_mask(side: int) -> Mask:
+@cache
+def face_mask() -> Mask:
     """Return the mask of the face alone, as the template has it: the oval from the forehead to the chin."""
-    return _oval(side, centre=(0.5, 0.58), radii=(0.33, 0.42), power=2, fade=0.4)
+    return _oval(centre=(0.5, 0.58), radii=(0.33, 0.42), power=2, fade=0.4)
 
 
 class FaceParser:
@@ -52,24 +60,20 @@ class FaceParser:
 
         if not path.is_file():
             raise UserError(f"there are no weights of a face parser at {path}: {PARSENET.url} has them")
-        network = ParseNet(in_size=PARSENET_SIDE, out_size=PARSENET_SIDE, parsing_ch=PARSENET_CLASSES)
+        network = ParseNet(in_size=SIDE, out_size=SIDE, parsing_ch=PARSENET_CLASSES)
         PARSENET.fill(network, PARSENET.tensors(path), path)
         return cls(network, device)
 
     def __call__(self, crop: Image) -> Mask:
-        """Return the soft mask of the face in a crop (S, S, 3) uint8 RGB; without one, that of the whole crop."""
-        side = len(crop)
-        resized = np.asarray(cv2.resize(crop, (PARSENET_SIDE, PARSENET_SIDE), interpolation=cv2.INTER_LINEAR), np.uint8)
+        """Return the mask of the face in a crop (S, S, 3) uint8 RGB; where it finds none, that of the whole crop."""
+        resized = np.asarray(cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.uint8)
         with torch.inference_mode():
             scores, _ = self._network(to_tensor(resized)[None].to(self._device))
         classes = scores[0].argmax(0).cpu().numpy()
         pasted = np.isin(classes, PASTED_CLASSES).astype(np.float32)
-        pasted = np.asarray(cv2.resize(pasted, (side, side), interpolation=cv2.INTER_AREA), np.float32)
-        oval = face_mask(side)
-        if (pasted * oval).sum() < LEAST_FACE * oval.sum():
-            return whole_mask(side)
-        soft = cv2.GaussianBlur(pasted, (0, 0), SOFTNESS * side)
-        return np.asarray(soft * whole_mask(side), np.float32)
+        if (pasted * face_mask()).sum() < LEAST_FACE * face_mask().sum():
+            return whole_mask()
+        return np.asarray(cv2.GaussianBlur(pasted, (0, 0), SOFTNESS) * whole_mask(), np.float32)
 
 
 def find_parser(path: Path | None) -> Path | None:
@@ -78,10 +82,14 @@ def find_parser(path: Path | None) -> Path | None:
     return path or (cached if cached.is_file() else None)
 
 
-def _oval(side: int, centre: tuple[float, float], radii: tuple[float, float], power: float, fade: float) -> Mask:
+def _oval(centre: tuple[float, float], radii: tuple[float, float], power: float, fade: float) -> Mask:
     """Return 1 inside of a superellipse, 0 outside, and a smooth step in its outer part, `fade` of the radius wide."""
-    place = (np.arange(side) + 0.5) / side
+    place = (np.arange(SIDE) + 0.5) / SIDE
     x, y = np.abs(place - centre[0]) / radii[0], np.abs(place - centre[1]) / radii[1]
     radius = (x[None, :] ** power + y[:, None] ** power) ** (1 / power)
     step = np.clip((1 - radius) / fade, 0, 1)
-    return np.asarray(step * step * (3 - 2 * step), np.float32)
+    mask = np.asarray(step * step * (3 - 2 * step), np.float32)
+    # where it ends it is nothing, so that nothing beyond it is touched
+    mask[[0, -1]] = mask[:, [0, -1]] = 0
+    mask.flags.writeable = False
+    return mask

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
 from daefr.checkpoint import load_checkpoint
-from daefr.data.images import Image, shrink, to_image, to_tensor
+from daefr.data.images import Image, fit, to_image, to_tensor
 from daefr.errors import UserError
 from daefr.released import read_restoration
 from daefr.restore.photograph import ImageError
@@ -54,10 +52,7 @@ class CropRestorer:
 
     def resize(self, crop: Image) -> Image:
         """Return a square crop at the model's resolution, as the network sees it."""
-        if len(crop) >= self.resolution:
-            return shrink(crop, self.resolution)
-        side = (self.resolution, self.resolution)
-        return np.asarray(cv2.resize(crop, side, interpolation=cv2.INTER_LINEAR), np.uint8)
+        return fit(crop, self.resolution)
 
     def _restore(self, crops: Sequence[Image]) -> list[Image | ImageError]:
         lq = torch.stack([to_tensor(self.resize(crop)) for crop in crops])

@@ -1,5 +1,6 @@
 """Restored crops back into their photograph, without a seam and without touching anything else."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from daefr.restore.masks import Mask, face_mask
 COARSE = 8
 """Colours are matched in an eighth of the crop's detail."""
 
+MASK_DIMENSIONS = 2
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -21,8 +24,8 @@ Floats = npt.NDArray[np.float32]
 class Patch:
     """What is pasted.
 
-    `image`: (S, S, 3) uint8 RGB. `mask`: (S, S), how much of it is pasted where. `matrix`: the similarity that brings
-    points of the photograph to the patch, see `daefr.faces`.
+    `image`: (S, S, 3) uint8 RGB. `mask`: (M, M), how much of it is pasted where. `matrix`: the similarity that brings
+    points of the photograph to the image, see `daefr.faces`.
     """
 
     image: Image
@@ -67,19 +70,19 @@ def paste(photograph: Image, patches: Sequence[Patch]) -> Image:
     for patch, box in zip(patches, boxes, strict=True):
         if box is None:
             continue
-        mask = _placed(patch.mask, patch.matrix, box)
-        own = _placed_face(patch, box)
+        mask = _placed_mask(patch.mask, patch, box)
+        own = _placed_mask(face_mask(), patch, box)
         for other, place in zip(patches, boxes, strict=True):
             if other is not patch and place is not None and _meet(box, place):
-                mask *= 1 - np.maximum(0, _placed_face(other, box) - own)
+                mask *= 1 - np.maximum(0, _placed_mask(face_mask(), other, box) - own)
         before = result[box.slices].astype(np.float32)
         after = before + mask[..., None] * (_placed(patch.image, patch.matrix, box) - before)
         result[box.slices] = np.clip(np.rint(after), 0, 255).astype(np.uint8)
     return result
 
 
-def _placed_face(patch: Patch, box: _Box) -> Floats:
-    return _placed(face_mask(len(patch.mask)), patch.matrix, box)
+def _placed_mask(mask: Mask, patch: Patch, box: _Box) -> Floats:
+    return _placed(mask, patch.matrix * (len(mask) / len(patch.image)), box)
 
 
 def _box_of(patch: Patch, height: int, width: int) -> _Box | None:
@@ -103,21 +106,18 @@ def _meet(a: _Box, b: _Box) -> bool:
 
 def _placed(image: Image | Mask, matrix: Matrix, box: _Box) -> Floats:
     """Sample a patch's image or mask in a box of the photograph, without aliasing where that shrinks it."""
-    side = len(image)
-    scale = scale_of(matrix)
-    if scale > 1:
-        small = max(1, round(side / scale))
-        image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        matrix = matrix * (small / side)
-    # from the middle of a pixel of the box to that of one of the patch
+    finer = max(1, math.ceil(scale_of(matrix)))
     way = matrix.copy()
-    way[:, 2] += way[:, :2] @ (box.left + 0.5, box.top + 0.5) - 0.5
-    is_mask = image.ndim == 2
+    way[:, :2] /= finer
+    # from the middle of a pixel of the box to that of one of the patch
+    way[:, 2] += matrix[:, :2] @ (box.left, box.top) + way[:, :2] @ (0.5, 0.5) - 0.5
+    is_mask = image.ndim == MASK_DIMENSIONS
+    size = (box.right - box.left, box.bottom - box.top)
     placed = cv2.warpAffine(
         image.astype(np.float32),
         way,
-        (box.right - box.left, box.bottom - box.top),
+        (size[0] * finer, size[1] * finer),
         flags=cv2.WARP_INVERSE_MAP | (cv2.INTER_LINEAR if is_mask else cv2.INTER_CUBIC),
         borderMode=cv2.BORDER_CONSTANT if is_mask else cv2.BORDER_REPLICATE,
     )
-    return np.asarray(placed, np.float32)
+    return np.asarray(cv2.resize(placed, size, interpolation=cv2.INTER_AREA), np.float32)

@@ -24,8 +24,8 @@ MAX_PROFILE = 4 * 2**20
 MAX_SCANS = 200
 """Progressive JPEGs have about ten scans, each a pass over all pixels; a file of some megabytes could have thousands,
 and take hours."""
-ALMOST_GRAY = 3
-"""What JPEG's colours of a gray photograph are off by."""
+ONE_TONE = 3.0
+"""By how much, in levels of 255, the colours of a black and white photograph deviate from its tone, in a JPEG."""
 
 BITS_PER_SAMPLE = 258
 PNG_DEPTH = 24
@@ -49,12 +49,10 @@ class Photograph:
     """Stored with one channel of gray."""
 
     @property
-    def is_gray(self) -> bool:
-        """Whether it has no colours."""
-        if self.one_channel:
-            return True
+    def is_monochrome(self) -> bool:
+        """Whether all its colours are of one tone, such as gray."""
         red, green, blue = (self.pixels[..., channel].astype(np.int16) for channel in range(3))
-        return bool(max(np.abs(red - green).max(), np.abs(green - blue).max()) <= ALMOST_GRAY)
+        return self.one_channel or bool(max((red - green).std(), (green - blue).std()) <= ONE_TONE)
 
     def png(self) -> bytes:
         """Encode as PNG with its transparency and colour profile."""

@@ -27,6 +27,8 @@ from daefr.stages import RestorationStage
 
 BATCH = 4
 SCALES = (1, 2, 4)
+LEAST_FACE = 2.0
+"""Pixels between eyes and mouth; what is smaller is a mistake of the detector, and has no direction."""
 
 
 @dataclass(frozen=True)
@@ -286,9 +288,9 @@ class Restorer:
             faces = [min(faces, key=lambda face: _distance(face, width / 2, height / 2))]
         opened = Opened(photograph, colours, [], scale=upscale)
         for face in faces:
-            matrix = alignment_matrix(face.landmarks, self.resolution)
-            if not np.isfinite(matrix).all():
+            if np.ptp(face.landmarks, axis=0).max() < LEAST_FACE:
                 continue
+            matrix = alignment_matrix(face.landmarks, self.resolution)
             opened.faces.append((face, matrix))
             opened.crops.append(colours.to_srgb(warp(photograph.pixels, matrix, self.resolution)))
         return opened
@@ -309,11 +311,11 @@ class Restorer:
 
     def _paste(self, opened: Opened, faces: Sequence[RestoredFace], scale: int) -> Photograph:
         photograph = opened.photograph
-        is_gray = bool(faces) and photograph.is_gray
+        is_monochrome = bool(faces) and photograph.is_monochrome
         patches = []
         for face in faces:
             image = match_colours(face.restored, face.crop)
-            image = _without_colours(image) if is_gray else opened.colours.from_srgb(image)
+            image = opened.colours.from_srgb(_in_tone_of(face.crop, image) if is_monochrome else image)
             matrix = face.matrix.copy()
             matrix[:, :2] /= scale
             patches.append(Patch(image, self._mask(face.restored), matrix))
@@ -324,7 +326,7 @@ class Restorer:
         return Photograph(paste(background, patches), alpha, photograph.profile, photograph.one_channel)
 
     def _mask(self, restored: Image) -> Mask:
-        return whole_mask(len(restored)) if self._parser is None else self._parser(restored)
+        return whole_mask() if self._parser is None else self._parser(restored)
 
 
 def _check_square(photograph: Photograph) -> None:
@@ -338,6 +340,7 @@ def _distance(face: DetectedFace, x: float, y: float) -> float:
     return float(np.hypot((left + right) / 2 - x, (top + bottom) / 2 - y))
 
 
-def _without_colours(image: Image) -> Image:
-    luminance = np.rint(image @ np.array([0.299, 0.587, 0.114]))
-    return np.repeat(luminance.astype(np.uint8)[..., None], 3, axis=2)
+def _in_tone_of(crop: Image, image: Image) -> Image:
+    """Return an image with its own light and the colours of the crop that it was made from."""
+    lighter = (image.astype(np.float64) - crop) @ np.array([0.299, 0.587, 0.114])
+    return np.asarray(np.clip(crop + np.rint(lighter)[..., None], 0, 255), np.uint8)

@@ -1,9 +1,16 @@
-"""The four training stages of DAEFR: what each trains, from which images, towards which loss, and from what start."""
+"""The four training stages of DAEFR: what each trains, from which images, towards which loss, and from what start.
 
-from daefr.stages.autoencoder import AutoencoderStage
-from daefr.stages.base import Loss, Stage
-from daefr.stages.build import STAGES, UPSTREAM, build_stage, continue_from, stage_from_checkpoint, start_from
-from daefr.stages.restoration import RestorationStage
+Their settings (`daefr.stages.config`) are read without PyTorch; it is imported with the first stage that is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daefr.stages.autoencoder import AutoencoderStage
+    from daefr.stages.base import Loss, Stage
+    from daefr.stages.build import STAGES, UPSTREAM, build_stage, continue_from, stage_from_checkpoint, start_from
+    from daefr.stages.restoration import RestorationStage
 
 __all__ = [
     "STAGES",
@@ -17,3 +24,10 @@ __all__ = [
     "stage_from_checkpoint",
     "start_from",
 ]
+_HOMES = {"AutoencoderStage": "autoencoder", "Loss": "base", "RestorationStage": "restoration", "Stage": "base"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'build')}"), name)

@@ -16,10 +16,10 @@ from daefr.network.config import NetworkConfig
 from daefr.network.discriminator import Discriminator
 from daefr.network.quantizer import count_codes
 from daefr.network.vqgan import VQGAN, VQGANOutput
-from daefr.ranks import broadcast, total
+from daefr.ranks import broadcast, concatenate, total
 from daefr.stages.base import Average, Loss, Stage
 from daefr.stages.components import ComponentDiscriminators
-from daefr.stages.config import AutoencoderTraining
+from daefr.stages.config import AssociationTraining, AutoencoderTraining
 
 Outputs = dict[str, VQGANOutput]
 Scores = dict[str, tuple[Tensor, Tensor]]
@@ -75,6 +75,7 @@ class AutoencoderStage(Stage):
     def __init__(self, name: StageName, network: NetworkConfig, training: AutoencoderTraining) -> None:
         super().__init__(name, network)
         self._training = training
+        self._gather = isinstance(training, AssociationTraining) and training.gather
         self.branches = self.BRANCHES[name]
         self.parts = tuple(self.PARTS[branch] for branch in self.branches)
         self.generator = Autoencoders({branch: VQGAN(network.autoencoder) for branch in self.branches})
@@ -84,6 +85,8 @@ class AutoencoderStage(Stage):
             self.parts = (*self.parts, "components")
             components = ComponentDiscriminators(self.branches, network, training.components)
         self.discriminator = Discriminators(critics, components)
+        if training.adversarial.sync_batchnorm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.discriminator)  # type: ignore[no-untyped-call]
         self.perceptual: PerceptualLoss | None = None
         if training.perceptual.weight:
             self.perceptual = PerceptualLoss.load(training.perceptual.vgg16)
@@ -111,7 +114,9 @@ class AutoencoderStage(Stage):
                 total_loss = total_loss + extra.total
                 terms |= {self._label(branch, name): term for name, term in extra.terms.items()}
         if len(self.branches) > 1:
-            contrastive, accuracy = contrast(output["hq"].z, output["lq"].z)
+            # a batch of validation is whole already, on one rank
+            gather = self._gather and self.training
+            contrastive, accuracy = contrast(output["hq"].z, output["lq"].z, gather=gather)
             total_loss = total_loss + contrastive
             terms |= {"contrastive": contrastive.detach(), "association_accuracy": accuracy}
         return Loss(total_loss, terms)
@@ -173,27 +178,27 @@ class AutoencoderStage(Stage):
 
     @torch.no_grad()
     def before_training(self, batch: Batch, seed: int) -> None:
-        """Start the codes at the k-means centres of rank 0's first batch, where that is asked for."""
+        """Start the codes at the k-means centres of the first batch, where that is asked for."""
         if not self._training.codebook.kmeans_start:
             return
         for branch in self.branches:
             vqgan = self.generator.branch(branch)
-            vqgan.quantize.initialize(vqgan.encode(batch[branch]), torch.Generator().manual_seed(seed))
+            vqgan.quantize.initialize(concatenate(vqgan.encode(batch[branch])), torch.Generator().manual_seed(seed))
             broadcast(vqgan.quantize.embedding.weight)
 
     @torch.no_grad()
-    def after_step(self, step: int, output: Outputs, seed: int) -> None:
-        """Move codes that nobody used for a while onto positions of rank 0's batch, where that is asked for."""
+    def after_step(self, step: int, output: Outputs, indices: dict[str, Tensor], seed: int) -> None:
+        """Move codes that nobody used for a while onto positions of the batch, where that is asked for."""
         remedies = self._training.codebook
         if not remedies.restart_every or (remedies.restart_until and step > remedies.restart_until):
             return
         for branch in self.branches:
             quantizer, counts = self.generator.branch(branch).quantize, self.get_buffer(f"counts_{branch}")
             # of all ranks at every step: a checkpoint has room for one count
-            counts += total(count_codes(output[branch].indices, quantizer.codes))
+            counts += total(count_codes(indices[self._codebook(branch)], quantizer.codes))
             if step % remedies.restart_every == 0:
                 generator = torch.Generator().manual_seed(seed + step)
-                quantizer.restart_dead(output[branch].z, counts, generator)
+                quantizer.restart_dead(concatenate(output[branch].z), counts, generator)
                 broadcast(quantizer.embedding.weight)
                 counts.zero_()
 
@@ -210,7 +215,10 @@ class AutoencoderStage(Stage):
 
     def code_indices(self, output: Outputs) -> dict[str, Tensor]:
         """See `Stage`."""
-        return {branch if len(self.branches) > 1 else "": output[branch].indices for branch in self.branches}
+        return {self._codebook(branch): output[branch].indices for branch in self.branches}
+
+    def _codebook(self, branch: str) -> str:
+        return branch if len(self.branches) > 1 else ""
 
     def _label(self, branch: str, name: str) -> str:
         return f"{branch}_{name}" if len(self.branches) > 1 else name

@@ -70,8 +70,11 @@ class Stage(nn.Module, ABC):
     def before_training(self, batch: Batch, seed: int) -> None:
         """Prepare with the first batch of the whole training; every rank must come to the same."""
 
-    def after_step(self, step: int, output: Any, seed: int) -> None:
-        """Do what is due once the optimizers have stepped; every rank must come to the same."""
+    def after_step(self, step: int, output: Any, indices: dict[str, Tensor], seed: int) -> None:
+        """Do what is due once the optimizers have stepped; every rank must come to the same.
+
+        `output` is that of the batch's last part, `indices` are the `code_indices` of the whole batch.
+        """
 
     def weights(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds, by name; no tensor twice."""

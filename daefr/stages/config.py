@@ -1,12 +1,19 @@
 """Settings of a stage's training. The defaults are the released recipe's."""
 
+import math
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from daefr.config import Settings
+from daefr.errors import UserError
 from daefr.speed import Speed
+
+if TYPE_CHECKING:
+    import torch
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(Settings):
@@ -18,15 +25,51 @@ class TrainingConfig(Settings):
         None, description="Checkpoint directory of this stage to start from, or a version as models:/NAME@ALIAS."
     )
     batch: PositiveInt = Field(32, description="Samples a step, over all workers together.")
+    accumulate: PositiveInt = Field(
+        1,
+        description="Equal parts that the batch is computed in, one after the other, to save memory. What looks beyond "
+        "its own sample (contrastive loss, adaptive weight, BatchNorm) sees a part.",
+    )
     base_learning_rate: PositiveFloat = Field(4.5e-6, description="Learning rate a sample of the global batch.")
+    warmup: NonNegativeInt = Field(0, description="Steps in which the learning rate rises to its full height.")
+    schedule: Literal["multistep", "cosine"] = Field(
+        "multistep", description="Whether the learning rate falls at `milestones`, or as a cosine down to `floor`."
+    )
     milestones: tuple[PositiveInt, ...] = Field((), description="Steps at which the learning rate falls by `gamma`.")
     gamma: PositiveFloat = 0.1
+    floor: Share = Field(0.0, description="Share of the learning rate that is left at the end of a cosine.")
+    clip_gradient: PositiveFloat | None = Field(
+        None, description="Largest norm of the gradients of each of generator and discriminator; none by default."
+    )
+    ema: Share | None = Field(
+        None,
+        description="Decay of a moving average of the weights, such as 0.999; validated and registered beside them.",
+    )
     flip: bool = Field(True, description="Mirror half of the training images.")
     betas: tuple[float, float] = (0.5, 0.9)
     log_every: PositiveInt = 50
     validate_every: PositiveInt = 1000
     checkpoint_every: PositiveInt = 1000
+    checkpoint_minutes: PositiveFloat | None = Field(
+        None, description="Make a checkpoint also whenever the last one is so many minutes old."
+    )
     speed: Speed = Field(Speed(), description="How it is computed; by default as suits the device.")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch={self.batch} does not divide into accumulate={self.accumulate} equal parts")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_is_one(self) -> Self:
+        if self.schedule == "cosine" and self.milestones:
+            raise ValueError("milestones mean nothing to schedule=cosine: give one of the two")
+        if self.schedule == "multistep" and self.floor:
+            raise ValueError("floor means nothing to schedule=multistep: it is where schedule=cosine ends")
+        if self.steps and self.warmup >= self.steps:
+            raise ValueError(f"warmup={self.warmup} leaves no step of steps={self.steps} at the full learning rate")
+        return self
 
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:
@@ -50,13 +93,27 @@ class TrainingConfig(Settings):
         return self.steps
 
     @property
+    def part(self) -> int:
+        """The samples of one of the parts that a batch is computed in, over all workers together."""
+        return self.batch // self.accumulate
+
+    @property
     def learning_rate(self) -> float:
-        """The learning rate of the first step."""
+        """The learning rate at its full height."""
         return self.base_learning_rate * self.batch
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step: a pure function, so that a schedule has nothing to save."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        if self.schedule == "cosine":
+            done = (step - self.warmup) / (self.last_step - self.warmup)
+            return self.learning_rate * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
         return float(self.learning_rate * self.gamma ** sum(step >= milestone for milestone in self.milestones))
+
+    def check_device(self, device: "torch.device") -> None:
+        """Raise `UserError` for what a device cannot do."""
+        self.speed.check_device(device)
 
 
 class AdversarialConfig(Settings):
@@ -64,6 +121,10 @@ class AdversarialConfig(Settings):
 
     weight: NonNegativeFloat = Field(0.8, description="Factor on the adaptively weighted term; 0 turns it off.")
     start: NonNegativeInt = Field(30001, description="First step with a discriminator.")
+    sync_batchnorm: bool = Field(
+        False,
+        description="Normalize by the statistics of all workers' parts rather than of each one's own; GPUs only.",
+    )
 
 
 class PerceptualConfig(Settings):
@@ -117,6 +178,24 @@ class AutoencoderTraining(TrainingConfig):
                 "discriminator is ever trained: turn the adversarial term on, or components.weight=0"
             )
         return self
+
+    def check_device(self, device: "torch.device") -> None:
+        """See `TrainingConfig`."""
+        super().check_device(device)
+        if self.adversarial.sync_batchnorm and device.type != "cuda":
+            raise UserError(
+                f"adversarial.sync_batchnorm=true needs GPUs: torch has it for CUDA only, not {device.type}"
+            )
+
+
+class AssociationTraining(AutoencoderTraining):
+    """Training of both autoencoders together: stage 2."""
+
+    gather: bool = Field(
+        True,
+        description="Contrast the whole batch, so that the number of workers changes nothing; false contrasts each "
+        "worker's part alone, as the released training did.",
+    )
 
 
 class RestorationTraining(TrainingConfig):

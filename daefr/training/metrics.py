@@ -1,28 +1,33 @@
 """Averages of what training steps report, kept on the device until somebody asks."""
 
+import resource
+import sys
 import time
 from collections import defaultdict
 
 import torch
 from torch import Tensor
 
+from daefr import ranks
 from daefr.network.quantizer import codebook_usage, count_codes
-from daefr.ranks import average, total
+from daefr.training.clock import Clock
+
+KIBIBYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class MetricWindow:
     """The steps since the last `flush`. Nothing is moved off the device before, so no step waits for it."""
 
-    def __init__(self, codes: int) -> None:
-        """Begin, for codebooks of `codes` entries."""
-        self._codes = codes
+    def __init__(self, codes: int, clock: Clock, device: torch.device) -> None:
+        """Begin, for codebooks of `codes` entries, and steps on `device` whose parts `clock` times."""
+        self._codes, self._clock, self._device = codes, clock, device
         self._clear()
 
     def _clear(self) -> None:
         self._values: dict[str, list[Tensor]] = defaultdict(list)
         self._counts: dict[str, Tensor] = {}
-        self._samples = 0
-        self._start = time.perf_counter()
+        self._steps = self._samples = 0
+        self._start, self._start_of_process = time.perf_counter(), time.process_time()
 
     def add(self, terms: dict[str, Tensor], indices: dict[str, Tensor], samples: int) -> None:
         """Add one step: its terms (scalars), the codes it used by codebook, and the size of its global batch."""
@@ -31,19 +36,41 @@ class MetricWindow:
         for name, used in indices.items():
             counts = count_codes(used, self._codes)
             self._counts[name] = self._counts[name] + counts if name in self._counts else counts
+        self._steps += 1
         self._samples += samples
 
     def flush(self) -> dict[str, float]:
         """Return the averages over steps and ranks, and begin anew. Every rank must call it at the same step."""
-        seconds = time.perf_counter() - self._start
-        values = {name: float(average(torch.stack(terms).mean())) for name, terms in sorted(self._values.items())}
+        # all at once: every value by itself would be a wait of its own
+        means = ranks.average(torch.stack([torch.stack(self._values[name]).mean() for name in sorted(self._values)]))
+        values = dict(zip(sorted(self._values), means.tolist(), strict=True))
         for name, counts in sorted(self._counts.items()):
-            usage = codebook_usage(total(counts))
+            usage = codebook_usage(ranks.total(counts))
             values[label(name, "codebook_perplexity")] = float(usage.perplexity)
             values[label(name, "dead_codes")] = float(usage.dead_share)
-        values["samples_per_second"] = self._samples / seconds
+        values |= self._costs()
         self._clear()
         return values
+
+    def _costs(self) -> dict[str, float]:
+        """Return seconds a step of each of its parts, and what of the machine this rank uses."""
+        seconds = time.perf_counter() - self._start
+        costs = {f"{phase}_seconds": spent / self._steps for phase, spent in self._clock.flush().items()}
+        costs["step_seconds"] = seconds / self._steps
+        costs["samples_per_second"] = self._samples / seconds
+        costs["samples_per_second_per_device"] = self._samples / seconds / ranks.count()
+        costs["cores_in_use"] = (time.process_time() - self._start_of_process) / seconds
+        costs["memory_megabytes"] = _peak_bytes(self._device) / 1e6
+        return costs
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most that tensors took on a GPU since the last call, or that the process took of a machine since it began."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTES
 
 
 def label(codebook: str, name: str) -> str:

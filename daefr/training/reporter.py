@@ -1,18 +1,25 @@
 """Where a training reports to."""
 
+import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from threading import Event
+from typing import Any, Protocol
 
+from daefr import ranks
+from daefr.checkpoint import Checkpoint, newest_whole
 from daefr.data.images import Image
 
+BEST = "best.json"
+
 Save = Callable[[Path], None]
-"""Writes a checkpoint into a directory."""
+"""Writes a checkpoint into a directory, on any thread, also while the training goes on."""
 
 
 class Reporter(Protocol):
-    """Takes what a training has to tell: `metrics` and `image` from rank 0 only, `checkpoint` from every rank."""
+    """Takes what a training has to tell: `metrics` and `image` from rank 0 only, the rest from every rank."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Take numbers by name."""
@@ -21,22 +28,43 @@ class Reporter(Protocol):
         """Take a picture, (H, W, 3) uint8 RGB."""
 
     def checkpoint(self, step: int, save: Save) -> None:
-        """Keep a checkpoint that `save` writes."""
+        """Keep a checkpoint that `save` writes, now or soon; only rank 0's `save` may be called.
+
+        Where the same step was validated, its measures have been told before.
+        """
+
+    def should_stop(self) -> bool:
+        """Tell whether the training is to stop: asked every step. If one rank's answer is yes, all stop."""
+
+    def finish(self) -> None:
+        """Return when all checkpoints are kept."""
 
 
 class FolderReporter:
-    """Keeps the newest checkpoint in a folder and the metrics in memory: for training without a cluster."""
+    """Keeps checkpoints in a folder and the metrics in memory: for training without a cluster.
 
-    def __init__(self, folder: Path) -> None:
-        """Report into `folder`."""
-        self._folder = folder
+    Kept are the newest ones and the one of the lowest validation loss. They are written while the training goes on.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        """Report into `folder`, and keep the `keep` newest checkpoints."""
+        self._folder, self._keep = folder, keep
+        self._writer, self._writing = ThreadPoolExecutor(1, "checkpoint"), Future[None]()
+        self._writing.set_result(None)
         self.history: list[tuple[int, dict[str, float]]] = []
+        self.stop = Event()
+        """Set it to end the training at the next step, with a checkpoint."""
 
     @property
     def latest(self) -> Path | None:
         """The newest checkpoint, None before the first."""
-        found = sorted(self._folder.glob("step-*"))
+        self.finish()
+        found = self._checkpoints()
         return found[-1] if found else None
+
+    def resume(self) -> Checkpoint | None:
+        """Open the newest checkpoint that is whole, None before the first; see `newest_whole`."""
+        return newest_whole(self._checkpoints())
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Remember the numbers."""
@@ -46,11 +74,38 @@ class FolderReporter:
         """Ignore the picture."""
 
     def checkpoint(self, step: int, save: Save) -> None:
-        """Write the checkpoint aside, rename it, and only then delete the one before."""
-        before, target = self.latest, self._folder / f"step-{step:09d}"
-        temporary = self._folder / f".step-{step:09d}.tmp"
+        """Have the checkpoint written aside, renamed, and only then old ones deleted."""
+        if ranks.rank() == 0:
+            self.finish()  # of two at a time, the older could end last
+            loss = dict(self.history[-1:]).get(step, {}).get("validation_loss")
+            self._writing = self._writer.submit(self._write, step, save, loss)
+
+    def should_stop(self) -> bool:
+        """See `stop`."""
+        return self.stop.is_set()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written; raises what went wrong with it."""
+        self._writing.result()
+
+    def _write(self, step: int, save: Save, loss: float | None) -> None:
+        target, temporary = self._folder / f"step-{step:09d}", self._folder / f".step-{step:09d}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         save(temporary)
+        shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-        if before is not None and before != target:
-            shutil.rmtree(before)
+        best = self._best()
+        if loss is not None and (best is None or loss < best["validation_loss"]):
+            best = {"checkpoint": target.name, "validation_loss": loss}
+            (self._folder / BEST).write_text(json.dumps(best))
+        for old in self._checkpoints()[: -self._keep]:
+            if best is None or old.name != best["checkpoint"]:
+                shutil.rmtree(old)
+
+    def _best(self) -> dict[str, Any] | None:
+        path = self._folder / BEST
+        best: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return best
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*"))

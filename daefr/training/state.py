@@ -1,15 +1,21 @@
 """Everything of a training that must survive its end."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from daefr.checkpoint import Checkpoint, save_checkpoint
+from daefr.errors import UserError
 from daefr.stages.base import Stage
 from daefr.stages.config import TrainingConfig
+from daefr.training.average import WeightAverage
 
 
 class TrainingState:
-    """A stage's weights, its optimizers and the step.
+    """A stage's weights, their average, its optimizers, the step and the best validation.
 
     That is all: the learning rate, the position in the data, flips, variants and every other random choice are
     functions of the seed and the step (see `daefr.data.order`), so there is no random generator to save.
@@ -18,6 +24,8 @@ class TrainingState:
     def __init__(self, stage: Stage, training: TrainingConfig) -> None:
         """Begin at step 0 with fresh optimizers."""
         self.stage, self.training, self.step = stage, training, 0
+        self.best_loss = float("inf")
+        self.average = WeightAverage(stage, training.ema) if training.ema else None
         self.optimizers = {
             name: torch.optim.Adam(
                 [parameter for parameter in module.parameters() if parameter.requires_grad],
@@ -29,22 +37,54 @@ class TrainingState:
             if module is not None
         }
 
-    def save(self) -> dict[str, Any]:
-        """Return what a checkpoint stores beside the weights."""
-        return {
-            "step": self.step,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "buffers": {name: tensor.cpu() for name, tensor in self._buffers().items()},
-        }
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of this stage.
 
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go on from what `save` returned; the weights are the stage's own matter."""
-        self.step = saved["step"]
+        Raises `UserError` where it is of another stage, or has no training or no averages to go on with.
+        """
+        self.stage.load_weights(checkpoint.tensors(), str(checkpoint.path))
+        saved = checkpoint.trainer()
+        self.step, self.best_loss = saved["step"], saved["best_loss"]
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
         for name, tensor in self._buffers().items():
             tensor.copy_(saved["buffers"][name])
+        if self.average is not None:
+            average = checkpoint.average()
+            if not average:
+                raise UserError(f"{checkpoint.path} has no averaged weights to go on with: it was trained without ema")
+            self.average.load(average)
 
-    def _buffers(self) -> dict[str, torch.Tensor]:
+    def snapshot(self) -> Callable[[Path], None]:
+        """Copy all of it to the CPU; the result writes the copy as a checkpoint, whenever and on whatever thread."""
+        stage = self.stage
+        tensors = _copy(stage.weights())
+        trainer = _copy(
+            {
+                "step": self.step,
+                "best_loss": self.best_loss,
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "buffers": self._buffers(),
+            }
+        )
+        average = _copy(self.average.tensors) if self.average else None
+
+        def write(directory: Path) -> None:
+            save_checkpoint(directory, stage.name, stage.network, tensors, trainer, average=average)
+
+        return write
+
+    def _buffers(self) -> dict[str, Tensor]:
         weights = self.stage.weights()
         return {name: tensor for name, tensor in self.stage.named_buffers() if name not in weights}
+
+
+def _copy(value: Any) -> Any:
+    """Return dictionaries, lists and tuples of tensors and other values with each tensor as a copy on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _copy(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copy, value))
+    return value

@@ -1,5 +1,6 @@
 """May a candidate replace the champion? Every gate of its stage must hold; every one gives its reason."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -7,10 +8,16 @@ from daefr.errors import UserError
 from daefr.metrics.bootstrap import Interval, mean_difference
 from pipelines.promotion.settings import VALIDATION, Gate
 
+DEFAULT_CONFIDENCE = 0.95
+"""Of the interval that is told where a gate asks for none."""
+
+ROUNDING = 1e-5
+"""By less than this share of itself, a model's figure differs between machines, numbers of threads and batches."""
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a model: its value over all images, that of each image where there is one, or why there is none."""
+    """A figure of a model: its value over all images, that of each image (NaN: none), or why there is no value."""
 
     value: float | None
     problem: str = ""
@@ -29,6 +36,8 @@ class Verdict:
     holds: bool
     reason: str
     figures: tuple[float | None, float | None] = (None, None)
+    unavailable: bool = False
+    """It does not hold because a figure could not be had: another time it may."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def judge(gate: Gate, candidate: Figures, champion: Figures | None) -> Verdict:
     """Judge a candidate by one gate. A figure that is needed and cannot be had fails it."""
     mine = candidate(gate)
     if mine.value is None:
-        return Verdict(gate, False, f"{_name(gate)} is unavailable: {mine.problem}")
+        return Verdict(gate, False, f"{_name(gate)} is unavailable: {mine.problem}", unavailable=True)
     bounds = [
         (gate.least, "at least", gate.least is None or mine.value >= gate.least),
         (gate.most, "at most", gate.most is None or mine.value <= gate.most),
@@ -77,7 +86,7 @@ def judge(gate: Gate, candidate: Figures, champion: Figures | None) -> Verdict:
         beside = theirs.value
         if beside is None:
             problem = f"the champion's {_name(gate)} is unavailable: {theirs.problem}"
-            return Verdict(gate, False, problem, (mine.value, None))
+            return Verdict(gate, False, problem, (mine.value, None), unavailable=True)
         better, text = _compare(gate, mine, theirs)
         holds, texts = holds and better, [text, *texts]
     shown = f"{_name(gate)} {mine.value:.6g}"
@@ -91,31 +100,45 @@ def _compare(gate: Gate, mine: Figure, theirs: Figure) -> tuple[bool, str]:
     assert theirs.value is not None  # noqa: S101
     sign, champions = 1 if gate.direction == "higher" else -1, f"the champion's {theirs.value:.6g}"
     better_by, sure = sign * (mine.value - theirs.value), ""
-    if gate.confidence is not None:
+    if mine.images and theirs.images:
         try:
-            interval = _interval(mine, theirs, gate.confidence)
+            interval = _interval(mine, theirs, gate.confidence or DEFAULT_CONFIDENCE)
         except UserError as error:
             return False, f"not to be compared with {champions}: {error}"
-        better_by = interval.low if sign > 0 else -interval.high  # at the least
+        better_by = sign * interval.difference
+        if gate.confidence is not None:
+            better_by = interval.low if sign > 0 else -interval.high  # at the least
         sure = (
-            f" (difference {interval.difference:.4g}, with {100 * gate.confidence:g}% confidence {interval.low:.4g} to "
-            f"{interval.high:.4g}, {interval.images} images)"
+            f" (difference {interval.difference:.4g}, with {100 * interval.confidence:g}% confidence "
+            f"{interval.low:.4g} to {interval.high:.4g}, {interval.images} images)"
         )
+    elif gate.confidence is not None:
+        return False, f"not to be compared with {champions}: there are no figures of each image"
+    rounding = ROUNDING * max(abs(mine.value), abs(theirs.value))
     if gate.minimum is not None:
-        holds = better_by > gate.minimum
+        holds = better_by > gate.minimum + rounding
         by = f" by more than {gate.minimum:g}" if gate.minimum else ""
         return holds, f"{'' if holds else 'not '}{gate.direction} than {champions}{by}{sure}"
     tolerance, worse = gate.tolerance or 0, "lower" if gate.direction == "higher" else "higher"
-    holds = better_by >= -tolerance
-    word = "no " if holds else "perhaps " if sure else ""
+    holds = better_by >= -tolerance - rounding
+    word = "no " if holds else "perhaps " if gate.confidence else ""
     return holds, f"{word}more than {tolerance:g} {worse} than {champions}{sure}"
 
 
 def _interval(mine: Figure, theirs: Figure, confidence: float) -> Interval:
-    common = sorted(mine.images.keys() & theirs.images.keys())
+    """Compare on the images that both have; raises `UserError` where the candidate lacks what the champion has."""
+    ours, others = (_measured(figure) for figure in (mine, theirs))
+    lost = sorted(others.keys() - ours.keys())
+    common = sorted(others.keys() & ours.keys())
+    if lost and common:
+        raise UserError(f"it has no figure of {len(lost)} images of which the champion has one, such as {lost[0]}")
     return mean_difference(
-        [mine.images[image] for image in common], [theirs.images[image] for image in common], confidence=confidence
+        [ours[image] for image in common], [others[image] for image in common], confidence=confidence
     )
+
+
+def _measured(figure: Figure) -> dict[str, float]:
+    return {image: value for image, value in figure.images.items() if math.isfinite(value)}
 
 
 def _name(gate: Gate) -> str:

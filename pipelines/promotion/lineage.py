@@ -89,7 +89,7 @@ def _describe_dataset(dataset: Committed) -> DatasetLineage:
         manifest=file_digest(folder / NAME),
         content={split: made.digest(split) for split in ("train", "validation")} | sources,
         samples={split: made.samples(split) for split in ("train", "validation")},
-        rejected=len(made.rejected),
+        rejected=made.rejected.entries,
         resolution=made.resolution,
         recipes={kind: RECIPES[name].model_dump(mode="json") for kind, name in made.recipes.items()},
         settings=step.settings,

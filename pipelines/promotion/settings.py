@@ -1,10 +1,11 @@
 """The gates of each stage, as data: what a candidate must be to become champion."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
 from daefr.config import Settings, StageName
+from daefr.metrics.base import MeasureName
 
 VALIDATION = "validation"
 
@@ -22,6 +23,13 @@ OF_TRAINING: dict[StageName, tuple[str, ...]] = {
 OF_EVALUATION = ("psnr", "ssim", "lpips", "lpips_01", "niqe", "ida", "lmd", "fid")
 """The figures of restored faces, which the step `evaluate` measures: one of each image, and one for all of FID."""
 
+
+def measure_of(figure: str) -> MeasureName:
+    """Return the measure that a figure of `OF_EVALUATION` comes from: LPIPS has two under the paper's protocol."""
+    (name,) = [name for name in get_args(MeasureName) if name == figure.removesuffix("_01")]
+    return cast(MeasureName, name)
+
+
 WITHOUT_IMAGES = (*dict.fromkeys(name for names in OF_TRAINING.values() for name in names), "fid")
 
 
@@ -30,7 +38,9 @@ class Gate(Settings):
 
     metric: str = Field(description="Such as validation_loss, dead_codes (a share of all), lpips or ida.")
     direction: Literal["lower", "higher"] | None = Field(None, description="Which is better.")
-    minimum: NonNegativeFloat | None = Field(None, description="Better than the champion by more than this.")
+    minimum: NonNegativeFloat | None = Field(
+        None, description="Better than the champion by more than this, and by more than rounding."
+    )
     tolerance: NonNegativeFloat | None = Field(None, description="Worse than the champion by no more than this.")
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="How sure that must be, by a paired bootstrap over the images; by default, of the mean alone."

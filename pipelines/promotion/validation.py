@@ -12,7 +12,7 @@ from daefr.data.dataset import FaceDataset, Fetch
 from daefr.data.manifest import DatasetManifest, load_manifest
 from daefr.stages import stage_from_checkpoint
 from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
-from daefr.training.loop import validate
+from daefr.training.validation import validate
 from pipelines import registry
 from pipelines.config import digest
 from pipelines.promotion.gates import Figure

@@ -13,8 +13,9 @@ from daefr.errors import UserError
 from daefr.evaluation import column
 from daefr.metrics.bootstrap import Interval, mean_difference
 from daefr.metrics.registry import higher_is_better
-from pipelines.figures import FIGURES, BenchmarkSummary, Summary, read_figures, summary_of
-from pipelines.parts import THUMBNAIL, THUMBNAILS, part_path
+from pipelines.evaluation.figures import FIGURES, BenchmarkSummary, Summary, read_figures, summary_of
+from pipelines.evaluation.parts import THUMBNAIL, THUMBNAILS, part_path
+from pipelines.evaluation.tables import group_by_problem
 from pipelines.report.published import published
 from pipelines.steps import Committed
 
@@ -134,7 +135,8 @@ class BenchmarkReport:
     ranked_by: str | None
     faces: dict[str, list[Strip]]
     problems: list[tuple[str, str]]
-    unavailable: dict[str, str]
+    unavailable: dict[str, list[str]]
+    """Measures, by the reason."""
 
 
 def compare(
@@ -142,7 +144,7 @@ def compare(
 ) -> BenchmarkReport:
     """Gather what there is to tell of one benchmark. `champion` and `others` are of the same images."""
     found = candidate.summary.benchmarks[name]
-    rows = _rank([*_published(name), *_rows(name, candidate, champion, others)])
+    rows = rank([*_published(name), *_rows(name, candidate, champion, others)])
     measures = [measure for measure in COLUMNS if any(measure in row.values for row in rows)]
     ranked_by = next((measure for measure in RANKING if measure in _values(found, "restored")), None)
     return BenchmarkReport(
@@ -155,11 +157,7 @@ def compare(
         ranked_by=ranked_by,
         faces={} if ranked_by is None else _faces(name, ranked_by, candidate, champion),
         problems=_problems(name, candidate),
-        unavailable={
-            measure: figure.problem
-            for measure, figure in found.figures.get("restored", {}).items()
-            if figure.value is None
-        },
+        unavailable=group_by_problem(found.figures.get("restored", {})),
     )
 
 
@@ -187,7 +185,7 @@ def _values(found: BenchmarkSummary, subject: Literal["lq", "hq_codebook", "rest
     return {name: figure.value for name, figure in found.figures.get(subject, {}).items() if figure.value is not None}
 
 
-def _rank(rows: Sequence[Row]) -> list[Row]:
+def rank(rows: Sequence[Row]) -> list[Row]:
     """Mark the best of each measure: among what was measured here, and among what was published."""
     for group in (COMPETING, ("published",)):
         competing = [row for row in rows if row.kind in group and row.label != "Input"]
@@ -253,7 +251,9 @@ def _faces(name: str, measure: str, candidate: Evaluation, champion: Evaluation 
         if champion is not None:
             before = champion.thumbnails(name, image) if image in theirs else {}
             shown["champion"] = before.get("restored")
-        shown |= {"restored" if champion is None else "candidate": pictures.get("restored"), "HQ": pictures.get("hq")}
+        shown["restored" if champion is None else "candidate"] = pictures.get("restored")
+        if "hq" in pictures:
+            shown["HQ"] = pictures["hq"]
         caption = f"{measure.upper()} {figures[image]:.3f}"
         return Strip(image, shown, caption + (f" ({changes[image]:+.3f})" if image in changes else ""))
 
@@ -268,10 +268,18 @@ def _problems(name: str, candidate: Evaluation) -> list[tuple[str, str]]:
 
 
 def on_the_same_images(name: str, candidate: Evaluation, found: Sequence[Evaluation]) -> list[Evaluation]:
-    """Return those of `found` that saw the same images of a benchmark under the same protocol, the newest a label."""
+    """Return those of `found` whose figures compare, the newest of each label.
+
+    They saw the same images of a benchmark, at the same resolution, under the same protocol.
+    """
     newest: dict[str, Evaluation] = {}
     for other in sorted(found, key=lambda each: each.committed.manifest.finished):
         same = other.benchmark_digest(name) == candidate.benchmark_digest(name)
-        if same and other.contender != candidate.contender and other.summary.protocol == candidate.summary.protocol:
+        if same and other.contender != candidate.contender and _compare(candidate.summary, other.summary):
             newest[other.summary.subject] = other
     return list(newest.values())
+
+
+def _compare(one: Summary, other: Summary) -> bool:
+    sides = {summary.resolution for summary in (one, other)} - {None}
+    return one.protocol == other.protocol and len(sides) <= 1

@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from daefr.files import write_whole
 from daefr.metrics.registry import higher_is_better
 from pipelines.config import VALIDATION
 from pipelines.evaluate import CODES
@@ -13,7 +14,7 @@ from pipelines.report.charts import code_usage, histogram
 from pipelines.report.comparison import Evaluation, compare, on_the_same_images
 from pipelines.report.published import published
 from pipelines.run import Run
-from pipelines.steps import Committed, find, write_whole
+from pipelines.steps import Committed, find
 
 VERSION = 1
 REPORT = "report.html"
@@ -46,14 +47,12 @@ def report(run: Run, candidate: Committed, champion: Committed | None) -> Path:
         inputs[f"other {other.folder.name}"] = other.committed.as_input()
 
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        benchmarks = []
-        for name in ours.summary.benchmarks:
-            same = [] if theirs is None else on_the_same_images(name, ours, [theirs])
-            benchmarks.append(compare(name, ours, same[0] if same else None, rows[name]))
+        rivals = {name: on_the_same_images(name, ours, [] if theirs is None else [theirs]) for name in rows}
+        benchmarks = [compare(name, ours, next(iter(rivals[name]), None), others) for name, others in rows.items()]
         codes = candidate.folder / CODES
         page = render(
             subject=ours.summary.subject,
-            rival=None if theirs is None else theirs.summary.subject,
+            rival=theirs.summary.subject if theirs is not None and any(rivals.values()) else None,
             summary=ours.summary,
             manifest=candidate.manifest,
             benchmarks=benchmarks,

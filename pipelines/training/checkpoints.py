@@ -48,16 +48,22 @@ class Checkpoints:
 
     @contextmanager
     def newest(self, tell: Callable[[str], None]) -> Iterator[tuple[str, Checkpoint] | None]:
-        """Give name and content of the newest checkpoint that is whole; damaged ones are told, and passed over."""
+        """Give name and content of the newest checkpoint that is whole; damaged ones are told, and passed over.
+
+        Gives None where there are none at all; raises `UserError` when all are damaged.
+        """
+        names = self.names()
         with contextlib.ExitStack() as stack:
-            for name in reversed(self.names()):
+            for name in reversed(names):
                 try:
                     found = stack.enter_context(self.open(name))
                 except UserError as error:
-                    tell(f"{error}: the one before it is used")
+                    tell(f"{error}: one before it is used")
                     continue
                 yield name, found
                 return
+            if names:
+                raise UserError(f"no checkpoint in {self.place} is whole: delete them to begin this stage anew")
             yield None
 
     @contextmanager

@@ -25,6 +25,8 @@ class Job:
     compute: StageCompute
     seed: int
     dataset: Path
+    refresh: int | None
+    """Epochs after which the LQ images are those of the next generation."""
     fetch: Fetch | None
     """Brings the dataset's shards where they are not beside its manifest."""
     checkpoints: Checkpoints

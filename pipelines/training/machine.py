@@ -20,8 +20,7 @@ class MachineMetrics:
 
     def __init__(self, tracking: Tracking, run_id: str, node: int, writer: MetricWriter) -> None:
         """Begin to measure; the machines of a run are numbered by `node`."""
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # that there is no GPU is no news
-        self._monitors: list[Any] = SystemMetricsMonitor(run_id, tracking_uri=tracking.uri).monitors  # type: ignore[no-untyped-call]
+        self._uri, self._run_id = tracking.uri, run_id
         self._prefix = f"system/node_{node}/" if node else "system/"
         self._writer, self._closed = writer, threading.Event()
         threading.Thread(target=self._measure, name="machine", daemon=True).start()
@@ -31,8 +30,11 @@ class MachineMetrics:
         self._closed.set()
 
     def _measure(self) -> None:
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)  # that there is no GPU is no news
+        of_mlflow = SystemMetricsMonitor(self._run_id, tracking_uri=self._uri)  # type: ignore[no-untyped-call]
+        monitors: list[Any] = of_mlflow.monitors
         while not self._closed.wait(EVERY):
-            for monitor in self._monitors:
+            for monitor in monitors:
                 monitor.collect_metrics()
                 measured = monitor.aggregate_metrics()
                 monitor.clear_metrics()

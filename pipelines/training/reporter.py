@@ -41,6 +41,7 @@ class RayReporter:
         self._measured: tuple[int, dict[str, float]] = (-1, {})
         self._asked = Asked(job.board)
         self._unstored = Queue[str]()
+        self._saves = dict[str, Save]()
 
     def __enter__(self) -> Self:
         return self
@@ -75,12 +76,12 @@ class RayReporter:
             self._writer.image(name, step, image)
 
     def checkpoint(self, step: int, save: Save) -> None:
-        """Write a checkpoint on this machine, and have it stored while the training goes on."""
+        """Have a checkpoint written and stored while the training goes on."""
         measured = self._measured[1] if self._measured[0] == step else {}
         mine = None
         if self._writer is not None:
             folder = Path(tempfile.mkdtemp(prefix="daefr-"))
-            save(folder)
+            self._saves[str(folder)] = save
             (folder / MEASURES).write_text(json.dumps(measured))
             # a training that goes on from this checkpoint does not record again what came before it
             (folder / UNSENT).write_text(json.dumps(self._writer.unsent()))
@@ -114,18 +115,16 @@ class RayReporter:
         barrier()
 
     def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
-        """Store a checkpoint, tell its size and time, and delete those that are not to be kept."""
+        """Write a checkpoint, store it, tell the time of that, and delete those that are not to be kept."""
         job, folder = self._job, Path(checkpoint.path)
-        start = time.monotonic()
         try:
-            size = job.checkpoints.put(folder, name)
+            self._saves.pop(checkpoint.path)(folder)
+            start = time.monotonic()
+            job.checkpoints.put(folder, name)
             job.checkpoints.prune(job.compute.keep)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             self._unstored.task_done()
-        seconds = time.monotonic() - start
         if self._writer is not None:
-            self._writer.log(
-                int(name.rpartition("-")[2]), {"checkpoint_megabytes": size / 1e6, "checkpoint_seconds": seconds}
-            )
+            self._writer.log(int(name.rpartition("-")[2]), {"checkpoint_store_seconds": time.monotonic() - start})
         return job.checkpoints.address(name)

@@ -34,7 +34,7 @@ class Asked:
         """
         while (news := self._preemption()) is not None:
             if news.deadline_ms and time.time() > news.deadline_ms / 1000 + 60:
-                return
+                raise RuntimeError("a node that had announced its end is still there a minute later")
             time.sleep(EVERY)
 
     def _preemption(self) -> Any:

@@ -47,7 +47,10 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
             from_scratch=job.start is None and not job.upstream,
             resume=resume,
             workers=job.compute.loaders,
+            refresh=job.refresh,
+            check_digests=job.compute.check_digests,
             fetch=job.fetch,
+            patience=job.compute.timeout,
         )
 
 

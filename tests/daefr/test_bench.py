@@ -13,7 +13,7 @@ from daefr.bench.reference_way import ReferenceOptimization, restore_as_referenc
 from daefr.bench.worker import count_flops
 from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.stages import AutoencoderStage, RestorationStage
-from daefr.training.loop import Optimization
+from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 
 # VGG16 halves the sides four times
@@ -84,11 +84,23 @@ def test_the_command_measures(capsys: pytest.CaptureFixture[str]) -> None:
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() == {"restore"}
     measured = Measured(**printed["restore"])
+    assert measured.reference_seconds
+    assert measured.reference_peak_bytes
     assert measured.ratio == pytest.approx(measured.seconds / measured.reference_seconds)
     assert measured.samples_per_second == pytest.approx(2 / measured.seconds)
     assert measured.flops_per_second > 0
     assert measured.share_of_matrix_rate > 0
     assert min(measured.peak_bytes, measured.reference_peak_bytes) > 2**25, "a whole process with its libraries"
+
+
+def test_the_reference_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--channels", "32", "--restore-resolution", "16", "--restore-multipliers", "1,1"]
+    alone = ["bench", "--no-as-reference", "--stages", "restore", "--repetitions", "1", "--device", "cpu"]
+    assert main([*alone, *sizes]) == 0
+    name, seconds, reference, ratio, *_, peak, reference_peak, _, _ = capsys.readouterr().out.splitlines()[-1].split()
+    assert (name, reference, ratio, reference_peak) == ("restore", "-", "-", "-")
+    assert float(seconds) > 0
+    assert float(peak) > 0
 
 
 def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,8 @@ from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.config import StageName
 from daefr.data.components import COMPONENTS, component_boxes, flip_boxes, template_landmarks
 from daefr.data.dataset import Batch, FaceDataset
-from daefr.data.images import Image, encode_png, to_tensor
-from daefr.data.manifest import NAME, DatasetManifest
+from daefr.data.images import Image, encode_lossless, from_8_bit, to_tensor
+from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
 from daefr.data.shards import write_shard
 from daefr.errors import UserError
@@ -27,7 +27,8 @@ from daefr.released import export_released
 from daefr.stages import AutoencoderStage, continue_from, stage_from_checkpoint, start_from
 from daefr.stages.components import PREFIX, ComponentDiscriminators
 from daefr.stages.config import AutoencoderTraining, ComponentsConfig
-from daefr.training.loop import Optimization, train
+from daefr.training.loop import train
+from daefr.training.optimization import Optimization
 from daefr.training.reporter import FolderReporter, Save
 from daefr.training.state import TrainingState
 from tests.daefr import tiny
@@ -128,12 +129,9 @@ def test_boxes_flip_as_pixels_do(boxes: dict[str, list[float]]) -> None:
 
 
 def _one_face(folder: Path, image: Image, about: dict[str, Any]) -> Path:
-    sample = {"__key__": "face", "hq.png": encode_png(image), "json": json.dumps(about).encode()}
+    sample = {"__key__": "face", "hq.webp": encode_lossless(image), "json": json.dumps(about).encode()}
     shard = write_shard(folder / "train-0.tar", [sample])
-    manifest = DatasetManifest(
-        resolution=SIDE, recipes={}, variants={}, seed=0, train=[shard], validation=[], rejected=[]
-    )
-    (folder / NAME).write_text(manifest.model_dump_json())
+    write_manifest(folder, resolution=SIDE, recipes={}, variants={}, seed=0, train=[shard], validation=[])
     return folder
 
 
@@ -152,7 +150,7 @@ def test_a_dataset_gives_boxes_that_follow_the_flip(tmp_path: Path) -> None:
         flipped = sample["components"][0].tolist() != BOXES["left_eye"]
         flips.add(flipped)
         shown = ("right_eye", "left_eye", "mouth") if flipped else COMPONENTS
-        crops = _cutter().crop(sample["hq"][None], sample["components"][None])
+        crops = _cutter().crop(from_8_bit(sample["hq"][None], torch.contiguous_format), sample["components"][None])
         for name, crop in zip(shown, crops, strict=True):
             colour = torch.tensor(colours[name]) / 127.5 - 1
             assert torch.equal(crop, colour.view(1, 3, 1, 1).expand_as(crop))

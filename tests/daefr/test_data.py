@@ -1,10 +1,10 @@
 """Shards, the order of the samples, and the samples themselves."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +12,16 @@ import torch
 import webdataset
 
 from daefr.data.dataset import Batch, FaceDataset, check_resolution, training_batches, validation_batches
-from daefr.data.images import decode_image, encode_png, to_image, to_tensor
-from daefr.data.manifest import NAME, Shard, load_manifest
+from daefr.data.images import decode_image, encode_lossless, encode_png, from_8_bit, to_image, to_tensor
+from daefr.data.manifest import (
+    NAME,
+    Rejection,
+    Shard,
+    load_manifest,
+    read_rejected,
+    read_shards,
+    write_manifest,
+)
 from daefr.data.order import BatchOrder, Position
 from daefr.data.shards import Sample, ShardReader, file_digest, write_shard
 from daefr.errors import UserError
@@ -23,10 +31,13 @@ UNEVEN = (3, 1, 7, 2, 5, 4)
 TOTAL = sum(UNEVEN)
 
 
-def test_an_image_survives_png_and_the_tensor_form() -> None:
-    image = tiny.face(np.random.default_rng(0))
+@pytest.mark.parametrize("side", [1, 16, 77])
+def test_an_image_survives_its_files_and_the_tensor_form(side: int) -> None:
+    image = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
     assert np.array_equal(decode_image(encode_png(image)), image)
+    assert np.array_equal(decode_image(encode_lossless(image)), image)
     assert np.array_equal(to_image(to_tensor(image)), image)
+    assert torch.equal(from_8_bit(torch.from_numpy(image)[None], torch.contiguous_format), to_tensor(image)[None])
 
 
 @pytest.mark.parametrize("data", [b"", b"nothing", encode_png(tiny.face(np.random.default_rng(0)))[:40]])
@@ -103,10 +114,10 @@ def test_a_shard_of_other_samples_is_refused(tmp_path: Path, written: Shard) -> 
 
 def test_a_shard_with_one_altered_byte_is_refused(tmp_path: Path, written: Shard) -> None:
     data = bytearray((tmp_path / "0.tar").read_bytes())
-    data[data.index(b"\x89PNG") + 60] ^= 1
+    data[data.index(b"RIFF") + 60] ^= 1
     (tmp_path / "0.tar").write_bytes(data)
-    with pytest.raises(UserError, match=r"0\.tar is damaged"):
-        ShardReader(tmp_path, written)
+    with pytest.raises(UserError, match=r"0\.tar is damaged: it does not have the digest"):
+        ShardReader(tmp_path, written, check_digest=True)
 
 
 def test_a_folder_without_manifest_is_no_dataset(tmp_path: Path) -> None:
@@ -114,7 +125,26 @@ def test_a_folder_without_manifest_is_no_dataset(tmp_path: Path) -> None:
         load_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"format": 2}'])
+def test_what_is_listed_beside_the_manifest_is_checked_when_it_is_read(dataset: Path, tmp_path: Path) -> None:
+    shards = list(read_shards(dataset, load_manifest(dataset).train))
+    rejected = [Rejection(source=f"{number}.png", reason=f"too small: {number} pixels") for number in range(3)]
+    made = write_manifest(tmp_path, resolution=16, recipes={}, variants={}, seed=0, train=iter(shards), validation=[],
+                          rejected=iter(rejected))  # fmt: skip
+    assert load_manifest(tmp_path) == made
+    assert made.reasons == {"too small": 3}
+    assert made.samples("train") == sum(shard.samples for shard in shards)
+    assert list(read_shards(tmp_path, made.train)) == shards
+    assert list(read_rejected(tmp_path, made)) == rejected
+    with (tmp_path / made.rejected.file).open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(UserError, match=r"rejected\.jsonl is damaged"):
+        list(read_rejected(tmp_path, made))
+    (tmp_path / made.train.file).unlink()
+    with pytest.raises(UserError, match=r"train\.jsonl is missing"):
+        list(read_shards(tmp_path, made.train))
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"format": 1}'])
 def test_a_damaged_manifest_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text)
     with pytest.raises(UserError, match="is damaged") as caught:
@@ -221,19 +251,20 @@ def test_a_sample_is_what_was_written(dataset: Path) -> None:
     assert faces.sizes == list(tiny.TRAIN_SIZES)
     written = list(tiny.samples(tiny.TRAIN_SIZES[2], 2))[3]
     sample = faces[Position(0, 2, 3)]
-    hq = decode_image(bytes(written["hq.png"]))  # type: ignore[arg-type]
-    assert np.array_equal(to_image(sample["hq"]), hq)
-    assert sample["hq"].shape == sample["lq"].shape == (3, tiny.SIDE, tiny.SIDE)
-    assert sample["hq"].dtype == sample["lq"].dtype == torch.float32
+    hq = decode_image(bytes(written["hq.webp"]))  # type: ignore[arg-type]
+    assert np.array_equal(sample["hq"], hq)
+    assert sample["hq"].shape == sample["lq"].shape == (tiny.SIDE, tiny.SIDE, 3)
+    assert sample["hq"].dtype == sample["lq"].dtype == torch.uint8
     # LQ is the same face, spoiled
-    difference = (sample["hq"] - sample["lq"]).abs().mean()
-    assert 0 < difference < (sample["hq"] - sample["lq"].flip(2)).abs().mean()
+    spoiled = {name: image.int() for name, image in sample.items()}
+    difference = (spoiled["hq"] - spoiled["lq"]).abs().float().mean()
+    assert 0 < difference < (spoiled["hq"] - spoiled["lq"].flip(1)).abs().float().mean()
 
 
 def test_values_lie_in_the_range_of_the_network(dataset: Path) -> None:
     for parts in (("hq", "mild"), ("hq", "severe")):
         faces = FaceDataset(dataset, "train", parts, flip=True, draw=True)  # type: ignore[arg-type]
-        values = torch.stack([image for position in _positions() for image in faces[position].values()])
+        values = torch.stack([image for images in validation_batches(faces, batch=2) for image in images["lq"]])
         assert -1 <= values.min() < -0.8
         assert 0.8 < values.max() <= 1
 
@@ -249,7 +280,7 @@ def test_both_images_of_a_pair_are_flipped_or_neither(dataset: Path) -> None:
     seen = set()
     for position in _positions(epochs=2):
         straight = plain[position]
-        mirrored = {name: image.flip(2) for name, image in straight.items()}
+        mirrored = {name: image.flip(1) for name, image in straight.items()}
         assert _equal(flipping[position], straight) or _equal(flipping[position], mirrored)
         seen.add((_equal(flipping[position], mirrored), position[1:]))
     assert {flip for flip, _ in seen} == {True, False}
@@ -270,12 +301,12 @@ def test_every_variant_is_chosen_in_training_and_the_first_in_validation(dataset
     position = Position(0, 0, 2)
     plain = FaceDataset(dataset, "train", ("mild",))
     variants = [decode_image(bytes(list(tiny.samples(5, 0))[2][f"mild.{n}.jpg"])) for n in range(2)]  # type: ignore[arg-type]
-    brightness = [to_tensor(variant).mean().item() for variant in variants]
-    assert plain[position]["lq"].mean().item() == pytest.approx(brightness[0], abs=0.02)
+    brightness = [variant.mean() for variant in variants]
+    assert plain[position]["lq"].float().mean().item() == pytest.approx(brightness[0], abs=2.5)
     assert all(_equal(plain[position._replace(epoch=epoch)], plain[position]) for epoch in range(4))
 
     training = FaceDataset(dataset, "train", ("mild",), draw=True)
-    means = [training[position._replace(epoch=epoch)]["lq"].mean().item() for epoch in range(24)]
+    means = [training[position._replace(epoch=epoch)]["lq"].float().mean().item() for epoch in range(24)]
     chosen = Counter(min((0, 1), key=lambda variant: abs(brightness[variant] - mean)) for mean in means)
     assert min(chosen[0], chosen[1]) > 4
 
@@ -316,8 +347,7 @@ def test_a_dataset_without_the_wanted_images_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     tiny.write_dataset(tmp_path)
-    manifest = json.loads((tmp_path / NAME).read_text()) | {"validation": []}
-    (tmp_path / NAME).write_text(json.dumps(manifest))
+    write_manifest(tmp_path, resolution=tiny.SIDE, recipes={}, variants={}, seed=0, train=[], validation=[])
     with pytest.raises(UserError, match="has no validation samples"):
         FaceDataset(tmp_path, "validation", ("hq",))
 
@@ -326,3 +356,58 @@ def test_a_dataset_of_another_resolution_is_refused(dataset: Path) -> None:
     check_resolution(load_manifest(dataset), tiny.SIDE, "hq_codebook")
     with pytest.raises(UserError, match="hq_codebook: the network takes 512 pixels, the dataset has 16"):
         check_resolution(load_manifest(dataset), 512, "hq_codebook")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_is_gone_is_told_in_one_line(tmp_path: Path, workers: int) -> None:
+    folder = tiny.write_dataset(tmp_path)
+    faces = FaceDataset(folder, "train", ("hq",))
+    (folder / "train-2.tar").unlink()
+    with pytest.raises(UserError, match=r"^shard .*train-2\.tar is missing; the manifest beside it lists it$"):
+        list(islice(training_batches(faces, seed=0, batch=12, rank=0, ranks=1, step=0, workers=workers), 1))
+
+
+def _damage(dataset: Path, sample: Position, *fields: str) -> None:
+    """Overwrite the end of some of a sample's fields, which changes neither size nor index of its shard."""
+    shard = list(read_shards(dataset, load_manifest(dataset).train))[sample.shard]
+    reader = ShardReader(dataset, shard)
+    data = bytearray((dataset / shard.name).read_bytes())
+    for field in fields:
+        content = reader.read(sample.sample, field)
+        start = data.index(content)
+        data[start : start + len(content)] = bytes(len(content))
+    (dataset / shard.name).write_bytes(data)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_sample_is_passed_over_and_counted(tmp_path: Path, workers: int, caplog: Any) -> None:
+    tiny.write_dataset(tmp_path)
+    whole = FaceDataset(tmp_path, "train", ("hq", "severe"))
+    last = Position(0, 0, tiny.TRAIN_SIZES[0] - 1)
+    expected = whole[Position(0, 0, 0)]
+    _damage(tmp_path, last, "hq.webp")
+    faces = FaceDataset(tmp_path, "train", ("hq", "severe"))
+    assert _equal(faces[last], expected), "the first of its shard stands in for the last"
+    assert faces.skipped == 1
+    key = f"sample 000-{last.sample:03d}"
+    assert [key in record.getMessage() for record in caplog.records] == [True]
+    list(
+        islice(
+            training_batches(faces, seed=0, batch=sum(tiny.TRAIN_SIZES), rank=0, ranks=1, step=0, workers=workers), 1
+        )
+    )
+    assert faces.skipped >= 2
+    assert FaceDataset(tmp_path, "train", ("severe",))[last].keys() == {"lq"}, "what is not asked for may be damaged"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    tiny.write_dataset(tmp_path)
+    for sample in range(tiny.TRAIN_SIZES[1]):
+        _damage(tmp_path, Position(0, 1, sample), "hq.webp")
+    faces = FaceDataset(tmp_path, "train", ("hq",))
+    with pytest.raises(UserError, match=r"^shard .*train-1\.tar is damaged: none of its samples can be read$"):
+        list(islice(training_batches(faces, seed=0, batch=4, rank=0, ranks=1, step=0, workers=workers), 8))
+    checked = FaceDataset(tmp_path, "train", ("hq",), check_digests=True)
+    with pytest.raises(UserError, match=r"^shard .*train-1\.tar is damaged: it does not have the digest"):
+        list(islice(training_batches(checked, seed=0, batch=4, rank=0, ranks=1, step=0, workers=workers), 8))

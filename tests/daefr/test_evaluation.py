@@ -14,7 +14,8 @@ from daefr.evaluation.grid import TILE_SIDE, TITLE_HEIGHT
 from daefr.metrics import fidelity
 from daefr.metrics.meter import Measures
 from daefr.metrics.registry import Setup
-from daefr.restore import Restorer
+from daefr.restore import FOR_RESTORING
+from daefr.restore.model import CropRestorer, open_model
 from tests.daefr import tiny
 
 CPU = torch.device("cpu")
@@ -111,9 +112,10 @@ def test_a_trained_model_restores_as_the_restorer_does_and_tells_its_codes(
     checkpoints: dict[StageName, Checkpoint], model: TrainedModel
 ) -> None:
     faces = [_face(0), _face(1)]
-    restorer = Restorer.load(checkpoints["restoration"].path)
-    for face, restored in zip(faces, model.restore(faces), strict=True):
-        difference = restored.image.astype(int) - restorer(face)
+    restorer = CropRestorer(open_model(checkpoints["restoration"].path), CPU, FOR_RESTORING)
+    for expected, restored in zip(restorer(faces, batch=2), model.restore(faces), strict=True):
+        assert isinstance(expected, np.ndarray)
+        difference = restored.image.astype(int) - expected
         assert np.abs(difference).max() <= 1
         assert restored.codes is not None
         assert restored.codes.shape == (64,)

@@ -240,5 +240,5 @@ def test_a_continued_training_is_the_uninterrupted_one(dataset: Path, tmp_path: 
     torch.testing.assert_close(halves.tensors(), whole.tensors(), rtol=0, atol=0)
     torch.testing.assert_close(halves.trainer(), whole.trainer(), rtol=0, atol=0)
     assert straight.history[0][1]["identity"] > 0
-    assert straight.history[-1][1]["validation_identity"] > 0
+    assert any(values.get("validation_identity", 0) > 0 for _, values in straight.history)
     assert isinstance(stage_from_checkpoint(whole), AutoencoderStage)

@@ -1,6 +1,7 @@
 """Restoring faces: by the command line, and by its parts."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,8 +11,10 @@ from daefr.__main__ import main
 from daefr.checkpoint import Checkpoint
 from daefr.config import StageName
 from daefr.data.images import Image, decode_image, encode_png
+from daefr.faces import DetectedFace, Detector
 from daefr.restore import ImageError, Restorer, Wanted, list_files, restore_files
 from tests.daefr import tiny
+from tests.daefr.photographs import photograph
 
 Captured = pytest.CaptureFixture[str]
 
@@ -92,12 +95,102 @@ def test_a_single_file(faces: Path, tmp_path: Path, model: Path, restorer: Resto
     assert np.array_equal(decode_image((tmp_path / written).read_bytes()), _restored(restorer, _face(0)))
 
 
-def test_running_again_overwrites_with_the_same_bytes(faces: Path, tmp_path: Path, model: Path) -> None:
+def test_running_again_goes_on_where_it_stopped(
+    faces: Path, tmp_path: Path, model: Path, restorer: Restorer, capsys: Captured
+) -> None:
     out = tmp_path / "out"
+    wanted, settings = Wanted(aligned=True), {"as": "before"}
+    next(restore_files(restorer, faces, out, wanted, settings=settings, batch=1))
+    assert len(_results(out)) == 1
+    statuses = [each.status for each in restore_files(restorer, faces, out, wanted, settings=settings, batch=2)]
+    assert statuses == ["skipped", "restored", "restored"]
+    assert _run(faces, out, model) == 0, "other settings, so nothing is skipped"
     assert _run(faces, out, model) == 0
-    first = {name: (out / name).read_bytes() for name in _files(out)}
+    first = {name: (out / name).read_bytes() for name in _results(out)}
+    _write(faces / "a" / "two.jpg", _face(7))
     assert _run(faces, out, model) == 0
-    assert {name: (out / name).read_bytes() for name in _files(out)} == first
+    assert {name for name in first if (out / name).read_bytes() != first[name]} == {"a/two.png"}
+    assert capsys.readouterr().out == (
+        "3 restored, 0 without a face, 0 skipped, 0 failed\n"
+        "0 restored, 0 without a face, 3 skipped, 0 failed\n"
+        "1 restored, 0 without a face, 2 skipped, 0 failed\n"
+    )
+
+
+def test_an_interrupted_run_says_what_it_did(
+    faces: Path, tmp_path: Path, model: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore_all, calls = Restorer.restore_all, []
+
+    def interrupted(*given: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return restore_all(*given, **options)
+
+    monkeypatch.setattr(Restorer, "restore_all", interrupted)
+    assert _run(faces, tmp_path / "out", model, "--batch", "1") == 130
+    out, err = capsys.readouterr()
+    assert out == "1 restored, 0 without a face, 0 skipped, 0 failed\n"
+    assert err == "interrupted; run again, it goes on from here\n"
+    assert len(_results(tmp_path / "out")) == 1
+
+
+def test_results_do_not_take_the_place_of_photographs(faces: Path, model: Path, capsys: Captured) -> None:
+    before = {name: (faces / name).read_bytes() for name in _files(faces)}
+    for source, target in ((faces, faces), (faces / "one.png", faces), (faces / "one.png", faces / "one.png")):
+        assert _run(source, target, model) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert "give another " in err
+    assert {name: (faces / name).read_bytes() for name in _files(faces)} == before
+    for _ in range(2):
+        assert _run(faces, faces / "results", model, "--suffix", "_r") == 0
+    assert _results(faces / "results") == {"one_r.png", "a/two_r.png", "a/b/three_r.png"}
+    assert capsys.readouterr().out.endswith("\n0 restored, 0 without a face, 3 skipped, 0 failed\n")
+
+
+@pytest.mark.parametrize("suffix", ["/../x", "a/b", "\n"])
+def test_a_suffix_is_part_of_a_name(faces: Path, tmp_path: Path, model: Path, capsys: Captured, suffix: str) -> None:
+    assert _run(faces, tmp_path / "out", model, f"--suffix={suffix}") == 2
+    _assert_one_line(capsys, "--suffix", "is no part of a file's name")
+
+
+def test_before_and_after_beside_each_other(faces: Path, tmp_path: Path, model: Path, restorer: Restorer) -> None:
+    assert _run(faces / "one.png", tmp_path / "out", model, "--side-by-side") == 0
+    written = decode_image((tmp_path / "out" / "one.png").read_bytes())
+    assert np.array_equal(written, np.concatenate([_face(0), _restored(restorer, _face(0))], axis=1))
+
+
+def test_photographs_are_restored_and_those_without_a_face_copied(
+    tmp_path: Path, model: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, face = photograph(1, 300, zoom=0.4)
+
+    class ByBrightness:
+        def find(self, image: Image) -> list[DetectedFace]:
+            return [face] if image.mean() > 20 else []
+
+    monkeypatch.setattr(Detector, "load", lambda *_: ByBrightness())
+    source, out = tmp_path / "in", tmp_path / "out"
+    _write(source / "a" / "someone.png", image)
+    _write(source / "nobody.jpg", image // 20)
+    command = ["restore", str(source), str(out), "--model", str(model), "--device", "cpu"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "1 restored, 1 without a face, 0 skipped, 0 failed\n"
+    assert captured.err == f"no face, copied unchanged: {source / 'nobody.jpg'}\n"
+    assert _results(out) == {"a/someone.png", "nobody.jpg"}
+    assert (out / "nobody.jpg").read_bytes() == (source / "nobody.jpg").read_bytes()
+    library = Restorer.load(model, "cpu")
+    assert np.array_equal(decode_image((out / "a" / "someone.png").read_bytes()), library(image).image)
+    assert main(command) == 0
+    assert capsys.readouterr().out == "0 restored, 0 without a face, 2 skipped, 0 failed\n"
+    assert main([*command, "--upscale", "2"]) == 0
+    assert capsys.readouterr().out == "1 restored, 1 without a face, 0 skipped, 0 failed\n"
+    assert _results(out) == {"a/someone.png", "nobody.png"}, "the copy of the first run would be a second result"
+    assert decode_image((out / "nobody.png").read_bytes()).shape == (600, 600, 3)
 
 
 def test_what_cannot_be_restored_is_counted_and_nothing_is_written_for_it(

@@ -10,9 +10,9 @@ from torch import Tensor
 from daefr.config import StageName
 from daefr.data.dataset import Batch
 from daefr.restore import Restorer
-from daefr.speed import COMPILED, Speed
+from daefr.speed import Speed, compiled_parts
 from daefr.stages import RestorationStage, Stage
-from daefr.training.loop import Optimization
+from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 from tests.daefr import tiny
 
@@ -68,7 +68,7 @@ def test_compiling_marks_the_levels_and_keeps_the_names(name: StageName) -> None
     plain, compiled = tiny.build(name), Speed(compile=True).prepare(tiny.build(name), CPU)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     marked = [module for module in compiled.modules() if module._compiled_call_impl is not None]
-    assert len(marked) == sum(isinstance(module, COMPILED) for module in compiled.modules()) > 0
+    assert len(marked) == sum(isinstance(module, compiled_parts()) for module in compiled.modules()) > 0
 
 
 @pytest.mark.parametrize("speed", [{}, {"channels_last": False}, {"autocast": "bfloat16"}])

@@ -26,7 +26,7 @@ from daefr.stages import (
     start_from,
 )
 from daefr.stages.config import AutoencoderTraining, RestorationTraining
-from daefr.training.loop import Optimization
+from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 from tests.daefr import tiny
 from tests.daefr.reference import (
@@ -331,9 +331,10 @@ def test_kmeans_start_and_restart_wake_codes() -> None:
     plain = tiny.build("association", codebook={"restart_every": 2})
     assert isinstance(plain, AutoencoderStage)
     output = plain.generator(plain.generator_input(batch))
-    plain.after_step(1, output, seed=0)
+    used = plain.code_indices(output)
+    plain.after_step(1, output, used, seed=0)
     assert {branch: _used(plain, branch, batch) for branch in ("hq", "lq")} == before, "nothing is due at step 1"
-    plain.after_step(2, output, seed=0)
+    plain.after_step(2, output, used, seed=0)
     assert all(_used(plain, branch, batch) > before[branch] for branch in before)
 
 
@@ -342,7 +343,8 @@ def test_restarts_end(until: int, moves: bool) -> None:
     stage = tiny.build("hq_codebook", codebook={"restart_every": 4, "restart_until": until})
     assert isinstance(stage, AutoencoderStage)
     before = _copy(stage.generator)
-    stage.after_step(4, stage.generator(stage.generator_input(_batch())), seed=0)
+    output = stage.generator(stage.generator_input(_batch()))
+    stage.after_step(4, output, stage.code_indices(output), seed=0)
     assert _same(stage.generator, before) is not moves
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from daefr.config import StageName
 from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import Image, encode_png
-from daefr.data.manifest import NAME, DatasetManifest, Shard
+from daefr.data.images import Image, encode_lossless
+from daefr.data.manifest import Shard, write_manifest
 from daefr.data.shards import Sample, write_shard
 from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.stages import Stage, build_stage
-from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 
 SIDE = 16
 TRAIN_SIZES = (5, 1, 4, 2)
@@ -49,7 +49,8 @@ def settings(name: StageName, **changes: Any) -> TrainingConfig:
         return RestorationTraining.model_validate(common | changes)
     losses = {"adversarial": {"start": 1}, "perceptual": {"weight": 0}}
     remedies = {"codebook": {"kmeans_start": True, "restart_every": 2}}
-    return AutoencoderTraining.model_validate(common | losses | remedies | changes)
+    settings = AssociationTraining if name == "association" else AutoencoderTraining
+    return settings.model_validate(common | losses | remedies | changes)
 
 
 def build(name: StageName, seed: int = 0, network: NetworkConfig = NETWORK, **changes: Any) -> Stage:
@@ -80,7 +81,7 @@ def samples(count: int, seed: int, variants: dict[str, int] | None = None) -> It
     rng = np.random.default_rng(seed)
     for number in range(count):
         hq = face(rng)
-        sample: dict[str, str | bytes] = {"__key__": f"{seed:03d}-{number:03d}", "hq.png": encode_png(hq)}
+        sample: dict[str, str | bytes] = {"__key__": f"{seed:03d}-{number:03d}", "hq.webp": encode_lossless(hq)}
         about = {"components": component_boxes(template_landmarks(SIDE), SIDE)}
         sample["json"] = json.dumps(about).encode()
         for kind, kinds in (VARIANTS if variants is None else variants).items():
@@ -99,15 +100,15 @@ def write_dataset(folder: Path, variants: dict[str, int] | None = None) -> Path:
             write_shard(folder / f"{split}-{number}.tar", samples(size, first + number, variants))
             for number, size in enumerate(sizes)
         ]
-    manifest = DatasetManifest(
+    write_manifest(
+        folder,
         resolution=SIDE,
         recipes={kind: f"daefr-{kind}" for kind in variants},
         variants=variants,
         seed=0,
-        rejected=[],
-        **shards,
+        train=shards["train"],
+        validation=shards["validation"],
     )
-    (folder / NAME).write_text(manifest.model_dump_json())
     return folder
 
 

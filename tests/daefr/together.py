@@ -14,7 +14,9 @@ from daefr.data.dataset import Batch
 from daefr.stages import STAGES, Loss, RestorationStage, Stage
 from daefr.stages.base import Average
 from daefr.stages.config import TrainingConfig
-from daefr.training.loop import NonFiniteLossError, Optimization, train
+from daefr.training.errors import NonFiniteLossError
+from daefr.training.loop import train
+from daefr.training.optimization import Optimization
 from daefr.training.reporter import FolderReporter
 from daefr.training.state import TrainingState
 from tests.daefr import tiny

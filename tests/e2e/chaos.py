@@ -84,8 +84,12 @@ class Disturbed:
             if code is not None:
                 say(f"{self.seconds():6.0f} s  the driver ended with {code}, and is started again")
                 self.start_driver()
-            self._note_recovery()
-            if self.seconds() > next_kill and self._kill(self.random.choice(["worker", "driver", "node"])):
+            # before it is further than at the last kill there is none, or a slow machine would never get anywhere
+            if (
+                self._has_recovered()
+                and self.seconds() > next_kill
+                and self._kill(self.random.choice(["worker", "driver", "node"]))
+            ):
                 next_kill = self.seconds() + self.random.uniform(*between)
             time.sleep(1)
         return False
@@ -110,12 +114,13 @@ class Disturbed:
         say(f"{self.seconds():6.0f} s  kill {len(self.kills)}: {what}, in {stage} after step {reached}")
         return True
 
-    def _note_recovery(self) -> None:
+    def _has_recovered(self) -> bool:
         if self.kills and self.kills[-1].recovered is None:
             last = self.kills[-1]
             stage, reached = progress(self.workdir)
             if stage != last.stage or reached > last.reached:
                 last.recovered = self.seconds() - last.after
+        return not self.kills or self.kills[-1].recovered is not None
 
 
 def main() -> int:

@@ -57,7 +57,7 @@ class Nodes:
     variables: Mapping[str, str]
     files: str
     environment: Mapping[str, str]
-    head: Node = field(init=False)
+    head: Node | None = None
     workers: list[Node] = field(default_factory=list)
 
     @property
@@ -104,7 +104,7 @@ class Nodes:
                 with urllib.request.urlopen(wanted, timeout=10):
                     return
             except OSError:
-                assert self.head.process.poll() is None, "the head node did not start"
+                assert self.head and self.head.process.poll() is None, "the head node did not start"
                 time.sleep(1)
         raise AssertionError("the head node takes no job")
 
@@ -143,7 +143,7 @@ def start_cluster(cpus: int, token: bool = True, environment: Mapping[str, str] 
         yield nodes
     finally:
         for node in [*nodes.workers, nodes.head]:
-            if node.process.poll() is None:
+            if node and node.process.poll() is None:
                 node.stop()
         shutil.rmtree(files, ignore_errors=True)
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from daefr.__main__ import main as daefr
 from daefr.checkpoint import load_checkpoint
 from daefr.data.images import decode_image, encode_png
-from daefr.data.manifest import load_manifest
+from daefr.data.manifest import load_manifest, read_shards
 from daefr.data.portraits import draw_portrait
 from daefr.data.shards import file_digest
 from tests.e2e.command import Finished, kill_when, run
@@ -82,6 +82,9 @@ def test_mlflow_holds_one_parent_a_child_a_step_and_curves(finished: Finished, w
     experiment = client.get_experiment_by_name("daefr")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    journals = {name for name in runs if name.startswith("promotions of daefr-")}
+    assert len(journals) == len(STAGES)
+    runs = {name: run for name, run in runs.items() if name not in journals}
     parent = runs.pop("full").info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
@@ -93,7 +96,7 @@ def test_mlflow_holds_one_parent_a_child_a_step_and_curves(finished: Finished, w
         assert client.list_artifacts(runs[stage].info.run_id, f"images/{stage}")
         assert runs[stage].data.params["training.steps"] == ("40" if stage in STAGES[:2] else "8")
     assert "association_accuracy" in runs["association"].data.metrics
-    assert "psnr/restored" in runs["evaluate"].data.metrics
+    assert "validation/psnr/restored" in runs["evaluate"].data.metrics
     assert {artifact.path for artifact in client.list_artifacts(parent)} >= {"grid.png"}
 
 
@@ -119,7 +122,7 @@ def test_another_number_of_tasks_gives_the_same_shards(finished: Finished, workd
     assert alone.code == 0, alone.err
     ours, theirs = (_step(folder, "synthesize") / "dataset" for folder in (workdir, tmp_path))
     assert load_manifest(ours) == load_manifest(theirs)
-    for shard in load_manifest(theirs).train:
+    for shard in read_shards(theirs, load_manifest(theirs).train):
         assert file_digest(theirs / shard.name) == file_digest(ours / shard.name) == shard.sha256
 
 
@@ -169,6 +172,33 @@ def test_a_stage_can_start_from_a_checkpoint_and_take_it_as_it_is(finished: Fini
     assert ours.path != start
     assert ours.tensors().keys() == load_checkpoint(start).tensors().keys()
     assert all(torch.equal(tensor, load_checkpoint(start).tensors()[name]) for name, tensor in ours.tensors().items())
+
+
+def test_a_stage_can_go_on_from_a_champion_or_from_a_released_checkpoint(
+    finished: Finished, workdir: Path, tmp_path: Path
+) -> None:
+    assert finished.code == 0, finished.err
+    four = ("train", workdir, "--stage", "hq_codebook", "stages.hq_codebook.steps=4")
+    trained = run(*four, "stages.hq_codebook.start=models:/daefr-hq-codebook@champion", "stages.hq_codebook.ema=0.9")
+    assert trained.code == 0, trained.err
+    version, averaged = (
+        _client(workdir).get_model_version_by_alias("daefr-hq-codebook", alias) for alias in ("candidate", "averaged")
+    )
+    assert version.tags["daefr.start"] == averaged.tags["daefr.start"] == "models:/daefr-hq-codebook/1"
+    assert version.tags["daefr.validation_loss"] != averaged.tags["daefr.validation_loss"]
+    assert (
+        load_checkpoint(Path(averaged.source)).tensors().keys()
+        == load_checkpoint(Path(version.source)).tensors().keys()
+    )
+
+    champion = str(_step(workdir, "hq_codebook") / "checkpoint")
+    assert daefr(["export", champion, str(tmp_path / "released.ckpt")]) == 0
+    assert daefr(["import", str(tmp_path / "released.ckpt"), str(tmp_path / "hq"), "--kind", "hq_codebook"]) == 0
+    from_release = run(*four, f"stages.hq_codebook.start={tmp_path / 'hq'}")
+    assert from_release.code == 0, from_release.err
+    ours, theirs = (load_checkpoint(_last_line(result, "model")) for result in (from_release, trained))
+    for name, tensor in theirs.tensors().items():
+        assert torch.equal(tensor, ours.tensors()[name]), "both began with the same weights"
 
 
 def _client(workdir: Path) -> MlflowClient:

@@ -2,9 +2,11 @@
 PostgreSQL. All of them are real servers on loopback. `make test-cluster` runs it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from daefr.checkpoint import MODEL
 from tests import s3_server
@@ -50,20 +52,25 @@ def cluster(store: Proxy) -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
-def finished(
-    cluster: Nodes, tracking: TrackingServer, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Finished, Path]:
-    workdir = tmp_path_factory.mktemp("run")
-    done = cluster.submit(
-        ROOT,
-        "pipelines/full.py",
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def arguments(workdir: Path, tracking: TrackingServer) -> list[str]:
+    return [
         "--config", "pipelines/configs/demo.yaml", *SMALL,
         f"workdir={workdir}",
         f"data.store=s3://{BUCKET}/shards",
         f"compute.cache={workdir / 'cache'}",
         f"compute.checkpoints=s3://{BUCKET}/checkpoints",
         f"tracking.uri={tracking.uri}",
-    )  # fmt: skip
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(cluster: Nodes, workdir: Path, arguments: list[str]) -> tuple[Finished, Path]:
+    done = cluster.submit(ROOT, "pipelines/full.py", *arguments)
     return Finished(done.returncode, done.stdout, done.stderr), workdir
 
 
@@ -80,3 +87,46 @@ def test_it_ends_with_a_model(finished: tuple[Finished, Path]) -> None:
     assert done.code == 0, done.out + done.err
     for stage in STAGES:
         assert list(workdir.glob(f"steps/{stage}-*/checkpoint/{MODEL}"))
+
+
+def test_shards_and_checkpoints_were_on_s3_alone(finished: tuple[Finished, Path], store: Proxy) -> None:
+    _, workdir = finished
+    assert not list(workdir.glob("steps/*/*.tar"))
+    assert not list(workdir.glob("steps/*/ray"))
+    keys = [found["Key"] for found in direct(store).list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert any(key.startswith("shards/") and key.endswith(".tar") for key in keys)
+    assert any(key.startswith("artifacts/") and key.endswith(MODEL) for key in keys)
+    written = {path for method, path in store.requests if method == "PUT" and "/checkpoints/" in path}
+    for stage in STAGES:
+        assert any(f"/checkpoints/{stage}-" in path and path.endswith(MODEL) for path in written)
+    assert not any(key.startswith("checkpoints/") for key in keys), "a stage that is done needs none"
+
+
+def test_mlflow_has_it_all_on_postgres(finished: tuple[Finished, Path], tracking: TrackingServer) -> None:
+    assert finished[0].code == 0
+    client = MlflowClient(tracking.uri)
+    experiment = client.get_experiment_by_name("daefr")
+    assert experiment is not None
+    assert experiment.artifact_location.startswith("mlflow-artifacts:")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for stage in STAGES:
+        assert client.get_model_version_by_alias(f"daefr-{stage.replace('_', '-')}", "champion").version
+        metrics = runs[stage].data.metrics
+        assert metrics["checkpoint_megabytes"] > 0
+        assert metrics["startup/workers"] > 0
+
+
+def test_what_is_done_is_not_run_again(finished: tuple[Finished, Path], cluster: Nodes, arguments: list[str]) -> None:
+    assert finished[0].code == 0
+    again = cluster.submit(ROOT, "pipelines/full.py", *arguments)
+    assert again.returncode == 0
+    assert " starts, " not in again.stdout
+    assert "restoration: kept" in again.stdout
+
+
+def test_who_has_no_token_is_refused(cluster: Nodes, tmp_path: Path) -> None:
+    stranger = replace(cluster, variables={"RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path)})
+    refused = stranger.submit(ROOT / "pipelines/configs", "-c", "print('taken')")
+    assert refused.returncode != 0
+    assert "Missing authentication token" in refused.stdout + refused.stderr

@@ -64,9 +64,12 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(checkpoints: Checkpoin
     assert step == 4
     assert checkpoint_name(8) in told
     assert "damaged" in told
-    assert told.endswith("the one before it is used")
+    assert told.endswith("one before it is used")
     with pytest.raises(UserError, match="damaged"), checkpoints.open(checkpoint_name(8)):
         pass
+    _spoil(checkpoints, 4, file, tmp_path)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole: delete them"):
+        _newest(checkpoints)
     _put(checkpoints, tmp_path / "again", 8)
     assert _newest(checkpoints) == (8, [])
 

@@ -1,11 +1,12 @@
 import errno
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from daefr.files import write_whole
 from pipelines import cli
-from pipelines.steps import write_whole
 
 
 def test_a_full_disk_is_told_in_one_line(
@@ -13,7 +14,7 @@ def test_a_full_disk_is_told_in_one_line(
 ) -> None:
     path = tmp_path / "manifest.json"
     path.write_text("as it was")
-    (tmp_path / ".manifest.json.tmp").symlink_to("/dev/full")
+    (tmp_path / f".manifest.json.{os.getpid()}.tmp").symlink_to("/dev/full")
     monkeypatch.setitem(cli.STEPS, "synthesize", lambda *_: [str(write_whole(path, "new"))])
     monkeypatch.setattr(sys, "argv", ["synthesize.py", "--config", "tests/e2e/tiny.yaml", f"workdir={tmp_path}"])
     assert cli.run_step("synthesize") == 1

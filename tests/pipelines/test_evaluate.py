@@ -1,24 +1,32 @@
 """Evaluation in a real Ray: models and folders on benchmarks, lost actors, and the report of it all."""
 
+import json
 import os
+import re
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import pipelines.evaluate as evaluation
 from daefr.data.images import encode_png
+from daefr.metrics.bootstrap import mean_difference
 from pipelines import cluster
-from pipelines.benchmarks import open_benchmark
+from pipelines.cli import run_step
 from pipelines.config import load_config
-from pipelines.contenders import open_model
-from pipelines.evaluate import evaluate
-from pipelines.figures import FIGURES, summary_of
+from pipelines.evaluation.benchmarks import open_benchmark
+from pipelines.evaluation.contenders import open_model
+from pipelines.evaluation.figures import FIGURES, paired_figures, summary_of
+from pipelines.evaluation.parts import PARTS
+from pipelines.evaluation.tables import table
+from pipelines.report import report
 from pipelines.run import open_run
 from pipelines.steps import Committed
-from pipelines.tables import table
 from tests.daefr import tiny
 from tests.e2e.command import TINY
 
@@ -67,11 +75,11 @@ def _overrides(places: Path, *more: str) -> list[str]:
 
 
 def _evaluate(workdir: Path, model: Path, overrides: Sequence[str], names: Sequence[str] = ()) -> Committed:
-    config = load_config(TINY, [f"workdir={workdir}", *overrides])
-    with open_run(config, "evaluate") as run:
+    config = load_config(TINY, [f"workdir={workdir}", "compute.evaluate.actors=1", *overrides])
+    with open_run(config, "evaluate") as opened:
         found = config.evaluation.benchmarks
         benchmarks = [open_benchmark(name, found[name]) for name in names or found]
-        return evaluate(run, open_model(run.tracking, str(model), label=model.parent.name), benchmarks)
+        return evaluation.evaluate(opened, open_model(opened.tracking, str(model), label=model.parent.name), benchmarks)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +89,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(workdir: Path, places: Path, models: list[Path]) -> Committed:
-    return _evaluate(workdir, models[0], _overrides(places))
+    return _evaluate(workdir, models[0], _overrides(places, "compute.evaluate.actors=2"))
 
 
 def test_missing_and_unusable_images_are_named_counted_and_left_out(evaluated: Committed) -> None:
@@ -109,19 +117,10 @@ def test_without_ground_truth_the_measures_that_need_it_say_so(evaluated: Commit
     assert "lfw-test (35 images, 1 failed)" in table(evaluated)
 
 
-def test_figures_do_not_depend_on_the_number_of_actors(
-    evaluated: Committed, places: Path, models: list[Path], tmp_path: Path
-) -> None:
-    alone = _evaluate(tmp_path, models[0], _overrides(places, "compute.evaluate.actors=1"))
-    assert alone.folder.name == evaluated.folder.name, "what it runs on is not part of the step"
-    assert pq.read_table(alone.folder / FIGURES).equals(pq.read_table(evaluated.folder / FIGURES))
-    assert alone.manifest.outputs == evaluated.manifest.outputs
-
-
 def _kill_an_actor() -> bool:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes().startswith(b"ray::_Actor.run") and _is_ours(int(path.parent.name)):
+            if path.read_bytes().startswith(b"ray::_Actor") and _is_ours(int(path.parent.name)):
                 os.kill(int(path.parent.name), signal.SIGKILL)
                 return True
         except (FileNotFoundError, ProcessLookupError):
@@ -133,3 +132,98 @@ def _is_ours(process: int) -> bool:
     while process > 1 and process != os.getpid():
         process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     return process == os.getpid()
+
+
+def test_figures_do_not_depend_on_how_many_actors_there_are_nor_on_one_that_is_lost(
+    evaluated: Committed, places: Path, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[bool] = []
+    run_on_actors = evaluation.run_on_actors
+
+    def kill_once(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for result in run_on_actors(*arguments, **options):
+            if not killed:
+                killed.append(_kill_an_actor())
+            yield result
+
+    monkeypatch.setattr(evaluation, "run_on_actors", kill_once)
+    found = _evaluate(tmp_path, models[0], _overrides(places))
+    assert killed == [True]
+    assert found.folder.name == evaluated.folder.name, "what it runs on is not part of the step"
+    assert found.manifest.outputs == evaluated.manifest.outputs
+    assert pq.read_table(found.folder / FIGURES).equals(pq.read_table(evaluated.folder / FIGURES))
+
+
+def test_what_was_finished_before_a_kill_is_not_done_again(
+    evaluated: Committed, places: Path, models: list[Path], workdir: Path
+) -> None:
+    before = pq.read_table(evaluated.folder / FIGURES)
+    files = sorted((evaluated.folder / PARTS).glob("*/*.parquet"))
+    times = {path: path.stat().st_mtime_ns for path in files}
+    (evaluated.folder / "manifest.json").unlink()
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    files[1].unlink()
+    again = _evaluate(workdir, models[0], _overrides(places))
+    changed = [path for path in files if path.stat().st_mtime_ns != times[path]]
+    assert changed == files[:2]
+    assert pq.read_table(again.folder / FIGURES).equals(before)
+
+
+def test_shards_are_a_benchmark(models: list[Path], tmp_path: Path) -> None:
+    dataset = tiny.write_dataset(tmp_path / "dataset")
+    overrides = [f"evaluation.benchmarks.faces.dataset={dataset}", "evaluation.benchmarks.faces.kind=mild"]
+    found = summary_of(_evaluate(tmp_path, models[0], overrides).manifest.outputs)
+    assert found.benchmarks["faces"].measured == sum(tiny.VALIDATION_SIZES)
+    assert found.codebook is not None
+    assert found.codebook.codes == tiny.CODES
+    assert 0 < found.codebook.dead < tiny.CODES
+
+
+def test_what_was_restored_elsewhere_is_measured_on_the_images_of_its_benchmark(
+    places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    for number in (6, 8, 10):
+        (made / f"{number:02d}.webp").write_bytes((places / "gt" / f"{number:02d}.png").read_bytes())
+    (made / "12.png").write_bytes(encode_png(tiny.face(np.random.default_rng(0), SIDE)))
+    (made / "stray.png").write_bytes(b"")
+    options = ["--restored", f"celeba-test={made}", "--label", "PSFRGAN", *_overrides(places)]
+    assert _command(tmp_path / "run", *options) == 0
+    out = capsys.readouterr().out
+    assert f"celeba-test (3 images, {FACES - 4} missing, 2 failed)" in out
+    assert "inf" in out
+    (folder,) = (tmp_path / "run" / "steps").glob("evaluate-*")
+    rows = {row["image"]: row["problem"] for row in pq.read_table(folder / FIGURES).to_pylist()}
+    assert rows["12"] == "the restored image has 16x16 pixels, its ground truth 32x32"
+    assert rows["stray"] == "there is a restored image, but no ground truth"
+    assert rows["14"] == "missing: nothing was restored for it"
+    (line,) = [line for line in out.splitlines() if line.startswith("report: ")]
+    assert "PSFRGAN" in Path(line.removeprefix("report: ")).read_text()
+
+
+def test_the_report_sets_a_model_beside_the_champion(
+    evaluated: Committed, places: Path, models: list[Path], workdir: Path
+) -> None:
+    champion = _evaluate(workdir, models[1], _overrides(places))
+    config = load_config(TINY, [f"workdir={workdir}", *_overrides(places)])
+    with open_run(config, "evaluate") as opened:
+        page = report(opened, evaluated, champion)
+        (run_id,) = [json.loads((page.parent / "manifest.json").read_text())["run_id"]]
+        assert "report.html" in {each.path for each in opened.tracking.client.list_artifacts(run_id)}
+    text = page.read_text()
+    ours, theirs = paired_figures(evaluated.folder, champion.folder, "celeba-test", "psnr/restored")
+    expected = mean_difference(ours, theirs)
+    for value in (expected.difference, expected.low, expected.high):
+        assert f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") in text
+    assert "GFP-GAN" in text
+    assert "02.jpg cannot be used: not a readable image" in text
+    assert 'alt="champion of' in text
+    assert 'alt="HQ of' in text
+    assert re.findall(r'(?:src|href)="(?!data:)|url\(|<script|@import', text) == [], "no outside resources"
+
+
+def _command(workdir: Path, *arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["evaluate.py", "--config", str(TINY), f"workdir={workdir}", *arguments])
+        return run_step("evaluate")

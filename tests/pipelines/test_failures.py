@@ -8,7 +8,7 @@ from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, WorkerGroupError
 
 from daefr.errors import UserError
-from daefr.training.loop import NonFiniteLossError
+from daefr.training.errors import NonFiniteLossError
 from pipelines.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
 from pipelines.training.failures import GiveUpEarly, translate

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from mlflow import MlflowClient
 
 from daefr.checkpoint import MODEL
-from daefr.data.manifest import load_manifest
+from daefr.data.manifest import load_manifest, read_shards
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from pipelines import cluster
 from pipelines.config import load_config
 from pipelines.errors import StepFailedError
+from pipelines.progress import Board
 from pipelines.run import open_run
 from pipelines.steps import Committed
 from pipelines.synthesize import DATASET, synthesize
@@ -94,7 +96,7 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint_that_is_whole(
     assert meanwhile.acted
     told = capfd.readouterr().err
     assert "it goes on from its last checkpoint" in told
-    assert "is damaged: model.safetensors does not have the digest of its manifest: the one before it is used" in told
+    assert "is damaged: model.safetensors does not have the digest of its manifest: one before it is used" in told
     undisturbed = _train(tmp_path, *STEPS)
     assert file_digest(disturbed.folder / "checkpoint" / MODEL) == file_digest(
         undisturbed.folder / "checkpoint" / MODEL
@@ -111,7 +113,8 @@ def test_no_number_ends_the_run_with_its_cause_at_once(workdir: Path) -> None:
 def test_a_shard_that_is_gone_for_one_rank_only_ends_all(workdir: Path) -> None:
     with open_run(load_config(TINY, [f"workdir={workdir}"]), "train") as run:
         dataset = synthesize(run)
-    shard = dataset.folder / DATASET / load_manifest(dataset.folder / DATASET).train[-1].name
+    folder = dataset.folder / DATASET
+    shard = folder / list(read_shards(folder, load_manifest(folder).train))[-1].name
     shard.rename(shard.with_suffix(".away"))
     try:
         with (
@@ -121,3 +124,28 @@ def test_a_shard_that_is_gone_for_one_rank_only_ends_all(workdir: Path) -> None:
             train_stage(run, "hq_codebook", dataset, {})
     finally:
         shard.with_suffix(".away").rename(shard)
+
+
+def test_a_stage_that_waits_for_what_others_hold_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_TO_FREE", 0.2)
+    cpus = cluster.cpus()
+    other = ray.remote(Board).options(num_cpus=cpus).remote()
+    ray.get(other.read.remote())
+    told, entered = list[str](), threading.Event()
+
+    def enter() -> None:
+        with cluster.room("association", {"CPU": cpus}, told.append):
+            entered.set()
+
+    threading.Thread(target=enter, daemon=True).start()
+    while not told:
+        assert not entered.is_set()
+        time.sleep(0.05)
+    assert told == [f"association: waits for {cpus:g} CPU, which others hold: 0 CPU free"]
+    ray.kill(other)
+    assert entered.wait(30)
+
+
+def test_a_stage_that_no_node_has_room_for_is_told_at_once() -> None:
+    with pytest.raises(UserError, match="wants 1000 CPU, but the cluster has"), cluster.room("x", {"CPU": 1000}, print):
+        pass

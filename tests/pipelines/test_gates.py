@@ -1,12 +1,14 @@
 """Gates are data, and every one of them says why it holds or fails."""
 
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from daefr.data.manifest import DatasetManifest, Shard
+from daefr.data.manifest import DatasetManifest, Shard, write_manifest
 from daefr.errors import UserError
 from daefr.stages.config import AutoencoderTraining, RestorationTraining
 from pipelines.config import load_config
@@ -33,6 +35,12 @@ def test_by_default_only_a_lower_validation_loss_replaces_the_champion() -> None
     assert (better.promoted, equal.promoted, worse.promoted) == (True, False, False)
     assert better.reason == "validation loss 0.4 is lower than the champion's 0.5"
     assert worse.reason == "validation loss 0.6 is not lower than the champion's 0.5"
+
+
+def test_what_another_machine_rounds_otherwise_is_equal() -> None:
+    assert not _decide(LOWER_LOSS, 0.5930081, 0.5930083).promoted
+    assert _decide(LOWER_LOSS, 0.5929, 0.5930083).promoted
+    assert _decide(Gate(metric="ida", direction="lower", tolerance=0), 0.5930083, 0.5930081).promoted
 
 
 @pytest.mark.parametrize(
@@ -82,6 +90,16 @@ def test_images_that_only_one_of_both_has_are_not_compared() -> None:
     assert "no image of which both have the figure" in decision.reason
 
 
+def test_a_candidate_that_lost_images_is_not_compared_without_them() -> None:
+    gate = Gate(metric="psnr", direction="higher", minimum=0)
+    champion = _images(20, 21, 22)
+    decision = _decide(gate, Figure(30, images={"1": 29.0, "2": 31.0, "0": math.nan}), champion)
+    assert not decision.promoted
+    assert "it has no figure of 1 images of which the champion has one, such as 0" in decision.reason
+    more = Figure(19, images={**champion.images, "3": 10.0})
+    assert "not higher" in _decide(gate, more, champion).reason, "equal on the images that both have"
+
+
 def test_what_is_unavailable_fails_the_gate() -> None:
     gate = Gate(metric="lpips", direction="lower", minimum=0)
     missing = Figure(None, "vgg16 has to be downloaded")
@@ -123,7 +141,9 @@ def test_a_gate_that_means_nothing_is_refused(gate: dict[str, Any], says: str) -
     [
         ("promotion.hq_codebook.gates=[{metric: lpips, most: 1}]", "no metric 'lpips'; valid are validation_loss"),
         ("promotion.restoration.gates=[{metric: lpips, mots: 1}]", "gates.0.mots: did you mean most"),
-        ("promotion.restoration.gates=[{metric: lpips, most: much}]", "gates.0.most: .*much"),
+        ("promotion.restoration.gates=[{metric: psnr, most: much}]", "gates.0.most: .*much"),
+        ("promotion.restoration.gates=[{metric: psnr, most: 1, benchmark: lfw}]", "benchmark .lfw.; there are"),
+        ("promotion.restoration.gates=[{metric: niqe, most: 1}]", "wants niqe: it is not among evaluation.measures"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_configuration_is_named(override: str, says: str) -> None:
@@ -133,7 +153,10 @@ def test_a_mistake_in_the_configuration_is_named(override: str, says: str) -> No
 
 def _manifest(sha256: str) -> DatasetManifest:
     shard = Shard(name="a.tar", bytes=1, sha256=sha256, samples=1)
-    return DatasetManifest(resolution=32, recipes={}, variants={}, seed=0, train=[], validation=[shard], rejected=[])
+    with TemporaryDirectory() as folder:
+        return write_manifest(
+            Path(folder), resolution=32, recipes={}, variants={}, seed=0, train=[], validation=[shard]
+        )
 
 
 def test_losses_compare_on_the_same_images_and_weights_only() -> None:

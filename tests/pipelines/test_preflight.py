@@ -4,7 +4,7 @@ import pytest
 
 from daefr.errors import UserError
 from pipelines.config import load_config
-from pipelines.preflight import check, remark
+from pipelines.preflight import check, remarks
 
 DEMO = Path(__file__).parents[2] / "pipelines/configs/demo.yaml"
 FFHQ = DEMO.with_name("ffhq512.yaml")
@@ -35,7 +35,14 @@ def test_a_run_stops_before_its_first_task_when_the_detector_is_missing(tmp_path
 
 
 def test_stages_without_the_perceptual_term_are_named() -> None:
-    assert remark(load_config(DEMO)) == (
+    assert remarks(load_config(DEMO)) == [
         "without the perceptual term, as perceptual.weight=0: hq_codebook, lq_codebook, association"
-    )
-    assert remark(load_config(FFHQ)) is None
+    ]
+    assert remarks(load_config(FFHQ)) == []
+
+
+def test_a_gate_that_cannot_hold_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    gate = "promotion.restoration.gates=[{metric: ida, most: 1}]"
+    (line,) = remarks(load_config(FFHQ, [gate]))
+    assert line.startswith("a gate of restoration cannot hold, as ida is unavailable: arcface_resnet18.pth")

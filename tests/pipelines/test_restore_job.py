@@ -18,12 +18,13 @@ import ray
 from daefr.__main__ import main as daefr
 from daefr.data.images import encode_png
 from daefr.errors import UserError
-from pipelines import cluster, restore, stream
+from pipelines import cluster, restore
 from pipelines.config import load_config
 from pipelines.errors import StepFailedError
-from pipelines.ledger import Input
 from pipelines.registry import CHAMPION, move_alias, register
-from pipelines.restoring import Restoring
+from pipelines.restoring import stream
+from pipelines.restoring.ledger import Input
+from pipelines.restoring.worker import Restoring
 from pipelines.run import open_run, open_tracking, open_workdir
 from pipelines.storage.s3 import list_objects, read
 from tests.daefr import tiny

@@ -1,6 +1,7 @@
 """Places of faces and of shards: folders, tar files and a real S3 server over HTTP, with all that can go wrong."""
 
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -12,17 +13,17 @@ import numpy as np
 import pytest
 
 from daefr.data.dataset import FaceDataset
-from daefr.data.manifest import NAME, Shard, load_manifest
+from daefr.data.manifest import NAME, Shard, load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
-from pipelines import sources as sources_module
 from pipelines.config import DataConfig
-from pipelines.shards import ShardTask, make_shard
-from pipelines.sources import RejectedError, Source, SourcesDigest, list_sources
 from pipelines.storage import s3 as storage
 from pipelines.storage.cache import ShardCache
 from pipelines.storage.files import list_files
 from pipelines.storage.s3 import StorageError
+from pipelines.synthesis import sources as sources_module
+from pipelines.synthesis.shards import ShardTask, make_shard
+from pipelines.synthesis.sources import RejectedError, Source, SourcesDigest, list_sources
 from tests.daefr import tiny
 from tests.s3_server import Fault, Proxy, direct
 
@@ -239,7 +240,7 @@ def dataset(s3: Proxy, bucket: str, tmp_path: Path) -> Path:
     """A folder with the manifest of a dataset whose shards are on S3."""
     whole = tiny.write_dataset(tmp_path / "whole")
     _upload(s3, whole, f"{bucket}/dataset")
-    (tmp_path / "dataset").mkdir()
+    shutil.copytree(whole, tmp_path / "dataset", ignore=shutil.ignore_patterns("*.tar"))
     made = load_manifest(whole).model_copy(update={"store": f"{bucket}/dataset"})
     (tmp_path / "dataset" / NAME).write_text(made.model_dump_json())
     return tmp_path / "dataset"
@@ -278,7 +279,7 @@ def test_without_a_cache_it_is_told_where_the_shards_are(dataset: Path) -> None:
 
 
 def test_the_cache_keeps_to_its_limit_and_what_was_used_last(dataset: Path) -> None:
-    shards = load_manifest(dataset).train
+    shards = list(read_shards(dataset, load_manifest(dataset).train))
     limit = max(shard.bytes for shard in shards) * 2
     cache = _cache(dataset, limit)
     opened = []
@@ -294,7 +295,7 @@ def test_the_cache_keeps_to_its_limit_and_what_was_used_last(dataset: Path) -> N
 
 
 def test_many_readers_of_a_small_cache_get_whole_shards(dataset: Path) -> None:
-    shards = load_manifest(dataset).train
+    shards = list(read_shards(dataset, load_manifest(dataset).train))
     cache = _cache(dataset, max(shard.bytes for shard in shards) * 2)
     problems: list[Any] = []
 
@@ -317,7 +318,7 @@ def test_many_readers_of_a_small_cache_get_whole_shards(dataset: Path) -> None:
 
 def test_a_shard_that_is_damaged_missing_or_too_large_is_told(s3: Proxy, dataset: Path) -> None:
     made = load_manifest(dataset)
-    damaged, missing, large = made.train[:3]
+    damaged, missing, large = list(read_shards(dataset, made.train))[:3]
     bucket, prefix = storage.split_address(str(made.store))
     direct(s3).put_object(Bucket=bucket, Key=f"{prefix}/{damaged.name}", Body=bytes(damaged.bytes))
     direct(s3).delete_object(Bucket=bucket, Key=f"{prefix}/{missing.name}")

@@ -1,4 +1,5 @@
 import json
+import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +10,17 @@ import pytest
 from daefr.data.components import component_boxes, template_landmarks
 from daefr.data.dataset import FaceDataset
 from daefr.data.images import decode_image, encode_png
-from daefr.data.manifest import DatasetManifest, count_reasons
+from daefr.data.manifest import count_reasons, write_manifest
 from daefr.data.order import Position
 from daefr.data.shards import ShardReader, file_digest
 from daefr.faces import Detector, FaceFilters, align
 from degradations import get_recipe, replay
-from pipelines import photographs, sources
 from pipelines.config import load_config
-from pipelines.photographs import Photographs
-from pipelines.plan import Plan
-from pipelines.shards import ShardTask, make_shard
-from pipelines.sources import Source, list_sources
+from pipelines.synthesis import photographs, sources
+from pipelines.synthesis.photographs import Photographs
+from pipelines.synthesis.plan import Plan
+from pipelines.synthesis.shards import Receipt, ShardTask, make_shard
+from pipelines.synthesis.sources import Source, list_sources
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 from tests.e2e.command import TINY
 
@@ -44,11 +45,11 @@ def test_a_sample_can_be_made_again_from_what_it_tells(tmp_path: Path) -> None:
     assert receipt.shard is not None
     reader = ShardReader(tmp_path, receipt.shard)
     assert sorted(reader.fields(0)) == sorted(
-        ["hq.png", "json", "mild.0.jpg", "mild.1.jpg", "severe.0.jpg", "severe.1.jpg"]
+        ["hq.webp", "json", "mild.0.jpg", "mild.1.jpg", "severe.0.jpg", "severe.1.jpg"]
     )
     about = json.loads(reader.read(1, "json"))
     assert about["source"] == "portrait-000001"
-    hq = decode_image(reader.read(1, "hq.png"))
+    hq = decode_image(reader.read(1, "hq.webp"))
     for kind, variants in about["variants"].items():
         for number, params in enumerate(variants):
             assert params["recipe"] == get_recipe(f"daefr-{kind}").name
@@ -63,23 +64,22 @@ def test_samples_of_every_recipe_can_be_read(tmp_path: Path) -> None:
     assert shard is not None
     kinds = {field.split(".")[2] for field in ShardReader(tmp_path, shard).fields(0) if field.startswith("mild")}
     assert kinds <= {"jpg", "png"}
-    manifest = DatasetManifest(
+    write_manifest(
+        tmp_path,
         resolution=32,
         recipes=recipes,
         variants={"mild": 3, "severe": 3},
         seed=5,
         train=[shard],
         validation=[],
-        rejected=[],
     )
-    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
     for part in ("mild", "severe"):
         dataset = FaceDataset(tmp_path, "train", ["hq", part], draw=True)  # type: ignore[list-item]
         for epoch in range(4):
             for sample in range(3):
                 read = dataset[Position(epoch, 0, sample)]
-                assert read["lq"].shape == read["hq"].shape == (3, 32, 32)
-                assert 0 < (read["lq"] - read["hq"]).abs().mean() < 1
+                assert read["lq"].shape == read["hq"].shape == (32, 32, 3)
+                assert 0 < (read["lq"].int() - read["hq"].int()).abs().float().mean() < 128
 
 
 def test_how_a_face_is_degraded_depends_on_no_other_face(tmp_path: Path) -> None:
@@ -105,6 +105,17 @@ def test_what_is_rejected_is_listed_with_its_reason_and_the_rest_goes_on(good: i
     assert [(entry.source, entry.reason) for entry in receipt.rejected] == [("notes.txt", "not a readable image")]
     assert (receipt.shard.samples if receipt.shard else 0) == good
     assert (tmp_path / "train.tar").exists() == bool(good)
+
+
+def test_a_file_whose_name_is_no_text_is_a_sample_or_a_rejection_like_any_other(tmp_path: Path) -> None:
+    good, bad = (tmp_path / os.fsdecode(name) for name in (b"a\xff.png", b"b\xff.png"))
+    good.write_bytes(encode_png(PORTRAITS[0].load(32).image))
+    bad.write_bytes(b"no image")
+    receipt = make_shard(_task(tmp_path / "out/train.tar", [Source(path.name, path) for path in (good, bad)]))
+    again = Receipt.model_validate_json(receipt.model_dump_json())
+    assert again == receipt
+    assert [entry.source for entry in again.rejected] == [r"b\xff.png"]
+    assert again.shard is not None and again.shard.samples == 1
 
 
 def test_planning_holds_neither_the_names_nor_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +187,7 @@ def test_every_face_of_a_photograph_is_a_sample(told: Source, tmp_path: Path) ->
     crop, matrix = align(image, face.landmarks)
     np.testing.assert_allclose(np.array(about["crop"]["matrix"]) * 16, matrix, rtol=1e-6)
     assert about["crop"]["score"] == 0.99
-    hq = decode_image(reader.read(0, "hq.png")).astype(float)
+    hq = decode_image(reader.read(0, "hq.webp")).astype(float)
     assert np.abs(hq - crop.reshape(32, 16, 32, 16, 3).mean(axis=(1, 3))).max() <= 1
     again = make_shard(replace(task, path=tmp_path / "again.tar"))
     assert again.shard is not None

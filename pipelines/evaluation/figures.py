@@ -70,6 +70,8 @@ class Summary(Settings):
     benchmarks: dict[str, BenchmarkSummary]
     codebook: CodebookUsage | None
     """None where no model of ours was evaluated."""
+    resolution: int | None = None
+    """The side of the restored faces, at which they were measured; None where they were restored elsewhere."""
 
 
 def summary_of(outputs: Mapping[str, Any]) -> Summary:

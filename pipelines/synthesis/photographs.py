@@ -4,12 +4,14 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from daefr.data.manifest import Rejection
-from daefr.faces import Aligner, Detector, FaceFilters
-from pipelines.sources import Face, RejectedError, Source
+from daefr.faces import FaceFilters
+from pipelines.synthesis.sources import Face, RejectedError, Source
+
+if TYPE_CHECKING:
+    from daefr.faces import Aligner
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ def take_faces(
 
 
 @cache
-def _aligner(photographs: Photographs, resolution: int, max_pixels: int) -> Aligner:
+def _aligner(photographs: Photographs, resolution: int, max_pixels: int) -> "Aligner":
     """Load the detector, once a worker process: Ray runs task after task in the same ones.
 
     A process with a share of a GPU is the exception: Ray ends it with its task, which gives the GPU's memory back.
     """
+    import torch  # noqa: PLC0415  # it takes seconds and 500 MB, which only the tasks need
+
+    from daefr.faces import Aligner, Detector  # noqa: PLC0415
+
     torch.set_num_threads(1)  # a task has one CPU
     detector = Detector.load(photographs.detector, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return Aligner(detector, photographs.filters, resolution, max_pixels)

@@ -18,13 +18,13 @@ import torch
 from daefr.config import Settings
 from daefr.data.order import Position
 from daefr.evaluation import SUBJECTS, Evaluated, Evaluator, Method, Sample
+from daefr.files import write_aside
 from daefr.metrics.base import MeasureName
 from daefr.metrics.meter import Measures
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU
 from daefr.metrics.registry import Setup
-from pipelines.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
-from pipelines.contenders import Contender
-from pipelines.steps import write_aside
+from pipelines.evaluation.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
+from pipelines.evaluation.contenders import Contender
 
 IMAGES = 16
 """In a part: some half a minute of a CPU's work at 512 pixels."""
@@ -43,7 +43,10 @@ class PartAbout(Settings):
     """What holds for all images of a part."""
 
     unavailable: dict[str, str]
-    codes: int | None
+    codes: int | None = None
+    """The size of the codebook, None where there is none."""
+    resolution: int | None = None
+    """At which faces were restored, None where they were elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ class _Worker:
         rows = [problems.get(number) or next(evaluated) for number in range(len(part.items))]
         part.path.parent.mkdir(parents=True, exist_ok=True)
         with write_aside(part.path) as temporary:
-            about = PartAbout(unavailable=self._measures.unavailable, codes=getattr(self._method, "codes", None))
+            about = PartAbout(unavailable=self._measures.unavailable)
+            if self._method is not None:
+                about = about.model_copy(update={"codes": self._method.codes, "resolution": self._method.resolution})
             pq.write_table(_table(rows, about), temporary)
         return len(rows)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from daefr.data.dataset import FaceDataset, Fetch
-from daefr.data.images import Image, decode_8_bit_image, to_image
-from daefr.data.manifest import load_manifest
+from daefr.data.images import Image, decode_8_bit_image
+from daefr.data.manifest import load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
 from daefr.evaluation import Sample
@@ -69,7 +69,7 @@ def open_shards(name: str, shards: Shards) -> Benchmark:
     manifest = load_manifest(shards.dataset)
     items = [
         Position(0, number, sample)
-        for number, shard in enumerate(manifest.shards("validation"))
+        for number, shard in enumerate(read_shards(shards.dataset, manifest.validation))
         for sample in range(shard.samples)
     ]
     if not items:
@@ -80,7 +80,7 @@ def open_shards(name: str, shards: Shards) -> Benchmark:
 def read_position(faces: FaceDataset, position: Position) -> Sample:
     """Read one sample of a dataset."""
     images = faces[position]
-    return Sample(faces.name(position), to_image(images["lq"]), to_image(images["hq"]))
+    return Sample(faces.name(position), images["lq"].numpy(), images["hq"].numpy())
 
 
 def open_benchmark(name: str, config: BenchmarkConfig, restored: str | None = None) -> Benchmark:

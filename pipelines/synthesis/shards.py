@@ -15,12 +15,12 @@ import numpy as np
 import degradations
 from daefr.config import Settings
 from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import MAX_PIXELS, encode_png
+from daefr.data.images import MAX_PIXELS, Image, encode_lossless
 from daefr.data.manifest import Rejection, Shard
 from daefr.data.shards import Sample, write_shard
-from pipelines.photographs import Photographs, take_faces
-from pipelines.sources import Face, Source, SourcesDigest
 from pipelines.storage import s3
+from pipelines.synthesis.photographs import Photographs, take_faces
+from pipelines.synthesis.sources import Face, Source, SourcesDigest
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def make_shard(task: ShardTask) -> Receipt:
     cv2.setNumThreads(1)  # a task has one CPU
     rejected: list[Rejection] = []
     fruitless: list[Source] = []
-    with _local(task) as path:
+    with local_place(task.path, task.store) as path:
         shard: Shard | None = write_shard(path, _samples(task, rejected, fruitless))
         if shard is not None and not shard.samples:
             path.unlink()
@@ -76,25 +76,18 @@ def make_shard(task: ShardTask) -> Receipt:
 
 
 @contextmanager
-def _local(task: ShardTask) -> Iterator[Path]:
-    """Give the place where the shard is written: its own, or one that is there until the shard is uploaded."""
-    if task.store is None:
-        yield task.path
+def local_place(path: Path, store: str | None) -> Iterator[Path]:
+    """Give the place where a shard is written: its own, or one that is there until the shard is uploaded."""
+    if store is None:
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="daefr-") as folder:
-        yield Path(folder) / task.path.name
+        yield Path(folder) / path.name
 
 
 def _samples(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[Sample]:
     for key, name, face in _faces(task, rejected, fruitless):
-        sample: dict[str, str | bytes] = {"__key__": key, "hq.png": encode_png(face.image)}
-        variants: dict[str, list[dict[str, Any]]] = {}
-        hq = degradations.Face(face.image)
-        for kind, recipe in task.recipes.items():
-            generators = [_generator(task.seed, name, kind, index) for index in range(task.variants)]
-            spoiled = [degradations.degrade(hq, degradations.get_recipe(recipe), rng) for rng in generators]
-            sample |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(spoiled)}
-            variants[kind] = [lq.params for lq in spoiled]
+        files, variants = degrade_face(face.image, name, task.recipes, task.variants, seed=task.seed)
         about = {
             "source": name,
             "sha256": face.sha256,
@@ -106,7 +99,23 @@ def _samples(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]
             "crop": face.crop,
             "variants": variants,
         }
-        yield sample | {"json": json.dumps(about, sort_keys=True).encode()}
+        hq: dict[str, str | bytes] = {"__key__": key, "hq.webp": encode_lossless(face.image)}
+        yield hq | files | {"json": json.dumps(about, sort_keys=True).encode()}
+
+
+def degrade_face(
+    hq: Image, name: str, recipes: dict[str, str], count: int, *, seed: int, generation: int = 0
+) -> tuple[dict[str, bytes], dict[str, list[dict[str, Any]]]]:
+    """Return the files of a face's LQ images by their names in a sample, and the values of each by kind."""
+    face = degradations.Face(hq)
+    files: dict[str, bytes] = {}
+    variants: dict[str, list[dict[str, Any]]] = {}
+    for kind, recipe in recipes.items():
+        generators = [_generator(seed, name, kind, index, generation) for index in range(count)]
+        spoiled = [degradations.degrade(face, degradations.get_recipe(recipe), rng) for rng in generators]
+        files |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(spoiled)}
+        variants[kind] = [lq.params for lq in spoiled]
+    return files, variants
 
 
 def _faces(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[tuple[str, str, Face]]:
@@ -120,7 +129,8 @@ def _faces(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) 
             yield f"{number:08d}{name.removeprefix(source.name).replace('#', '-')}", name, face
 
 
-def _generator(seed: int, source: str, kind: str, variant: int) -> np.random.Generator:
+def _generator(seed: int, source: str, kind: str, variant: int, generation: int) -> np.random.Generator:
     """Return the generator of one LQ image, which depends on the source's name: no other face has a say in it."""
-    name = int.from_bytes(hashlib.sha256(f"{source}/{kind}/{variant}".encode(errors="surrogateescape")).digest()[:8])
+    image = f"{source}/{kind}/{variant}" + (f"/{generation}" if generation else "")
+    name = int.from_bytes(hashlib.sha256(image.encode(errors="surrogateescape")).digest()[:8])
     return np.random.default_rng([seed, name])

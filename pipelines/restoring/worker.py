@@ -18,7 +18,7 @@ from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_ph
 from daefr.restore.files import OF_ONE_NAME, encoded, in_groups
 from pipelines.config import RestoreCompute, RestoreConfig
 from pipelines.errors import StepFailedError
-from pipelines.ledger import Input, Outcome
+from pipelines.restoring.ledger import Input, Outcome
 from pipelines.storage import s3
 from pipelines.storage.files import read_file, remove_file, write_file
 

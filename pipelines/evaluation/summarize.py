@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daefr.evaluation import SUBJECTS, Subject, column
+from daefr.files import write_aside
 from daefr.metrics.base import MeasureName
 from daefr.metrics.fid import Statistics
 from daefr.metrics.meter import NO_TARGET, UNDEFINED, Figure, Totals
 from daefr.metrics.registry import KINDS
-from pipelines.benchmarks import Benchmark
-from pipelines.figures import FIGURES, BenchmarkSummary, CodebookUsage, MeasuredFigure, schema
-from pipelines.parts import FEATURES, Part, read_about
-from pipelines.steps import write_aside
+from pipelines.evaluation.benchmarks import Benchmark
+from pipelines.evaluation.figures import FIGURES, BenchmarkSummary, CodebookUsage, MeasuredFigure, schema
+from pipelines.evaluation.parts import FEATURES, Part, read_about
 
 MISSING = "missing"
 
@@ -90,6 +90,11 @@ def count_codes(parts: Sequence[Part]) -> NDArray[np.int64] | None:
         mine = np.bincount(codes, minlength=size).astype(np.int64)
         counts = mine if counts is None else counts + mine
     return counts
+
+
+def resolution_of(parts: Sequence[Part]) -> int | None:
+    """Return the side of the restored faces, None where they were restored elsewhere."""
+    return next((read_about(part.path).resolution for part in parts), None)
 
 
 def usage(counts: NDArray[np.int64]) -> CodebookUsage:

@@ -16,8 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import cluster
 from pipelines.config import RestoreCompute
-from pipelines.ledger import Ledger, Outcome
-from pipelines.restoring import Job, Restoring
+from pipelines.restoring.ledger import Ledger, Outcome
+from pipelines.restoring.worker import Job, Restoring
 
 RETRIES = 2
 """How often a group is given to another worker when its own dies: an image can be what kills them."""

@@ -1,6 +1,6 @@
 """Which tasks make a dataset, and which of them are finished."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -8,10 +8,10 @@ from pathlib import Path
 from daefr.data.manifest import Split
 from daefr.errors import UserError
 from pipelines.config import RunConfig
-from pipelines.photographs import Photographs
-from pipelines.shards import Receipt, ShardTask
-from pipelines.sources import Sources, SourcesDigest
 from pipelines.storage import s3
+from pipelines.synthesis.photographs import Photographs
+from pipelines.synthesis.shards import Receipt, ShardTask
+from pipelines.synthesis.sources import Sources, SourcesDigest
 
 
 class Plan:
@@ -78,10 +78,10 @@ class Plan:
         return self.folder / f"{split}-{number:06d}.tar"
 
 
-def finished(task: ShardTask, stored: Mapping[str, int] | None) -> Receipt | None:
+def finished(task: ShardTask, size_of: Callable[[str], int | None]) -> Receipt | None:
     """Return what a task recorded when it was finished with the same sources, None if it was not or its shard is gone.
 
-    `stored` gives the sizes of the shards in the store, if they belong there.
+    `size_of` gives the size of a shard by its name, None where there is none.
     """
     try:
         receipt = Receipt.model_validate_json(task.receipt.read_text())
@@ -91,11 +91,19 @@ def finished(task: ShardTask, stored: Mapping[str, int] | None) -> Receipt | Non
         return None
     if receipt.shard is None:
         return receipt
-    if stored is not None:
-        size = stored.get(task.path.name)
-    else:
-        size = task.path.stat().st_size if task.path.is_file() else None
-    return receipt if size == receipt.shard.bytes else None
+    return receipt if size_of(receipt.shard.name) == receipt.shard.bytes else None
+
+
+def sizes_in(folder: Path) -> Callable[[str], int | None]:
+    """Return what gives the sizes of files in a folder by their names."""
+
+    def size_of(name: str) -> int | None:
+        try:
+            return (folder / name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    return size_of
 
 
 def stored_sizes(store: str) -> dict[str, int]:

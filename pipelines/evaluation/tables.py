@@ -1,9 +1,9 @@
 """The figures of an evaluation as a table for people at a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from daefr.evaluation import SUBJECTS
-from pipelines.figures import BenchmarkSummary, summary_of
+from pipelines.evaluation.figures import BenchmarkSummary, MeasuredFigure, summary_of
 from pipelines.steps import Committed
 
 TITLES = {"psnr": "PSNR (dB)"}
@@ -26,12 +26,22 @@ def _lines(name: str, found: BenchmarkSummary) -> Iterator[str]:
     yield f"{'':>12}" + "".join(f" {TITLES.get(measure, measure.upper()):>10}" for measure in held)
     for subject in SUBJECTS:
         if subject in found.figures:
-            cells = (_cell(found.figures[subject][measure].value) for measure in held)
+            cells = (_cell(measure, found.figures[subject][measure].value) for measure in held)
             yield f"{subject.replace('_', ' '):>12}" + "".join(f" {cell:>10}" for cell in cells)
-    for measure in measures:
-        if measure not in held:
-            yield f"{measure} is unavailable: {every[0][measure].problem}"
+    for problem, lacking in group_by_problem(found.figures.get("restored", {})).items():
+        yield f"{', '.join(lacking)} unavailable: {problem}"
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def group_by_problem(figures: Mapping[str, MeasuredFigure]) -> dict[str, list[str]]:
+    """Return the measures that are unavailable, by the reason."""
+    groups: dict[str, list[str]] = {}
+    for name, figure in figures.items():
+        if figure.value is None:
+            groups.setdefault(figure.problem, []).append(name)
+    return groups
+
+
+def _cell(measure: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if measure == "psnr" else f"{value:.3f}"

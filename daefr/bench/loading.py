@@ -1,0 +1,98 @@
+"""The command `python -m daefr bench-loader`: does training wait for its data?
+
+Each stage takes steps on one batch that is in memory, then as many on batches that the loader brings.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from daefr.bench.cases import Case, CaseName, build_side
+from daefr.bench.data import degrade_face, write_dataset
+from daefr.bench.report import network_of
+from daefr.data.dataset import Batch, FaceDataset, training_batches
+from daefr.data.portraits import draw_portrait
+from daefr.errors import UserError
+from daefr.training.optimization import Optimization
+from daefr.training.state import TrainingState
+
+STAGES: tuple[CaseName, ...] = ("hq_codebook", "association", "restoration")
+VARIANTS = 2
+
+
+@dataclass(frozen=True)
+class Loading:
+    """One stage's samples a second, and the share of the time with the loader that went into waiting for it."""
+
+    samples_per_second: float
+    without_loader: float
+    ratio: float
+    waiting: float
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options; the defaults are for a GPU."""
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--batch", type=int, default=4, help="samples a step (default %(default)s)")
+    parser.add_argument("--channels", type=int, default=64, help="width of the finest level (default %(default)s)")
+    parser.add_argument("--resolution", type=int, default=512, help="side of the images (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps a side (default %(default)s)")
+    parser.add_argument("--loaders", type=int, default=4, help="processes that decode (default %(default)s)")
+    parser.add_argument("--faces", type=int, default=32, help="drawn portraits to read (default %(default)s)")
+
+
+def bench_loader(options: argparse.Namespace) -> int:
+    """Measure and print one JSON object; return 0. Raises `UserError` for sizes that do not fit together."""
+    for name in ("batch", "channels", "resolution", "steps", "faces"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
+    network = network_of(options.resolution, options.channels, (1, 2, 2, 4, 4, 8))
+    with tempfile.TemporaryDirectory() as folder:
+        faces = (draw_portrait(seed, options.resolution).image for seed in range(options.faces))
+        write_dataset([degrade_face(face, VARIANTS, number) for number, face in enumerate(faces)], Path(folder))
+        figures = {
+            name: asdict(measure_loading(Case(name, network, options.batch, options.device), Path(folder), options))
+            for name in STAGES
+        }
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def measure_loading(case: Case, dataset: Path, options: argparse.Namespace) -> Loading:
+    """Measure one stage on a dataset."""
+    device, (stage, training) = torch.device(case.device), build_side(case, "ours")
+    training.speed.prepare(stage, device).train()
+    optimization = Optimization(TrainingState(stage, training), device)
+    faces = FaceDataset(dataset, "train", stage.parts, flip=True, draw=True)
+
+    def load() -> Iterator[Batch]:
+        return iter(training_batches(faces, seed=0, batch=case.batch, rank=0, ranks=1, step=0, workers=options.loaders))
+
+    def seconds(batches: Iterator[Batch]) -> tuple[float, float]:
+        waited, start = 0.0, time.perf_counter()
+        for _ in range(options.steps):
+            asked = time.perf_counter()
+            images = next(batches)
+            waited += time.perf_counter() - asked
+            optimization.step(training.speed.arrange(images, device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start, waited
+
+    kept = next(load())
+    for _ in range(2):  # which compile, and allocate
+        optimization.step(training.speed.arrange(kept, device))
+    without, _ = seconds(iter([kept] * options.steps))
+    loader = load()
+    optimization.step(training.speed.arrange(next(loader), device))  # starts the processes
+    with_loader, waited = seconds(islice(loader, options.steps))
+    samples = options.steps * case.batch
+    return Loading(samples / with_loader, samples / without, without / with_loader, waited / with_loader)

@@ -1,0 +1,140 @@
+"""Start an MLflow server that a team shares: records in PostgreSQL, artifacts on S3, passwords unless on loopback.
+
+MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow@db/mlflow python infra/mlflow/serve.py --artifacts s3://bucket/mlflow
+"""
+
+import argparse
+import ipaddress
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from configparser import ConfigParser
+from pathlib import Path
+from typing import TextIO
+
+DATABASE = "MLFLOW_BACKEND_STORE_URI"
+PERMISSIONS = ("READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS")
+
+
+class SettingError(Exception):
+    """A setting that cannot be. Its text is one sentence for whoever starts the server."""
+
+
+def main() -> None:
+    """Become the server, or end with one sentence."""
+    options = _parser().parse_args()
+    try:
+        variables = prepare(options, os.environ)
+    except SettingError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    arguments = command(options, authenticated=not is_loopback(options.host))
+    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], {**os.environ, **variables})  # noqa: S606
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=f"The database's URI is taken from {DATABASE}, as it has a password.")
+    parser.add_argument("--artifacts", required=True, help="s3://bucket/prefix or a folder; AWS's variables apply")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="to listen at; any but a loopback address asks for passwords"
+    )
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--workers", type=int, default=4, help="processes that answer")
+    parser.add_argument(
+        "--allowed-hosts", default="", metavar="NAMES", help="what clients call this machine, such as mlflow.lab:5000"
+    )
+    parser.add_argument(
+        "--secrets", type=Path, default=Path("~/.daefr-mlflow"), help="folder for what is made on the first start"
+    )
+    parser.add_argument(
+        "--permission", choices=PERMISSIONS, default="EDIT", help="what a user may do with what others have made"
+    )
+    return parser
+
+
+def prepare(options: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, str]:
+    """Check the settings, make a new database's tables and the secrets; return the server's variables."""
+    database = environment.get(DATABASE, "")
+    if not database:
+        raise SettingError(f"set {DATABASE}, such as postgresql+psycopg2://mlflow:PASSWORD@127.0.0.1/mlflow")
+    make_tables(database)
+    # without it, MLflow starts eight more processes for jobs of language models
+    variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    if is_loopback(options.host):
+        return variables
+    if not options.allowed_hosts:
+        raise SettingError(f"--host {options.host} wants --allowed-hosts: MLflow turns down requests to other names")
+    return variables | make_secrets(options.secrets.expanduser(), database, options.permission)
+
+
+def command(options: argparse.Namespace, *, authenticated: bool) -> list[str]:
+    """Return the arguments of `mlflow`."""
+    arguments = ["server", "--artifacts-destination", options.artifacts, "--serve-artifacts"]
+    arguments += ["--host", options.host, "--port", str(options.port), "--workers", str(options.workers)]
+    if options.allowed_hosts:
+        here = f"localhost:{options.port},127.0.0.1:{options.port}"
+        arguments += ["--allowed-hosts", f"{options.allowed_hosts},{here}"]
+    return [*arguments, "--app-name", "basic-auth"] if authenticated else arguments
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def make_tables(database: str) -> None:
+    """Make the tables of a new database, before several processes try to at the same time.
+
+    Those of an older MLflow are left as they are: that is for `mlflow db upgrade`, after a backup.
+    """
+    from mlflow import MlflowClient  # noqa: PLC0415  # it takes seconds, and a wrong option none
+    from sqlalchemy import create_engine  # noqa: PLC0415
+
+    try:
+        create_engine(database).connect().close()  # MLflow itself would try for minutes
+        MlflowClient(tracking_uri=database, registry_uri=database).search_experiments(max_results=1)
+    except Exception as error:  # MLflow lets those of alembic and of every database through
+        reason = " ".join(str(error).split())[:300]
+        raise SettingError(f"the database of {DATABASE} cannot be used: {reason}") from None
+
+
+def make_secrets(folder: Path, database: str, permission: str) -> dict[str, str]:
+    """Return the variables of a server with passwords, after making what `folder` lacks, for its owner alone."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = ConfigParser(interpolation=None)
+    config["mlflow"] = {
+        "default_permission": permission,
+        "database_uri": database,
+        "admin_username": "admin",
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+    }
+    auth = folder / "basic_auth.ini"
+    with _private(auth) as file:
+        config.write(file)
+    password = folder / "admin-password"
+    sys.stderr.write(f"passwords are asked for; that of the user admin is in {password}, unless it was changed\n")
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(auth),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": _secret(password),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": _secret(folder / "session-key"),
+    }
+
+
+def _secret(path: Path) -> str:
+    if not path.exists():
+        with _private(path) as file:
+            file.write(secrets.token_urlsafe(24))
+    return path.read_text().strip()
+
+
+def _private(path: Path) -> TextIO:
+    """Open a file to be written, which nobody else may read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w")
+
+
+if __name__ == "__main__":
+    main()

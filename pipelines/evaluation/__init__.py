@@ -1,0 +1,1 @@
+"""What `pipelines/evaluate.py` is made of: benchmarks, who is evaluated, and the figures of each image."""

@@ -1,0 +1,79 @@
+"""What several ranks do for the test of their number; in a file of its own, as fresh processes import it."""
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from daefr.config import StageName
+from daefr.stages import STAGES
+from daefr.training.errors import HungRankError
+from daefr.training.loop import train
+from daefr.training.meeting import Meeting
+from daefr.training.reporter import FolderReporter
+from tests.daefr import tiny
+
+STEPS = 10
+# the released learning rate a sample; everything that looks beyond a sample takes part
+OPTIONS: dict[str, Any] = {
+    "steps": STEPS, "batch": 8, "accumulate": 2, "base_learning_rate": 4.5e-6, "milestones": (), "schedule": "cosine",
+    "warmup": 2, "clip_gradient": 1.0, "ema": 0.9,
+}  # fmt: skip
+REMEDIES = {"codebook": {"restart_every": 4}}
+
+
+def on_ranks(dataset: Path, folder: Path, count: int) -> dict[str, Any]:
+    """Train every stage on so many ranks; return what the first has to tell."""
+    torch.multiprocessing.spawn(_work, (dataset, folder, count), nprocs=count)
+    told: dict[str, Any] = torch.load(folder / f"{count}.pt", weights_only=True)
+    return told
+
+
+def _work(rank: int, dataset: Path, folder: Path, count: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / f'meeting-{count}'}", rank=rank, world_size=count)
+    told = {name: trained(name, dataset, folder / f"{name}-{count}-{rank}") for name in STAGES}
+    if rank == 0:
+        torch.save(told, folder / f"{count}.pt")
+    dist.destroy_process_group()
+
+
+def trained(name: StageName, dataset: Path, folder: Path) -> dict[str, Any]:
+    """Train a stage on this rank; return its parameters and its losses by step."""
+    changes = OPTIONS if name == "restoration" else OPTIONS | REMEDIES
+    stage = tiny.build(name, **changes)
+    if stage.discriminator is not None:
+        _without_batch_norm(stage.discriminator)
+    reporter = FolderReporter(folder)
+    measured = train(stage, tiny.settings(name, **changes), dataset, reporter)
+    losses = [values for _, values in reporter.history if "loss" in values]
+    return {"parameters": dict(stage.named_parameters()), "losses": losses, "measured": measured}
+
+
+def _without_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(1, child.num_features))
+        else:
+            _without_batch_norm(child)
+
+
+def hang(rank: int, folder: Path, hung: int, patience: float) -> None:
+    """Meet for the second time without rank `hung`; what the others find goes into files."""
+    limit = timedelta(seconds=patience)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=3, timeout=limit)
+    meeting = Meeting(patience, roll_call=2 * patience)
+    if meeting.any(False, rank == 1) != (False, True):
+        raise AssertionError("what one rank wishes, all hear")
+    if rank == hung:
+        time.sleep(6 * patience)
+        return
+    try:
+        with meeting.watching("hq_codebook, step 2"):
+            dist.all_reduce(torch.ones(1))
+    except HungRankError as error:
+        (folder / f"rank-{rank}").write_text(str(error))

@@ -1,0 +1,65 @@
+"""One, two and four ranks come to the same, and a rank that hangs is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from daefr.config import StageName
+from daefr.stages import STAGES
+from tests.daefr import equal
+
+COSTS = ("seconds", "samples_per_second", "cores_in_use", "memory_megabytes")
+
+
+@pytest.fixture(scope="module")
+def by_ranks(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    told: dict[int, dict[str, Any]] = {count: equal.on_ranks(dataset, folder, count) for count in (2, 4)}
+    told[1] = {name: equal.trained(name, dataset, folder / f"{name}-1") for name in STAGES}
+    return told
+
+
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_number_of_ranks_changes_nothing(by_ranks: dict[int, dict[str, Any]], name: StageName, count: int) -> None:
+    alone, together = by_ranks[1][name], by_ranks[count][name]
+    fresh = dict(equal.tiny.build(name).named_parameters())
+    moved = [
+        path for path, weight in alone["parameters"].items() if path in fresh and not torch.equal(weight, fresh[path])
+    ]
+    assert len(moved) > len(fresh) / 2
+    for path, weight in alone["parameters"].items():
+        mine, theirs = _without_key_bias(path, weight), _without_key_bias(path, together["parameters"][path])
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5, msg=lambda text, path=path: f"{path}: {text}")
+    assert len(alone["losses"]) == len(together["losses"]) == equal.STEPS
+    for mine, theirs in zip(alone["losses"], together["losses"], strict=True):
+        _assert_equal_measures(mine, theirs)
+    _assert_equal_measures(alone["measured"], together["measured"])
+
+
+def _without_key_bias(path: str, weight: torch.Tensor) -> torch.Tensor:
+    """Leave out the bias of keys: softmax takes it out again, its gradient is rounding that Adam makes a step of."""
+    if path.endswith(".k.bias"):
+        return weight[:0]
+    if path.endswith("in_proj_bias"):
+        query, _, value = weight.chunk(3)
+        return torch.cat([query, value])
+    return weight
+
+
+def _assert_equal_measures(mine: dict[str, float], theirs: dict[str, float]) -> None:
+    assert mine.keys() - theirs.keys() <= {"communication_seconds"}
+    for name, value in mine.items():
+        if not name.endswith(COSTS) and "samples_per_second" not in name and "checkpoint" not in name:
+            assert theirs[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize(("hung", "told"), [(1, "nothing comes from rank 1"), (0, "nothing comes from rank 0")])
+def test_a_rank_that_does_not_come_is_named(tmp_path: Path, hung: int, told: str) -> None:
+    torch.multiprocessing.spawn(equal.hang, (tmp_path, hung, 2.0), nprocs=3)
+    first = min(rank for rank in range(3) if rank != hung)
+    said = (tmp_path / f"rank-{first}").read_text()
+    assert said.startswith(f"hq_codebook, step 2: after 2 s {told}")
+    assert (tmp_path / "rank-2").exists()

@@ -1,0 +1,170 @@
+"""Options of the loop: schedules, parts of a batch, clipping, averaged weights, recomputing, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from daefr.checkpoint import load_checkpoint
+from daefr.config import StageName
+from daefr.data.dataset import Batch
+from daefr.errors import UserError
+from daefr.stages import STAGES
+from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.training.loop import train
+from daefr.training.optimization import Optimization
+from daefr.training.reporter import FolderReporter
+from daefr.training.state import TrainingState
+from tests.daefr import tiny
+
+CPU = torch.device("cpu")
+EVERYTHING: dict[str, Any] = {
+    "accumulate": 2, "ema": 0.9, "clip_gradient": 0.5, "warmup": 2, "schedule": "cosine", "floor": 0.1,
+    "milestones": (), "speed": {"recompute": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_training_with_every_option_is_continued_exactly(dataset: Path, tmp_path: Path, name: StageName) -> None:
+    class EndingReporter(FolderReporter):
+        def should_stop(self) -> bool:
+            return bool(self.history)
+
+    settings = tiny.settings(name, **EVERYTHING)
+    straight, halves = FolderReporter(tmp_path / "straight"), FolderReporter(tmp_path / "halves")
+    train(tiny.build(name, **EVERYTHING), settings, dataset, straight)
+    with pytest.raises(Exception, match="stopped as asked, after step 2"):
+        train(tiny.build(name, **EVERYTHING), settings, dataset, EndingReporter(tmp_path / "halves"))
+    train(tiny.build(name, seed=3, **EVERYTHING), settings, dataset, halves, resume=halves.resume())
+    first, second = (load_checkpoint(each.latest) for each in (straight, halves) if each.latest)
+    _assert_bit_equal(first.tensors(), second.tensors())
+    _assert_bit_equal(first.average(), second.average())
+    assert first.average()
+    for optimizer, state in first.trainer()["optimizers"].items():
+        for number, moments in state["state"].items():
+            _assert_bit_equal(moments, second.trainer()["optimizers"][optimizer]["state"][number])
+    mine, theirs = (
+        {step: told["loss"] for step, told in each.history if "loss" in told} for each in (straight, halves)
+    )
+    assert {step: mine[step] for step in theirs} == theirs
+
+
+def _assert_bit_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_schedules_are_functions_of_the_step() -> None:
+    warm = RestorationTraining(steps=100, batch=1, base_learning_rate=1, warmup=4, milestones=(50,))
+    assert [warm.learning_rate_at(step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert (warm.learning_rate_at(49), warm.learning_rate_at(50)) == pytest.approx((1, 0.1))
+    cosine = RestorationTraining(steps=104, batch=1, base_learning_rate=1, warmup=4, schedule="cosine", floor=0.2)
+    assert cosine.learning_rate_at(4) == 1
+    assert cosine.learning_rate_at(54) == pytest.approx(0.6)
+    assert cosine.learning_rate_at(103) == pytest.approx(0.2, abs=1e-3)
+    rates = [cosine.learning_rate_at(step) for step in range(4, 104)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("wrong", "why"), [
+    ({"batch": 4, "accumulate": 3}, "batch=4 does not divide into accumulate=3 equal parts"),
+    ({"schedule": "cosine", "milestones": (3,)}, "milestones mean nothing to schedule=cosine"),
+    ({"floor": 0.1}, "floor means nothing to schedule=multistep"),
+    ({"warmup": 10}, "warmup=10 leaves no step of steps=10"),
+    ({"ema": 1.0}, "ema"),
+    ({"clip_gradient": 0}, "clip_gradient"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_with_a_why(wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        TrainingConfig.model_validate({"steps": 10} | wrong)
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ({"speed": {"tf32": True}}, r"speed\.tf32=true needs a GPU"),
+    ({"adversarial": {"sync_batchnorm": True}}, r"adversarial\.sync_batchnorm=true needs GPUs"),
+])  # fmt: skip
+def test_what_a_cpu_cannot_do_is_refused_in_a_line(
+    dataset: Path, tmp_path: Path, options: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(UserError, match=why):
+        train(tiny.build("hq_codebook", **options), tiny.settings("hq_codebook", **options), dataset,
+              FolderReporter(tmp_path))  # fmt: skip
+
+
+def test_synchronized_batchnorm_takes_the_place_of_every_other_and_keeps_the_names() -> None:
+    plain, synchronized = tiny.build("hq_codebook"), tiny.build("hq_codebook", adversarial={"sync_batchnorm": True})
+    assert list(synchronized.weights()) == list(plain.weights())
+    kinds = [
+        type(module) for module in synchronized.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+    assert kinds
+    assert set(kinds) == {torch.nn.SyncBatchNorm}
+    assert AutoencoderTraining(steps=1).adversarial.sync_batchnorm is False
+
+
+def _batch(size: int = 4) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(size, 3, tiny.SIDE, tiny.SIDE, generator=generator) * 2 - 1 for name in ("hq", "lq")}
+
+
+def _gradients(parts: int, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    stage = tiny.build("restoration")
+    optimization = Optimization(TrainingState(stage.train(), tiny.settings("restoration", **changes)), CPU)
+    batch = _batch()
+    chunks = zip(*(batch[name].chunk(parts) for name in ("hq", "lq")), strict=True)
+    _, terms = optimization.step(*({"hq": hq, "lq": lq} for hq, lq in chunks))
+    gradients = {name: weight.grad for name, weight in stage.named_parameters() if weight.grad is not None}
+    return gradients, terms
+
+
+def test_parts_of_a_batch_give_the_gradients_of_the_whole() -> None:
+    (whole, expected), (parts, terms) = _gradients(1), _gradients(4)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-6)
+    for name, term in expected.items():
+        assert terms[name].item() == pytest.approx(term.item(), rel=1e-4)
+
+
+def test_gradients_are_cut_to_their_limit() -> None:
+    (free, terms), (cut, same) = _gradients(1), _gradients(1, clip_gradient=1e-3)
+    assert same["gradient_norm"] == terms["gradient_norm"] > 1e-3
+    norm = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in cut.values()]))
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+    assert free.keys() == cut.keys()
+
+
+def test_the_average_follows_the_weights() -> None:
+    stage = tiny.build("restoration")
+    state = TrainingState(stage, tiny.settings("restoration", ema=0.5))
+    assert state.average is not None
+    before = {name: tensor.clone() for name, tensor in state.average.tensors.items()}
+    with torch.no_grad():
+        for parameter in stage.parameters():
+            parameter.fill_(3)
+        state.average.update(1000)
+    for name, averaged in state.average.tensors.items():
+        torch.testing.assert_close(averaged, (before[name] + 3) / 2)
+    with state.average.in_place():
+        for name, averaged in state.average.tensors.items():
+            assert torch.equal(stage.state_dict()[name], averaged)
+    assert all(bool((parameter == 3).all()) for parameter in stage.parameters())
+
+
+@pytest.mark.parametrize("name", ["hq_codebook", "restoration"])
+def test_recomputing_changes_nothing_but_the_work(name: StageName) -> None:
+    ends = []
+    for recompute in (False, True):
+        changes: dict[str, Any] = {} if name == "restoration" else {"adversarial": {"start": 0}}
+        training = tiny.settings(name, speed={"recompute": recompute}, **changes)
+        stage = training.speed.prepare(tiny.build(name, **changes), CPU).train()
+        passes: list[int] = []
+        level = next(module for module in stage.generator.modules() if type(module).__name__ == "DownLevel")
+        level.block[0].register_forward_hook(lambda *_, passes=passes: passes.append(1))  # type: ignore[union-attr, operator]
+        Optimization(TrainingState(stage, training), CPU).step(_batch())
+        ends.append((stage.weights(), len(passes)))
+    _assert_bit_equal(ends[0][0], ends[1][0])
+    assert ends[1][1] == 2 * ends[0][1]
