@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import ipaddress
 import json
+import os
 import signal
 import socket
 import time
@@ -57,6 +58,8 @@ def started(config: RunConfig) -> Iterator[str]:
     own = not cluster.joins()
     if own:
         _check_port(limits.host, limits.port)
+        for check in ("READY", "HEALTH"):  # on a busy machine, what Serve takes for dead has only not started yet
+            os.environ.setdefault(f"RAY_SERVE_PROXY_{check}_CHECK_TIMEOUT_S", "60")
     cluster.connect()
     # Serve takes seconds to import, which a mistake in the configuration should not have to wait for
     from pipelines.service.app import Setup  # noqa: PLC0415

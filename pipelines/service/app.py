@@ -140,6 +140,14 @@ class Service:
 
         self._restore_crop = serve.batch(together, max_batch_size=limits.batch, batch_wait_timeout_s=limits.batch_wait)
 
+    def check_health(self) -> None:
+        """Tell the figures which model is in service. Serve calls this every ten seconds."""
+        name = self._champion.current.model.name
+        self._models.add(name)
+        for model in self._models:
+            self._model.set(model == name, {"model": model})
+        self._degraded.set(bool(self._champion.problem))
+
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page(self) -> HTMLResponse:
         """Return the page."""
@@ -169,11 +177,6 @@ class Service:
     async def metrics(self, request: Request) -> PlainTextResponse:
         """Return the figures of the service on this node as Prometheus reads them."""
         check_token(request.headers.get("authorization"), self._setup.token)
-        name = self._champion.current.model.name
-        self._models.add(name)
-        for model in self._models:
-            self._model.set(model == name, {"model": model})
-        self._degraded.set(bool(self._champion.problem))
         return PlainTextResponse(await asyncio.to_thread(_figures), headers=HEADERS)
 
     @app.post(

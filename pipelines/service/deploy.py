@@ -5,6 +5,7 @@ import logging
 import re
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 
 from daefr.errors import UserError
@@ -27,10 +28,13 @@ def deploy(setup: Setup) -> None:
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     limits, compute = setup.serve, setup.compute
-    serve.start(
-        proxy_location="HeadOnly" if is_loopback(limits.host) else "EveryNode",
-        http_options={"host": limits.host, "port": limits.port},
-    )
+    try:
+        serve.start(
+            proxy_location="HeadOnly" if is_loopback(limits.host) else "EveryNode",
+            http_options={"host": limits.host, "port": limits.port},
+        )
+    except RayError as error:
+        raise StepFailedError(f"Ray Serve does not start: {' '.join(str(error).split())[:300]}") from error
     listens = _get_global_client().http_config
     if (listens.host, listens.port) != (limits.host, limits.port):
         # Serve has one address, and whoever started it may have had other ideas of who is to reach it

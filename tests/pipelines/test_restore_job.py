@@ -247,7 +247,7 @@ def test_photographs_with_the_champion_are_restored_or_copied(model: Path, tmp_p
 @pytest.mark.parametrize(
     "mistake",
     [
-        ("nowhere", "out", [], "IN=.*nowhere is not a folder"),
+        ("nowhere", "out", ["restore.aligned=true"], "IN=.*nowhere is not a folder"),
         ("CROPS", __file__, [], "test_restore_job.py is a file: give a folder"),
         ("CROPS", "CROPS/out", [], "lie within one another"),
         ("CROPS", "s3://Not_A_Bucket", [], "OUT: an S3 address is s3://bucket/prefix"),

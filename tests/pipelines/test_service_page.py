@@ -214,10 +214,9 @@ def test_the_api_describes_itself(service: Service) -> None:
 
 def test_figures_are_told_as_prometheus_reads_them(service: Service) -> None:
     assert service.restore(_crop()).status == 200
-    body = _until(lambda: service.ask("GET", "/metrics").body, lambda body: b"ray_daefr_faces" in body)
-    text = body.decode()
-    assert f'model="{service.versions[0].address}"' in text
-    assert "ray_serve_actual_batch_size_bucket" in text
+    told = f'model="{service.versions[0].address}"'.encode()
+    body = _until(lambda: service.ask("GET", "/metrics").body, lambda body: told in body and b"daefr_faces" in body, 60)
+    assert b"ray_serve_actual_batch_size_bucket" in body
 
 
 def _until(look: Any, holds: Any, seconds: float = 30) -> Any:
