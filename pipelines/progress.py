@@ -143,10 +143,8 @@ def follow(
 
     def poll() -> None:
         while not stop.wait(1.0):
-            try:
+            with suppress(ray.exceptions.RayError):  # the work goes on without an audience
                 show()
-            except ray.exceptions.RayError:
-                return  # the work goes on without an audience
 
     thread = threading.Thread(target=poll, name="progress", daemon=True)
     thread.start()

@@ -85,7 +85,8 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             upstream=champions,
             tracking=run.tracking,
             run_id=run_id,
-            board=ray.remote(Board).options(num_cpus=0).remote(),
+            # where its node is lost, it begins anew on another
+            board=ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
         )
         generations, compute = last_generation(job.dataset, training, refresh), run.config.compute
         with (

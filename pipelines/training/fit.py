@@ -23,11 +23,36 @@ def fit(job: Job) -> dict[str, float]:
 
     Raises `UserError` for the user's mistake, and `StepFailedError` with the cause in one line.
     """
+    idle = TellIdle(job)
+    try:
+        with (
+            termination.training(),
+            bar(job.stage, job.training.last_step, "steps") as shown,
+            follow(job.board, shown, idle, stop_when=termination.requested),
+        ):
+            for left in reversed(range(job.compute.max_failures + 1)):
+                try:
+                    measured: dict[str, float] = _trainer(job).fit().return_value
+                    break
+                except ray.exceptions.ActorDiedError as error:  # Ray's controller, which no one else starts again
+                    if not left or termination.requested.is_set():
+                        raise
+                    job.board.lose.remote(
+                        f"{job.stage}: {' '.join(str(error).split())[:300]}: it goes on from its last checkpoint"
+                    )
+    except RAY_ERRORS as error:
+        if termination.requested.is_set():
+            raise termination.TerminatedError from error
+        raise translate(job.stage, error) from error
+    return measured
+
+
+def _trainer(job: Job) -> TorchTrainer:
     compute = job.compute
     place, _, name = job.checkpoints.place.rpartition("/")
     with suppress(OSError):  # a store that fails is told when Ray Train opens it
         job.checkpoints.forget_list()
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(
@@ -47,19 +72,6 @@ def fit(job: Job) -> dict[str, float]:
             worker_runtime_env=_environment(job),
         ),
     )
-    try:
-        idle = TellIdle(job)
-        with (
-            termination.training(),
-            bar(job.stage, job.training.last_step, "steps") as shown,
-            follow(job.board, shown, idle, stop_when=termination.requested),
-        ):
-            measured: dict[str, float] = trainer.fit().return_value
-    except RAY_ERRORS as error:
-        if termination.requested.is_set():
-            raise termination.TerminatedError from error
-        raise translate(job.stage, error) from error
-    return measured
 
 
 def _environment(job: Job) -> dict[str, Any]:

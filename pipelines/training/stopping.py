@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -43,9 +44,5 @@ class Asked:
 
     def _listen(self) -> None:
         while not self._closed.wait(EVERY) and not self._by_driver:
-            try:
+            with suppress(ray.exceptions.RayError):  # the board's node is lost, or the driver, and then this worker
                 self._by_driver = ray.get(self._board.stopping.remote(), timeout=10)
-            except ray.exceptions.GetTimeoutError:
-                continue
-            except ray.exceptions.RayError:
-                return  # the driver is gone, and Ray will end this worker
