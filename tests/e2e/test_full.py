@@ -105,7 +105,7 @@ def test_the_model_restores_faces(finished: Finished, tmp_path: Path) -> None:
     faces.mkdir()
     (faces / "face.png").write_bytes(encode_png(draw_portrait(99, 64).image))
     model = str(_last_line(finished, "model"))
-    assert daefr(["restore", str(faces), str(tmp_path / "out"), "--model", model]) == 0
+    assert daefr(["restore", str(faces), str(tmp_path / "out"), "--aligned", "--model", model]) == 0
     assert decode_image((tmp_path / "out/face.png").read_bytes()).shape == (32, 32, 3)
 
 
