@@ -1,6 +1,7 @@
 """Training: exact continuation, several ranks, the learning rate, what is reported, and what stops it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,7 @@ def test_the_checkpoint_of_another_stage_cannot_be_continued(
 
 def test_a_dataset_of_another_resolution_is_refused(dataset: Path, tmp_path: Path) -> None:
     manifest = json.loads((dataset / NAME).read_text()) | {"resolution": 512}
+    shutil.copytree(dataset, tmp_path, dirs_exist_ok=True)
     (tmp_path / NAME).write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="hq_codebook: the network takes 16 pixels, the dataset has 512"):
         train(tiny.build("hq_codebook"), tiny.settings("hq_codebook"), tmp_path, FolderReporter(tmp_path))

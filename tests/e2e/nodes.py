@@ -116,7 +116,8 @@ class Nodes:
         """Run `ray job submit` in a folder that becomes the job's working directory."""
         command = [BIN / "ray", "job", "submit", "--address", self.jobs, "--working-dir", ".",
                    "--runtime-env-json", runtime_env, "--", "python", *arguments]  # fmt: skip
-        environment = os.environ | dict(self.variables)
+        own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = own | dict(self.variables)
         return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=900)
 
 

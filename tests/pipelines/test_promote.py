@@ -11,7 +11,7 @@ import torch
 from daefr.checkpoint import digest_of, save_checkpoint
 from daefr.config import StageName
 from daefr.data.dataset import FaceDataset
-from daefr.data.manifest import NAME, load_manifest
+from daefr.data.manifest import NAME, list_shards, load_manifest
 from daefr.data.shards import write_shard
 from daefr.stages import Stage
 from daefr.training.validation import validate
@@ -63,7 +63,8 @@ def _dataset(run: Run, seed: int) -> Committed:
         (folder / DATASET).mkdir()
         made = load_manifest(tiny.write_dataset(folder / DATASET))
         shard = write_shard(folder / DATASET / "validation-0.tar", tiny.samples(6, 1000 + seed))
-        changed = made.model_copy(update={"validation": [shard]})
+        listed = list_shards(folder / DATASET / made.validation.file, [shard])
+        changed = made.model_copy(update={"validation": listed})
         (folder / DATASET / NAME).write_text(changed.model_dump_json())
         return {"sources": {"train": f"12-{seed}", "validation": f"6-{seed}"}}, []
 
