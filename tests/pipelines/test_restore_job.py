@@ -137,6 +137,7 @@ def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
 
     # the damaged one is mended, the oblong one is gone: only what is new is done
     before = {name: (out / name).stat().st_mtime_ns for name in of_the_command if name != "003.png"}
+    damaged = (crops / "damaged.png").read_bytes()
     (crops / "damaged.png").write_bytes((crops / "000.png").read_bytes())
     (crops / "oblong.png").rename(tmp_path / "oblong.png")
     try:
@@ -146,6 +147,7 @@ def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
         mended = _restore(tmp_path / "run", crops, out, model, "restore.aligned=true")
     finally:
         (tmp_path / "oblong.png").rename(crops / "oblong.png")
+        (crops / "damaged.png").write_bytes(damaged)
     assert again == kept == mended == [f"99 restored, 0 no face, 0 failed of 99: {out}/manifest.jsonl"]
     assert (out / "damaged.png").read_bytes() == (out / "000.png").read_bytes()
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
