@@ -239,6 +239,7 @@ def browser() -> Iterator[Any]:
 
 def _open(browser: Any, service: Service, **options: Any) -> Any:
     page = browser.new_context(**options).new_page()
+    page.set_default_timeout(120_000)  # other tests run beside this one
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.on(
@@ -257,7 +258,9 @@ def test_the_page_restores_with_the_keyboard_alone(service: Service, browser: An
     page = _open(browser, service)
     page.get_by_text(f"Model in service: {service.versions[0].address}").wait_for()
 
+    page.bring_to_front()
     page.keyboard.press("Tab")
+    page.wait_for_function("document.activeElement !== document.body")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(image)
