@@ -173,11 +173,12 @@ def test_a_stage_can_start_from_a_checkpoint_and_take_it_as_it_is(finished: Fini
     assert all(torch.equal(tensor, load_checkpoint(start).tensors()[name]) for name, tensor in ours.tensors().items())
 
 
+@pytest.mark.cluster
 def test_a_stage_can_go_on_from_a_champion_or_from_a_released_checkpoint(
     finished: Finished, workdir: Path, tmp_path: Path
 ) -> None:
     assert finished.code == 0, finished.err
-    champion = str(_step(workdir, "hq_codebook") / "checkpoint")
+    champion, sizes = str(_step(workdir, "hq_codebook") / "checkpoint"), ["--resolution", "32", "--groups", "4"]
     four = ("train", workdir, "--stage", "hq_codebook", "stages.hq_codebook.steps=4")
     trained = run(*four, "stages.hq_codebook.start=models:/daefr-hq-codebook@champion", "stages.hq_codebook.ema=0.9")
     assert trained.code == 0, trained.err
@@ -192,7 +193,9 @@ def test_a_stage_can_go_on_from_a_champion_or_from_a_released_checkpoint(
     )
 
     assert daefr(["export", champion, str(tmp_path / "released.ckpt")]) == 0
-    assert daefr(["import", str(tmp_path / "released.ckpt"), str(tmp_path / "hq"), "--kind", "hq_codebook"]) == 0
+    assert (
+        daefr(["import", str(tmp_path / "released.ckpt"), str(tmp_path / "hq"), "--kind", "hq_codebook", *sizes]) == 0
+    )
     from_release = run(*four, f"stages.hq_codebook.start={tmp_path / 'hq'}")
     assert from_release.code == 0, from_release.err
     ours, theirs = (load_checkpoint(_last_line(result, "model")) for result in (from_release, trained))
