@@ -258,9 +258,7 @@ def test_the_page_restores_with_the_keyboard_alone(service: Service, browser: An
     page = _open(browser, service)
     page.get_by_text(f"Model in service: {service.versions[0].address}").wait_for()
 
-    page.bring_to_front()
     page.keyboard.press("Tab")
-    page.wait_for_function("document.activeElement !== document.body")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(image)
