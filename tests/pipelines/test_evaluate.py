@@ -1,9 +1,7 @@
 """Evaluation in a real Ray: models and folders on benchmarks, lost actors, and the report of it all."""
 
 import json
-import os
 import re
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 import pipelines.evaluate as evaluation
 from daefr.data.images import encode_png
 from daefr.metrics.bootstrap import mean_difference
-from pipelines import cluster
 from pipelines.cli import run_command
 from pipelines.config import load_config
 from pipelines.evaluation.benchmarks import open_benchmark
@@ -29,19 +26,13 @@ from pipelines.run import open_run
 from pipelines.steps import Committed
 from tests.daefr import tiny
 from tests.e2e.command import TINY
+from tests.pipelines.processes import kill_one
 
 FACES = 37
 SIDE = tiny.SIDE
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_cluster() -> Iterator[None]:
-    """One Ray for all runs of this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "disconnect", lambda: None)
-        cluster.connect()
-        yield
-    cluster.disconnect()
+pytestmark = pytest.mark.usefixtures("one_cluster")
 
 
 @pytest.fixture(scope="module")
@@ -117,23 +108,6 @@ def test_without_ground_truth_the_measures_that_need_it_say_so(evaluated: Commit
     assert "lfw-test (35 images, 1 failed)" in table(evaluated)
 
 
-def _kill_an_actor() -> bool:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::_Actor") and _is_ours(int(path.parent.name)):
-                os.kill(int(path.parent.name), signal.SIGKILL)
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return False
-
-
-def _is_ours(process: int) -> bool:
-    while process > 1 and process != os.getpid():
-        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-    return process == os.getpid()
-
-
 def test_figures_do_not_depend_on_how_many_actors_there_are_nor_on_one_that_is_lost(
     evaluated: Committed, places: Path, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +117,7 @@ def test_figures_do_not_depend_on_how_many_actors_there_are_nor_on_one_that_is_l
     def kill_once(*arguments: Any, **options: Any) -> Iterator[Any]:
         for result in run_on_actors(*arguments, **options):
             if not killed:
-                killed.append(_kill_an_actor())
+                killed.append(kill_one(b"ray::_Actor"))
             yield result
 
     monkeypatch.setattr(evaluation, "run_on_actors", kill_once)

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,13 +30,7 @@ from tests.e2e.nodes import training_processes
 STEPS = ["stages.hq_codebook.steps=200", "stages.hq_codebook.validate_every=100"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "disconnect", lambda: None)
-        cluster.connect()
-        yield
-    cluster.disconnect()
+pytestmark = pytest.mark.usefixtures("one_cluster")
 
 
 @pytest.fixture(scope="module")

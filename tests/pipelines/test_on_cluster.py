@@ -24,7 +24,6 @@ from daefr.data.portraits import draw_portrait
 from daefr.data.shards import ShardReader
 from daefr.errors import UserError
 from degradations import replay
-from pipelines import cluster
 from pipelines.config import load_config
 from pipelines.errors import StepFailedError
 from pipelines.run import open_run
@@ -42,14 +41,7 @@ KILL_EVERY, MOST_KILLED = float(os.environ.get("KILL_EVERY", "2")), int(os.envir
 """Seconds, and how often, as a slow machine would make no headway else; a by-hand run may take others."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_cluster(_s3: Proxy) -> Iterator[None]:
-    """One Ray for all runs of this file, started when AWS's variables are set."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "disconnect", lambda: None)
-        cluster.connect()
-        yield
-    cluster.disconnect()
+pytestmark = pytest.mark.usefixtures("_s3", "one_cluster")
 
 
 @pytest.fixture(scope="module")

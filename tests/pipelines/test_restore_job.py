@@ -2,11 +2,9 @@
 
 import json
 import os
-import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import ray
 from daefr.__main__ import main as daefr
 from daefr.data.images import encode_png
 from daefr.errors import UserError
-from pipelines import cluster, restore
+from pipelines import restore
 from pipelines.config import load_config
 from pipelines.errors import StepFailedError
 from pipelines.registry import CHAMPION, move_alias, register
@@ -30,19 +28,13 @@ from pipelines.storage.s3 import list_objects, read
 from tests.daefr import tiny
 from tests.daefr.photographs import WEIGHTS, needs_detector, photograph
 from tests.e2e.command import TINY, kill_when
+from tests.pipelines.processes import kill_one
 from tests.s3_server import Proxy, direct
 
 CROPS = 100
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_cluster(_s3: Proxy) -> Iterator[None]:
-    """One Ray for all jobs of this file, started when AWS's variables are set."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "disconnect", lambda: None)
-        cluster.connect()
-        yield
-    cluster.disconnect()
+pytestmark = pytest.mark.usefixtures("_s3", "one_cluster")
 
 
 @pytest.fixture(scope="module")
@@ -94,25 +86,6 @@ def _lines(out: Path) -> dict[str, dict[str, Any]]:
     return by_source
 
 
-def _kill_a_worker() -> bool:
-    """Kill a process that restores, below this one."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            is_worker = path.read_bytes().startswith(b"ray::MapWorker(") and _is_ours(int(path.parent.name))
-        except OSError:
-            continue
-        if is_worker:
-            os.kill(int(path.parent.name), signal.SIGKILL)
-            return True
-    return False
-
-
-def _is_ours(process: int) -> bool:
-    while process > 1 and process != os.getpid():
-        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-    return process == os.getpid()
-
-
 def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
     crops: Path, model: Path, of_the_command: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -121,7 +94,7 @@ def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
     def kill() -> None:
         while len(list(out.rglob("*.png"))) < 20:
             time.sleep(0.01)
-        killed.append(_kill_a_worker())
+        killed.append(kill_one(b"ray::MapWorker("))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
