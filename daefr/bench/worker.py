@@ -13,17 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daefr.bench.cases import Case, Side
 
-STOP, RUN = "stop", "run"
+READY, RUN, STOP = 1, "run", "stop"
 ALREADY_BYTES = sys.platform == "darwin"
 
 
 def work(connection: Connection, case: Case, side: Side) -> None:
-    """Send the floating-point operations of a run, then the seconds of one at each `RUN`, and last the peak bytes."""
-    flops = count_flops(case, side)
+    """Send `READY`, then the seconds of a run at each `RUN`, and last the peak bytes."""
     run = case.prepare(side)
     run()  # which compiles, allocates the optimizers' moments and lets the libraries choose
     device = torch.device(case.device)
-    connection.send(flops)
+    connection.send(READY)
     while connection.recv() == RUN:
         connection.send(_seconds(run, device))
         if device.type == "cuda":
