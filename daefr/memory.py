@@ -9,13 +9,15 @@ import platform
 import threading
 
 # mallopt's parameters, of glibc's malloc.h
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 ALLOWANCE = 64 * 2**20
+# the largest tensors are few, and the holes they would leave add a tenth to the peak of restoring at 512x512
+LARGEST_KEPT = 64 * 2**20
 NEVER = -1
 
 KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_MMAP_THRESHOLD_": str(LARGEST_KEPT),
     "MALLOC_TRIM_THRESHOLD_": str(2**62),
     "MALLOC_TOP_PAD_": str(ALLOWANCE),
 }
@@ -30,5 +32,7 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc" or threading.current_thread() is not threading.main_thread():
         return
     library = ctypes.CDLL(None)
-    for parameter, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, NEVER), (TOP_PAD, ALLOWANCE)):
+    # the holes that a network leaves as it is built and moved are too small for a step's tensors
+    library.malloc_trim(0)
+    for parameter, value in ((MMAP_THRESHOLD, LARGEST_KEPT), (TRIM_THRESHOLD, NEVER), (TOP_PAD, ALLOWANCE)):
         library.mallopt(parameter, value)

@@ -73,8 +73,6 @@ class Speed(Settings):
         from torch.utils.checkpoint import checkpoint  # noqa: PLC0415
 
         chosen = self.on(device)
-        if chosen.keep_memory:
-            keep_freed_memory()
         module.to(device)
         if chosen.channels_last:
             module.to(memory_format=torch.channels_last)
@@ -86,6 +84,9 @@ class Speed(Settings):
                     part.forward = partial(checkpoint, part.forward, use_reentrant=False)
                 if chosen.compile:
                     part.compile()
+        if chosen.keep_memory:
+            # last, as weights that were moved leave holes that nothing fills
+            keep_freed_memory()
         return module
 
     def arrange(self, batch: "Mapping[str, Tensor]", device: "torch.device") -> "dict[str, Tensor]":

@@ -16,7 +16,10 @@ def convolve_normed(conv: nn.Conv2d, norm: nn.GroupNorm, x: Tensor) -> Tensor:
     trained = torch.is_grad_enabled() and conv.weight.requires_grad
     # what a compiler fuses it also decides to store or to compute again
     if torch.compiler.is_compiling() or not trained:
-        return conv(F.silu(norm(x), inplace=not torch.is_grad_enabled()))  # type: ignore[no-any-return]
+        normed = F.silu(norm(x), inplace=not torch.is_grad_enabled())
+        # nobody else may hold it, and the finest level's tensors are what a restoration's peak is made of
+        del x
+        return conv(normed)  # type: ignore[no-any-return]
     convolved: Tensor = _ConvolveNormed.apply(
         x, norm.weight, norm.bias, conv.weight, conv.bias, (norm.num_groups, norm.eps, int(conv.padding[0]))
     )
