@@ -41,7 +41,7 @@ def import_released(
     `export_released` gives them all back.
 
     Args:
-        source: a `.ckpt` file: HQ or LQ codebook, association or restoration.
+        source: a `.ckpt` file: HQ or LQ codebook, association or restoration, released or of `export_released`.
         target: the directory, which must not exist.
         kind: the stage; only needed for a codebook, as those of HQ and LQ have the same keys.
         unseen: what the tensors' shapes do not tell.
@@ -113,7 +113,7 @@ def _open(source: Path, kind: StageName | None, unseen: Unseen) -> tuple[dict[st
     stage = recognize(tensors, kind, str(source))
     network = infer_network(stage, tensors, unseen, str(source))
     layout = layout_of(stage, network)
-    layout.check(tensors, str(source))
+    layout.check(tensors, str(source), trained_here=True)
     return tensors, network, layout
 
 

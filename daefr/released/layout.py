@@ -83,15 +83,27 @@ class Layout:
         """Released names of the tensors that have no place in our network."""
         return [name for name in self.forms if name not in self.own]
 
-    def check(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Raise `UserError` with counts and names when tensors are missing, unknown or of another shape or type."""
+    def check(self, tensors: Mapping[str, Tensor], source: str, *, trained_here: bool = False) -> None:
+        """Raise `UserError` with counts and names when tensors are missing, unknown or of another shape or type.
+
+        Args:
+            tensors: by released name.
+            source: where they are from, for the message.
+            trained_here: whether all that our training never has may be missing together: the weights of LPIPS, or the
+                codebooks that nothing reads. So our own exports are.
+
+        """
+        wanted = set(self.forms)
+        beyond_training = set(self.extra) - constants(self.stage).keys()
+        if trained_here and not beyond_training & tensors.keys():
+            wanted -= beyond_training
         unfit = [
             f"{name} is {_described(tensors[name])}, not {_described(form)}"
             for name, form in self.forms.items()
             if name in tensors and not _fits(tensors[name], form)
         ]
         problems = {
-            "missing": [name for name in self.forms if name not in tensors],
+            "missing": [name for name in self.forms if name in wanted and name not in tensors],
             "unknown": [name for name in tensors if name not in self.forms],
             "of another shape or type": unfit,
         }
