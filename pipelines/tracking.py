@@ -10,10 +10,11 @@ import math
 import os
 import re
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,8 +53,7 @@ _LONGEST_PAUSE = 60.0
 class Tracking:
     """One experiment on one MLflow server. Holds only strings, so that it travels to Ray workers.
 
-    Make it with :meth:`open`, once, in the driver: processes that initialise one SQLite database at the same time
-    leave it broken for good.
+    Make it with :meth:`open`, once, in the driver.
     """
 
     uri: str
@@ -329,10 +329,22 @@ def _checked(uri: str) -> str:
         return uri
     path = Path(uri.removeprefix("sqlite:///")).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _create_database(path)
     # MLflow would try a file that is no database for three minutes before it says so.
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA schema_version")
     return f"sqlite:///{path}"
+
+
+def _create_database(path: Path) -> None:
+    """Create MLflow's tables in a file that appears whole: where a kill left only some, no MLflow could go on."""
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        _client(f"sqlite:///{whole}").search_experiments(max_results=1)
+        # what another process has made meanwhile stays
+        with suppress(FileExistsError):
+            os.link(whole, path)
 
 
 def _one_line(text: str, length: int) -> str:

@@ -1,5 +1,7 @@
 import logging
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -26,6 +28,27 @@ def test_open_again_finds_the_experiment_and_keeps_its_artifacts(tracking: Track
     location = tracking.client.get_experiment(tracking.experiment_id).artifact_location
     assert Path(location).is_absolute()
     assert not location.startswith(str(tmp_path))
+
+
+OPEN = "import sys; from pipelines.tracking import Tracking; Tracking.open(sys.argv[1], 'faces', sys.argv[2])"
+
+
+def test_a_kill_while_the_database_is_made_leaves_nothing_behind_that_is_in_the_way(tmp_path: Path) -> None:
+    uri, artifacts = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts")
+    killed = subprocess.Popen([sys.executable, "-c", OPEN, uri, artifacts], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in tmp_path.glob("**/*.db")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "mlflow.db").exists(), "the first tables were just made"
+
+    at_once = [subprocess.Popen([sys.executable, "-c", OPEN, uri, artifacts]) for _ in range(2)]
+    assert [process.wait(60) for process in at_once] == [0, 0]
+    assert [found.name for found in Tracking.open(uri, "faces", artifacts).client.search_experiments()] == [
+        "faces",
+        "Default",
+    ]
 
 
 def test_relative_database_is_made_absolute(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
