@@ -20,9 +20,11 @@ from pipelines.tracking import Tracking
 
 def main() -> int:
     """Run the step, or what the first argument names; return the exit code."""
-    if sys.argv[1:2] and sys.argv[1] not in COMMANDS:
+    # --rollback is another way to say rollback, and so on
+    first = "".join(sys.argv[1:2]).removeprefix("--")
+    if first and first not in COMMANDS:
         return run_command("pipelines.promote")
-    options = _parse(sys.argv[1:])
+    options = _parse([first, *sys.argv[2:]] if first else [])
     try:
         lines = COMMANDS[options.command](_open(load_config(options.config, options.overrides)), options)
     except UserError as error:

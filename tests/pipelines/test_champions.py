@@ -192,7 +192,7 @@ def test_the_command_rolls_back_and_tells_the_history(
         code = main()
         return code, *capsys.readouterr()
 
-    assert command("rollback", "hq_codebook", "--why", "again")[0] == 2
+    assert command("--rollback", "hq_codebook", "--why", "again")[0] == 2
     code, out, _ = command("history", "hq_codebook")
     assert code == 0
     assert "models:/daefr-hq-codebook/2 rolled back, before it 3\n    it squints\n" in out
