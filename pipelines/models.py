@@ -38,12 +38,14 @@ class Model:
 
 
 def find_model(tracking: Tracking, address: str) -> Model:
-    """Find the model that `restore.model` names.
+    """Find the model that `restore.model` or `--model` names.
 
-    Raises `UserError` when there is none, or when a directory is no whole checkpoint.
+    Raises `UserError` when there is none, when a directory is no whole checkpoint, or when it is of another stage.
     """
     if address.startswith(REGISTRY):
         version = registry.resolve(tracking, address)
+        if version.name != registry.MODELS["restoration"]:
+            raise UserError(f"{address} does not restore; {registry.MODELS['restoration']} does")
         return Model(version.address, version.fingerprint, version=version)
     place = absolute(Path(address)).resolve()
     if place.is_file():
@@ -52,7 +54,9 @@ def find_model(tracking: Tracking, address: str) -> Model:
         raise UserError(
             f"there is no model {address}: give models:/NAME@ALIAS, a checkpoint directory or a released .ckpt file"
         )
-    load_checkpoint(place)
+    checkpoint = load_checkpoint(place)
+    if checkpoint.stage != "restoration":
+        raise UserError(f"{place} is a checkpoint of {checkpoint.stage}; restoring needs one of restoration")
     return Model(str(place), digest_of(place), place)
 
 

@@ -10,11 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daefr.checkpoint import load_checkpoint
 from daefr.data.images import Image, to_image, to_tensor
-from daefr.errors import UserError
-from daefr.restore import FOR_RESTORING
-from daefr.stages import RestorationStage, stage_from_checkpoint
+from daefr.restore import FOR_RESTORING, open_model
+from daefr.stages import RestorationStage
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,8 @@ class TrainedModel:
 
     @classmethod
     def load(cls, checkpoint: Path, device: torch.device) -> "TrainedModel":
-        """Load a checkpoint directory. Raises `UserError` when it is none, is damaged, or is of another stage."""
-        opened = load_checkpoint(checkpoint)
-        stage = stage_from_checkpoint(opened)
-        if not isinstance(stage, RestorationStage):
-            raise UserError(f"{checkpoint} is of {opened.stage}; only a restoration checkpoint can be evaluated")
-        return cls(stage, device)
+        """Load a checkpoint directory or a released file; raises as `daefr.restore.open_model` does."""
+        return cls(open_model(checkpoint), device)
 
     @torch.no_grad()
     def restore(self, images: Sequence[Image]) -> list[Restored]:

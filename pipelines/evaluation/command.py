@@ -27,7 +27,11 @@ class EvaluateCommand(StepCommand):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """See `Command`."""
         chosen = parser.add_mutually_exclusive_group()
-        chosen.add_argument("--model", metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/NUMBER or a checkpoint")
+        chosen.add_argument(
+            "--model",
+            metavar="MODEL",
+            help="models:/NAME@ALIAS, models:/NAME/NUMBER, a checkpoint directory or a released file",
+        )
         chosen.add_argument("--method", choices=METHODS, help="another method, from --weights")
         chosen.add_argument(
             "--restored",

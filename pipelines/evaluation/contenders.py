@@ -7,12 +7,10 @@ from typing import Protocol
 
 import torch
 
-from daefr.checkpoint import digest_of, load_checkpoint
 from daefr.data.shards import file_digest
-from daefr.errors import UserError
 from daefr.evaluation import Method, TrainedModel
 from daefr.evaluation.other_methods import MethodName, OtherMethod
-from pipelines import registry
+from pipelines.models import Model, find_model
 from pipelines.registry import Version
 from pipelines.tracking import Tracking
 
@@ -38,33 +36,31 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class OurModel:
-    """A restoration checkpoint: its directory, or its version in the registry."""
+    """A restoration model: a version in the registry, a checkpoint directory or a released file."""
 
     label: str
-    place: Version | Path
+    model: Model
     tracking: Tracking
 
     @classmethod
-    def registered(cls, tracking: Tracking, version: Version, label: str | None = None) -> "OurModel":
+    def registered(cls, tracking: Tracking, version: Version) -> "OurModel":
         """Return the model of a version in the registry."""
-        return cls(label or f"{version.name} v{version.number}", version, tracking)
+        return cls(_title(version), Model(version.address, version.fingerprint, version=version), tracking)
 
     @property
     def origin(self) -> str:
         """See `Contender`."""
-        return self.place.address if isinstance(self.place, Version) else str(self.place)
+        return self.model.name
 
     @property
     def digest(self) -> str:
         """See `Contender`: that of the checkpoint, whether it is registered or not."""
-        return self.place.fingerprint if isinstance(self.place, Version) else digest_of(self.place)
+        return self.model.digest
 
     def load(self, device: torch.device) -> TrainedModel:
         """See `Contender`."""
-        if isinstance(self.place, Path):
-            return TrainedModel.load(self.place, device)
         with tempfile.TemporaryDirectory(prefix="daefr-") as scratch:
-            return TrainedModel.load(registry.download(self.tracking, self.place, Path(scratch)), device)
+            return TrainedModel.load(self.model.fetch(self.tracking, Path(scratch)), device)
 
 
 @dataclass(frozen=True)
@@ -100,19 +96,16 @@ class RestoredElsewhere:
 
 
 def open_model(tracking: Tracking, address: str, label: str | None = None) -> OurModel:
-    """Return the model at `models:/NAME@ALIAS`, `models:/NAME/NUMBER` or in a checkpoint directory.
+    """Return the model at an address; raises as `find_model` does."""
+    model = find_model(tracking, address)
+    if model.version is not None:
+        return OurModel(label or _title(model.version), model, tracking)
+    place = Path(model.name)
+    return OurModel(label or (place.parent.name if place.is_dir() else place.stem), model, tracking)
 
-    Raises `UserError` when there is none, or when it is of another stage.
-    """
-    if address.startswith("models:/"):
-        version = registry.resolve(tracking, address)
-        if version.name != registry.MODELS["restoration"]:
-            raise UserError(f"{address} does not restore; {registry.MODELS['restoration']} does")
-        return OurModel.registered(tracking, version, label)
-    checkpoint = load_checkpoint(Path(address))
-    if checkpoint.stage != "restoration":
-        raise UserError(f"{address} is of {checkpoint.stage}; only a restoration checkpoint can be evaluated")
-    return OurModel(label or Path(address).resolve().parent.name, Path(address).resolve(), tracking)
+
+def _title(version: Version) -> str:
+    return f"{version.name} v{version.number}"
 
 
 def open_method(method: MethodName, weights: Path, label: str | None = None) -> ReleasedMethod:

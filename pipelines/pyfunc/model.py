@@ -25,7 +25,7 @@ class RestorationModel(PythonModel):
     """Restores photographs, or aligned crops with the parameter `aligned`, exactly as `python -m daefr restore`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint; `model_config` may name the `detector`, `parser` and `upscaler` of `Restorer.load`."""
+        """Load the checkpoint; `model_config` may have device, detector, parser and upscaler of `Restorer.load`."""
         config = context.model_config or {}
         files = [config.get(name) for name in ("device", "detector", "parser", "upscaler")]
         self._restorer = Restorer.load(context.artifacts["checkpoint"], *files)

@@ -55,12 +55,16 @@ SIGNATURE = ModelSignature(
     ),
 )
 
+# MLflow ignores what is given when a model is loaded but was not named when it was saved
+CONFIG = dict.fromkeys(("device", "detector", "parser", "upscaler"))
+
 USE = """Restores photographs, or with `aligned` square crops of faces:
 
     model = mlflow.pyfunc.load_model("models:/daefr-restoration@champion")
     model.predict(pandas.DataFrame({"path": ["face.png"]}), params={"aligned": True})
 
-`image` instead of `path` takes a file's bytes, which `mlflow models serve` takes as base64. The directory
+`image` instead of `path` takes a file's bytes, which `mlflow models serve` takes as base64. `model_config=` of
+`load_model` may have the paths of `detector`, `parser` and `upscaler`, and a `device`. The directory
 `artifacts/checkpoint` is what `python -m daefr restore --model` takes."""
 
 
@@ -75,6 +79,7 @@ def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
         code_paths=[str(ROOT / package) for package in CODE],
         pip_requirements=requirements(),
         signature=SIGNATURE,
+        model_config=CONFIG,
         input_example=(pd.DataFrame({"image": [portrait]}), {"aligned": True}),
         metadata={"license": license_note(faces)},
     )

@@ -140,7 +140,7 @@ def test_thumbnails_are_small_and_of_what_was_measured(measures: Measures) -> No
 
 
 def test_only_restoration_can_be_evaluated(checkpoints: dict[StageName, Checkpoint]) -> None:
-    with pytest.raises(UserError, match="only a restoration checkpoint"):
+    with pytest.raises(UserError, match="restoring needs one of restoration"):
         TrainedModel.load(checkpoints["association"].path, CPU)
 
 

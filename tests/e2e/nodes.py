@@ -80,9 +80,19 @@ class Nodes:
         self._wait_until_ready()
 
     def add(self, cpus: int) -> Node:
-        """Start one more node, and return without waiting for it."""
-        self.workers.append(self._start(cpus, f"--address={self.address}"))
-        return self.workers[-1]
+        """Start one more node, and return when the next may start; two at once would name their sockets alike."""
+        before = self._sockets()
+        node = self._start(cpus, f"--address={self.address}")
+        self.workers.append(node)
+        for _ in range(600):
+            if self._sockets() - before:
+                return node
+            assert node.process.poll() is None, "the node did not start"
+            time.sleep(0.1)
+        raise AssertionError("the node does not start")
+
+    def _sockets(self) -> set[Path]:
+        return set(Path(self.files, "session_latest", "sockets").glob("plasma_store*"))
 
     def _start(self, cpus: int, *options: str) -> Node:
         common = [f"--num-cpus={cpus}", "--object-store-memory=200000000", "--disable-usage-stats"]

@@ -19,6 +19,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
 from daefr.__main__ import main as daefr
 from daefr.checkpoint import load_checkpoint
@@ -84,6 +85,13 @@ def test_it_restores_paths_and_bytes_as_the_command_does(loaded: Any, faces: Pat
     assert by_path["image"].tolist() == by_bytes["image"].tolist() == expected
     assert by_path["faces"].tolist() == [1, 1, 1]
     assert by_path["problem"].tolist() == [""] * 3
+
+
+@pytest.mark.usefixtures("loaded")  # which tells MLflow where the registry is
+def test_whoever_loads_it_says_where_the_detector_is(version: Version, faces: Path, tmp_path: Path) -> None:
+    given = mlflow.pyfunc.load_model(version.address, model_config={"detector": str(tmp_path / "mine.pth")})
+    with pytest.raises(MlflowException, match=r"mine\.pth"):
+        given.predict(pd.DataFrame({"path": [str(faces / "0.png")]}))
 
 
 def test_a_row_that_cannot_be_restored_says_why_and_spoils_no_other(
