@@ -118,7 +118,8 @@ def _compare(gate: Gate, mine: Figure, theirs: Figure) -> tuple[bool, str]:
     if gate.minimum is not None:
         holds = better_by > gate.minimum + rounding
         by = f" by more than {gate.minimum:g}" if gate.minimum else ""
-        return holds, f"{'' if holds else 'not '}{gate.direction} than {champions}{by}{sure}"
+        word = "" if holds else "not surely " if gate.confidence else "not "
+        return holds, f"{word}{gate.direction} than {champions}{by}{sure}"
     tolerance, worse = gate.tolerance or 0, "lower" if gate.direction == "higher" else "higher"
     holds = better_by >= -tolerance - rounding
     word = "no " if holds else "perhaps " if gate.confidence else ""

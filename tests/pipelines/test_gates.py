@@ -75,6 +75,7 @@ def test_with_confidence_the_interval_decides_not_the_mean() -> None:
     assert _decide(gate, surely, champion).promoted
     doubtful = _decide(gate, once, champion)
     assert not doubtful.promoted
+    assert "is not surely lower than the champion's" in doubtful.reason
     assert "difference -0.01, with 95% confidence" in doubtful.reason
     assert "20 images" in doubtful.reason
     tolerant = Gate(metric="ida", direction="lower", tolerance=0.001, confidence=0.95)
