@@ -82,7 +82,7 @@ def _command(places: Path, options: Sequence[str]) -> int:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--model", "nowhere"], "nowhere is not a checkpoint directory"),
+        (["--model", "nowhere"], "there is no model nowhere"),
         (["--model", "models:/daefr-restoration@champion"], "There is no model 'daefr-restoration'"),
         (["--method", "gfpgan"], "--method gfpgan needs --weights FILE"),
         (["--method", "gfpgan", "--weights", "nowhere.pth"], "nowhere.pth is not there"),
