@@ -11,7 +11,7 @@ import threading
 # mallopt's parameters, of glibc's malloc.h
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 ALLOWANCE = 64 * 2**20
-# the largest tensors are few, and the holes they would leave add a tenth to the peak of restoring at 512x512
+# larger tensors are few, and the holes they would leave add a tenth to the peak of restoring at 512x512
 LARGEST_KEPT = 64 * 2**20
 NEVER = -1
 
@@ -28,11 +28,14 @@ Other threads have heaps of their own, too small for large tensors, unless there
 
 
 def keep_freed_memory() -> None:
-    """Stop handing freed memory back, in this process from now on; nothing but in a main thread, and with glibc."""
+    """Stop handing freed memory back, in this process from now on; only in a main thread, and with glibc.
+
+    The networks should be where they are to stay: what building and moving them has freed is handed back once more.
+    """
     if platform.libc_ver()[0] != "glibc" or threading.current_thread() is not threading.main_thread():
         return
     library = ctypes.CDLL(None)
-    # the holes that a network leaves as it is built and moved are too small for a step's tensors
+    # holes of the size of weights are too small for a step's tensors
     library.malloc_trim(0)
     for parameter, value in ((MMAP_THRESHOLD, LARGEST_KEPT), (TRIM_THRESHOLD, NEVER), (TOP_PAD, ALLOWANCE)):
         library.mallopt(parameter, value)

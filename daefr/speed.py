@@ -85,7 +85,6 @@ class Speed(Settings):
                 if chosen.compile:
                     part.compile()
         if chosen.keep_memory:
-            # last, as weights that were moved leave holes that nothing fills
             keep_freed_memory()
         return module
 

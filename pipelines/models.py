@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from daefr.checkpoint import digest_of, load_checkpoint
+from daefr.checkpoint import digest_of
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.restore import load_restoration
 from pipelines import registry
 from pipelines.config import RestoreConfig
 from pipelines.run import absolute
@@ -25,6 +26,11 @@ class Model:
     digest: str
     place: Path | None = None
     version: registry.Version | None = None
+
+    @classmethod
+    def registered(cls, version: registry.Version) -> "Model":
+        """Return the model of a version in the registry."""
+        return cls(version.address, version.fingerprint, version=version)
 
     def fetch(self, tracking: Tracking, scratch: Path) -> Path:
         """Return a checkpoint directory or released file on this machine, downloaded into `scratch` if need be."""
@@ -46,7 +52,7 @@ def find_model(tracking: Tracking, address: str) -> Model:
         version = registry.resolve(tracking, address)
         if version.name != registry.MODELS["restoration"]:
             raise UserError(f"{address} does not restore; {registry.MODELS['restoration']} does")
-        return Model(version.address, version.fingerprint, version=version)
+        return Model.registered(version)
     place = absolute(Path(address)).resolve()
     if place.is_file():
         return Model(str(place), file_digest(place), place)
@@ -54,9 +60,7 @@ def find_model(tracking: Tracking, address: str) -> Model:
         raise UserError(
             f"there is no model {address}: give models:/NAME@ALIAS, a checkpoint directory or a released .ckpt file"
         )
-    checkpoint = load_checkpoint(place)
-    if checkpoint.stage != "restoration":
-        raise UserError(f"{place} is a checkpoint of {checkpoint.stage}; restoring needs one of restoration")
+    load_restoration(place)
     return Model(str(place), digest_of(place), place)
 
 

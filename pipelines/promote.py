@@ -1,4 +1,8 @@
-"""Step: let a stage's gates decide whether its candidate becomes champion."""
+"""Step: let a stage's gates decide whether its candidate becomes champion.
+
+Instead of --stage, a first argument `rollback`, `history`, `approve` or `lineage` is what people do with champions;
+each has a --help of its own.
+"""
 
 import sys
 from pathlib import Path

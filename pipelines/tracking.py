@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -342,9 +342,12 @@ def _create_database(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
         whole = Path(folder) / path.name
         _client(f"sqlite:///{whole}").search_experiments(max_results=1)
-        # what another process has made meanwhile stays
-        with suppress(FileExistsError):
+        try:
             os.link(whole, path)
+        except FileExistsError:
+            return  # another process has made it meanwhile
+        except OSError:  # there are file systems without hard links
+            whole.rename(path)
 
 
 def _one_line(text: str, length: int) -> str:

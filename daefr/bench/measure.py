@@ -1,20 +1,20 @@
 """Measuring both sides of a case in turns."""
 
 import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from statistics import median
+from typing import Any
 
 import torch
 
 from daefr.bench.cases import Case, Side
-from daefr.bench.worker import RUN, STOP, count_flops, work
+from daefr.bench.worker import RUN, STOP, count, work
 from daefr.errors import UserError
 
 SIDES: tuple[Side, ...] = ("ours", "reference")
+Task = Callable[[Connection, Case, Side], None]
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ def measure(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Si
         UserError: when a side cannot be run.
 
     """
-    workers = {side: Worker(case, side) for side in sides}
+    counter = Worker(count, case, "ours")
+    counter.end()
+    workers = {side: Worker(work, case, side) for side in sides}
     try:
-        flops = _flops(case)
         seconds: dict[Side, list[float]] = {side: [] for side in sides}
         for _ in range(repetitions):
             for side, worker in workers.items():
@@ -53,7 +54,7 @@ def measure(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Si
             worker.end()
     ours = median(seconds["ours"])
     reference = median(seconds["reference"]) if "reference" in sides else None
-    rate = flops / ours
+    rate = counter.said / ours
     return Measured(
         seconds=ours,
         reference_seconds=reference,
@@ -67,33 +68,24 @@ def measure(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Si
     )
 
 
-def _flops(case: Case) -> int:
-    # what counting takes must not be found in the memory of what is measured
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(count_flops, case, "ours").result()
-    except BrokenProcessPool:
-        raise UserError(f"{case.name}: the process that was to count the operations failed; see above") from None
-
-
 class Worker:
-    """A process that holds one side of a case, and runs it when told."""
+    """A process that counts the operations of one side of a case, or holds it and runs it when told."""
 
-    def __init__(self, case: Case, side: Side) -> None:
-        """Start it, and wait until it is ready."""
+    def __init__(self, task: Task, case: Case, side: Side) -> None:
+        """Start it, and wait for the first that it says."""
         context = multiprocessing.get_context("spawn")
         self._what = f"{case.name}, {side}"
         self._connection: Connection
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, case, side), daemon=True)
+        self._process = context.Process(target=task, args=(theirs, case, side), daemon=True)
         self._process.start()
         theirs.close()
-        self._receive()
+        self.said = self._receive()
 
     def run(self) -> float:
         """Run once; return the seconds it took."""
         self._connection.send(RUN)
-        return self._receive()
+        return float(self._receive())
 
     def stop(self) -> int:
         """Return the most memory that it took, in bytes."""
@@ -106,12 +98,11 @@ class Worker:
         self._process.terminate()
         self._process.join()
 
-    def _receive(self) -> float:
+    def _receive(self) -> Any:
         try:
-            received: float = self._connection.recv()
+            return self._connection.recv()
         except EOFError:
             raise UserError(f"{self._what}: the process that was to be measured failed; see above") from None
-        return received
 
 
 def products_type(case: Case) -> torch.dtype:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from daefr.bench.cases import Case, Side
 
-READY, RUN, STOP = 1, "run", "stop"
+READY, RUN, STOP = "ready", "run", "stop"
 ALREADY_BYTES = sys.platform == "darwin"
 
 
@@ -28,6 +28,11 @@ def work(connection: Connection, case: Case, side: Side) -> None:
         if device.type == "cuda":
             torch.cuda.empty_cache()  # the other side needs the room
     connection.send(_peak_bytes(device))
+
+
+def count(connection: Connection, case: Case, side: Side) -> None:
+    """Send the floating-point operations of a run. What that takes is not found in the memory of what is measured."""
+    connection.send(count_flops(case, side))
 
 
 def count_flops(case: Case, side: Side) -> int:

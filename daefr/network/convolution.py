@@ -17,7 +17,7 @@ def convolve_normed(conv: nn.Conv2d, norm: nn.GroupNorm, x: Tensor) -> Tensor:
     # what a compiler fuses it also decides to store or to compute again
     if torch.compiler.is_compiling() or not trained:
         normed = F.silu(norm(x), inplace=not torch.is_grad_enabled())
-        # nobody else may hold it, and the finest level's tensors are what a restoration's peak is made of
+        # unless the caller keeps it: at the finest level, a restoration's peak is three or four such tensors
         del x
         return conv(normed)  # type: ignore[no-any-return]
     convolved: Tensor = _ConvolveNormed.apply(

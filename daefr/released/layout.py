@@ -93,17 +93,15 @@ class Layout:
                 codebooks that nothing reads. So our own exports are.
 
         """
-        wanted = set(self.forms)
         beyond_training = set(self.extra) - constants(self.stage).keys()
-        if trained_here and not beyond_training & tensors.keys():
-            wanted -= beyond_training
+        excused = beyond_training if trained_here and not beyond_training & tensors.keys() else set()
         unfit = [
             f"{name} is {_described(tensors[name])}, not {_described(form)}"
             for name, form in self.forms.items()
             if name in tensors and not _fits(tensors[name], form)
         ]
         problems = {
-            "missing": [name for name in self.forms if name in wanted and name not in tensors],
+            "missing": [name for name in self.forms if name not in tensors and name not in excused],
             "unknown": [name for name in tensors if name not in self.forms],
             "of another shape or type": unfit,
         }

@@ -1,7 +1,7 @@
 """Restoring faces with a trained model: photographs and aligned crops, in memory and as files."""
 
 from daefr.restore.files import Outcome, Wanted, list_files, restore_files, result_names, side_by_side
-from daefr.restore.model import FOR_RESTORING, open_model
+from daefr.restore.model import FOR_RESTORING, load_restoration, open_model
 from daefr.restore.photograph import ImageError, Photograph, Source, read_photograph
 from daefr.restore.restorer import Opened, Restoration, RestoredFace, Restorer
 
@@ -17,6 +17,7 @@ __all__ = [
     "Source",
     "Wanted",
     "list_files",
+    "load_restoration",
     "open_model",
     "read_photograph",
     "restore_files",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from daefr.checkpoint import load_checkpoint
+from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.data.images import Image, fit, to_image, to_tensor
 from daefr.errors import UserError
 from daefr.released import read_restoration
@@ -17,6 +17,14 @@ from daefr.stages import RestorationStage, stage_from_checkpoint
 FOR_RESTORING = Speed(channels_last=True, compile=False)
 
 
+def load_restoration(directory: Path) -> Checkpoint:
+    """Open a checkpoint directory. Raises `UserError` when it is none, is damaged, or is of another stage."""
+    checkpoint = load_checkpoint(directory)
+    if checkpoint.stage != "restoration":
+        raise UserError(f"{directory} is a checkpoint of {checkpoint.stage}; restoring needs one of restoration")
+    return checkpoint
+
+
 def open_model(path: Path) -> RestorationStage:
     """Open a checkpoint directory, or a released `.ckpt` file.
 
@@ -24,10 +32,7 @@ def open_model(path: Path) -> RestorationStage:
     """
     if path.is_file():
         return read_restoration(path)
-    opened = load_checkpoint(path)
-    if opened.stage != "restoration":
-        raise UserError(f"{path} is a checkpoint of {opened.stage}; restoring needs one of restoration")
-    stage = stage_from_checkpoint(opened)
+    stage = stage_from_checkpoint(load_restoration(path))
     assert isinstance(stage, RestorationStage)  # noqa: S101  # by its name
     return stage
 

@@ -45,7 +45,8 @@ class OurModel:
     @classmethod
     def registered(cls, tracking: Tracking, version: Version) -> "OurModel":
         """Return the model of a version in the registry."""
-        return cls(_title(version), Model(version.address, version.fingerprint, version=version), tracking)
+        model = Model.registered(version)
+        return cls(_title(model), model, tracking)
 
     @property
     def origin(self) -> str:
@@ -98,14 +99,14 @@ class RestoredElsewhere:
 def open_model(tracking: Tracking, address: str, label: str | None = None) -> OurModel:
     """Return the model at an address; raises as `find_model` does."""
     model = find_model(tracking, address)
+    return OurModel(label or _title(model), model, tracking)
+
+
+def _title(model: Model) -> str:
     if model.version is not None:
-        return OurModel(label or _title(model.version), model, tracking)
+        return f"{model.version.name} v{model.version.number}"
     place = Path(model.name)
-    return OurModel(label or (place.parent.name if place.is_dir() else place.stem), model, tracking)
-
-
-def _title(version: Version) -> str:
-    return f"{version.name} v{version.number}"
+    return place.parent.name if place.is_dir() else place.stem
 
 
 def open_method(method: MethodName, weights: Path, label: str | None = None) -> ReleasedMethod:

@@ -20,11 +20,12 @@ from pipelines.tracking import Tracking
 
 def main() -> int:
     """Run the step, or what the first argument names; return the exit code."""
-    # --rollback is another way to say rollback, and so on
-    first = "".join(sys.argv[1:2]).removeprefix("--")
-    if first and first not in COMMANDS:
+    arguments = sys.argv[1:]
+    if arguments:
+        arguments[0] = arguments[0].removeprefix("--")  # --rollback is another way to say rollback
+    if arguments and arguments[0] not in COMMANDS:
         return run_command("pipelines.promote")
-    options = _parse([first, *sys.argv[2:]] if first else [])
+    options = _parse(arguments)
     try:
         lines = COMMANDS[options.command](_open(load_config(options.config, options.overrides)), options)
     except UserError as error:

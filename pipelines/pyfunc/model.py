@@ -26,9 +26,7 @@ class RestorationModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint; `model_config` may have device, detector, parser and upscaler of `Restorer.load`."""
-        config = context.model_config or {}
-        files = [config.get(name) for name in ("device", "detector", "parser", "upscaler")]
-        self._restorer = Restorer.load(context.artifacts["checkpoint"], *files)
+        self._restorer = Restorer.load(context.artifacts["checkpoint"], **(context.model_config or {}))
 
     def predict(
         self,

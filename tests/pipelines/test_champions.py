@@ -192,7 +192,9 @@ def test_the_command_rolls_back_and_tells_the_history(
         code = main()
         return code, *capsys.readouterr()
 
-    assert command("--rollback", "hq_codebook", "--why", "again")[0] == 2
+    code, _, err = command("--rollback", "hq_codebook", "--why", "again")
+    assert code == 2
+    assert "before its champion there was none" in err
     code, out, _ = command("history", "hq_codebook")
     assert code == 0
     assert "models:/daefr-hq-codebook/2 rolled back, before it 3\n    it squints\n" in out
