@@ -1,5 +1,6 @@
 """Nodes of a Ray cluster as processes of this machine, sharing neither ports nor files with any other cluster on it."""
 
+import json
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,12 +78,15 @@ class Nodes:
             "--head", f"--port={self.gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
             f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
-        self._wait_until_ready()
+        self._wait_until(self._takes_a_job, self.head)
 
     def add(self, cpus: int) -> Node:
-        """Start one more node."""
-        self.workers.append(self._start(cpus, f"--address={self.address}"))
-        return self.workers[-1]
+        """Start one more node, and wait until it has joined: of several that start at once, Ray gives slow ones up."""
+        before = self._joined()
+        node = self._start(cpus, f"--address={self.address}")
+        self.workers.append(node)
+        self._wait_until(lambda: bool(self._joined() - before), node)
+        return node
 
     def _start(self, cpus: int, *options: str) -> Node:
         # files of its own, as a machine has: to set up a job's working directory, a node deletes what is there
@@ -97,19 +101,30 @@ class Nodes:
             )
         )
 
-    def _wait_until_ready(self) -> None:
-        """Wait for more than an open port: the agent that runs jobs must have reported."""
-        wanted = urllib.request.Request(
-            f"{self.jobs}/api/jobs/", b'{"entrypoint": "true"}', {"Content-Type": "application/json"} | self._token()
-        )
+    def _takes_a_job(self) -> bool:
+        """Tell more than an open port does: the agent that runs jobs must have reported."""
+        try:
+            self._ask("api/jobs/", b'{"entrypoint": "true"}')
+        except OSError:
+            return False
+        return True
+
+    def _joined(self) -> set[str]:
+        nodes = json.loads(self._ask("nodes?view=summary"))["data"]["summary"]
+        return {node["raylet"]["nodeId"] for node in nodes if "nodeId" in node["raylet"]}
+
+    def _ask(self, path: str, body: bytes | None = None) -> bytes:
+        headers = {"Content-Type": "application/json"} | self._token()
+        with urllib.request.urlopen(urllib.request.Request(f"{self.jobs}/{path}", body, headers), timeout=10) as answer:
+            return bytes(answer.read())
+
+    def _wait_until(self, holds: Callable[[], bool], node: Node) -> None:
         for _ in range(120):
-            try:
-                with urllib.request.urlopen(wanted, timeout=10):
-                    return
-            except OSError:
-                assert self.head and self.head.process.poll() is None, "the head node did not start"
-                time.sleep(1)
-        raise AssertionError("the head node takes no job")
+            if holds():
+                return
+            assert node.process.poll() is None, "a node did not start"
+            time.sleep(1)
+        raise AssertionError("a node does not come up")
 
     def _token(self) -> dict[str, str]:
         path = self.variables.get("RAY_AUTH_TOKEN_PATH")
