@@ -158,7 +158,7 @@ def _checkpoints(run: Run, folder: Path) -> Checkpoints:
     if place is None:
         return Checkpoints(str(folder / REPORTS))
     root = place.rstrip("/") if s3.is_address(place) else str(Path(place).expanduser().absolute())
-    return Checkpoints(f"{root}/{folder.name}/{REPORTS}")
+    return Checkpoints(f"{root}/{folder.name}")
 
 
 def _publish(job: Job, folder: Path) -> None:

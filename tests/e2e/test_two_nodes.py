@@ -99,7 +99,8 @@ def test_shards_and_checkpoints_were_on_s3_alone(finished: tuple[Finished, Path]
     written = {path for method, path in store.requests if method == "PUT" and "/checkpoints/" in path}
     for stage in STAGES:
         assert any(f"/checkpoints/{stage}-" in path and path.endswith(MODEL) for path in written)
-    assert not any(key.startswith("checkpoints/") for key in keys), "a stage that is done needs none"
+    # what Ray Train leaves is the folder above
+    assert [key for key in keys if key.startswith("checkpoints/")] in ([], ["checkpoints/"])
 
 
 def test_mlflow_has_it_all_on_postgres(finished: tuple[Finished, Path], tracking: TrackingServer) -> None:
