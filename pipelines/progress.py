@@ -70,12 +70,14 @@ class Reading:
     note: str
     lines: list[str]
     running: bool
+    held: Any
+    """What the work was last known to hold of the cluster."""
 
 
 class Board:
     """A Ray actor between a piece of work that runs anywhere and the driver: how far it is, what to tell, when to stop.
 
-    The work begins and is lost, perhaps several times; in between nobody works.
+    The work begins, and is lost or begun anew by others, perhaps several times; in between nobody works.
     """
 
     def __init__(self) -> None:
@@ -83,10 +85,11 @@ class Board:
         self._done, self._note, self._lines = 0, "", list[str]()
         self._running = self._stopping = False
         self._idle_since = time.time()
+        self._held: Any = None
 
-    def begin(self) -> float:
-        """Note that the work has begun; return since when nobody worked, as `time.time` tells it."""
-        self._running = True
+    def begin(self, held: Any = None) -> float:
+        """Note that the work has begun; return since when nobody was seen to work, as `time.time` tells it."""
+        self._running, self._held = True, held
         return self._idle_since
 
     def lose(self, line: str) -> None:
@@ -96,7 +99,7 @@ class Board:
 
     def write(self, done: int, note: str) -> None:
         """Note how much is done."""
-        self._done, self._note = done, note
+        self._done, self._note, self._idle_since = done, note, time.time()
 
     def tell(self, line: str) -> None:
         """Have the driver say a line."""
@@ -113,33 +116,25 @@ class Board:
     def read(self) -> Reading:
         """Return what is to be shown."""
         lines, self._lines = self._lines, []
-        return Reading(self._done, self._note, lines, self._running)
+        return Reading(self._done, self._note, lines, self._running, self._held)
 
 
 @contextmanager
-def follow(
-    board: Any, shown: Bar, while_nobody_works: Callable[[float], None], stop_when: threading.Event
-) -> Iterator[None]:
+def follow(board: Any, shown: Bar, watch: Callable[[Reading], None], stop_when: threading.Event) -> Iterator[None]:
     """Show what is written on `board`, a handle of a `Board` actor, while the block runs.
 
-    `while_nobody_works` is called each second with the seconds since anybody did; when `stop_when` is set, the work is
-    asked to end.
+    `watch` is called each second with what was read; when `stop_when` is set, the work is asked to end.
     """
     stop = threading.Event()
-    worked = time.monotonic()
 
     def show() -> None:
-        nonlocal worked
         if stop_when.is_set():
             board.stop.remote()
         reading = ray.get(board.read.remote(), timeout=10)
         for line in reading.lines:
             say(line)
         shown.update(reading.done, reading.note)
-        if reading.running:
-            worked = time.monotonic()
-        else:
-            while_nobody_works(time.monotonic() - worked)
+        watch(reading)
 
     def poll() -> None:
         while not stop.wait(1.0):

@@ -71,4 +71,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
+CONTROLLER_LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+"""What the driver sees of the loss of Ray Train's controller, which no one but the driver starts again."""
+
 RAY_ERRORS = (TrainingFailedError, ray.exceptions.RayError)

@@ -1,17 +1,19 @@
 """Running a training in Ray Train, from the driver."""
 
+import time
 from contextlib import suppress
 from typing import Any
 
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import PlacementGroup
 
 from daefr.memory import KEEP_FREED_MEMORY
 from pipelines import cluster, termination
 from pipelines.config import StageCompute
-from pipelines.progress import bar, follow, say
-from pipelines.training.failures import RAY_ERRORS, GiveUpEarly, translate
+from pipelines.progress import Reading, bar, follow, say
+from pipelines.training.failures import CONTROLLER_LOST, RAY_ERRORS, GiveUpEarly, translate
 from pipelines.training.job import Job
 from pipelines.training.worker import train_worker
 
@@ -23,20 +25,21 @@ def fit(job: Job) -> dict[str, float]:
 
     Raises `UserError` for the user's mistake, and `StepFailedError` with the cause in one line.
     """
-    idle = TellIdle(job)
+    watch = Watch(job)
     try:
         with (
             termination.training(),
             bar(job.stage, job.training.last_step, "steps") as shown,
-            follow(job.board, shown, idle, stop_when=termination.requested),
+            follow(job.board, shown, watch, stop_when=termination.requested),
         ):
             for left in reversed(range(job.compute.max_failures + 1)):
                 try:
                     measured: dict[str, float] = _trainer(job).fit().return_value
                     break
-                except ray.exceptions.ActorDiedError as error:  # Ray's controller, which no one else starts again
+                except CONTROLLER_LOST as error:
                     if not left or termination.requested.is_set():
                         raise
+                    watch.release()
                     job.board.lose.remote(
                         f"{job.stage}: {' '.join(str(error).split())[:300]}: it goes on from its last checkpoint"
                     )
@@ -79,21 +82,31 @@ def _environment(job: Job) -> dict[str, Any]:
     return {"env_vars": KEEP_FREED_MEMORY} if job.training.speed.on(device).keep_memory else {}
 
 
-class TellIdle:
-    """Says that no worker runs, every minute; Ray Train is silent while it waits for resources."""
+class Watch:
+    """Watches a training from the driver: says every minute that no worker runs, as Ray Train waits in silence."""
 
     def __init__(self, job: Job) -> None:
         """Begin with nothing told."""
-        self._job, self._told = job, 0
+        self._job, self._told, self._worked = job, 0, time.monotonic()
+        self._held: PlacementGroup | None = None
 
-    def __call__(self, seconds: float) -> None:
-        """Take note that nobody has worked for so many seconds."""
-        minutes = int(seconds // 60)
+    def __call__(self, reading: Reading) -> None:
+        """Take note of what stands on the board."""
+        self._held = reading.held or self._held
+        if reading.running:
+            self._worked = time.monotonic()
+        minutes = int((time.monotonic() - self._worked) // 60)
         if minutes > self._told:
             wanted = resources(self._job.compute)
             has = cluster.listed(cluster.free(wanted))
             say(f"{self._job.stage}: no worker for {minutes} min; it needs {cluster.listed(wanted)}, free are {has}")
         self._told = minutes
+
+    def release(self) -> None:
+        """Give back what lost workers held: where Ray Train's own processes died with them, nothing else does."""
+        if self._held is not None:
+            ray.util.remove_placement_group(self._held)
+        self._held = None
 
 
 def per_worker(compute: StageCompute) -> dict[str, float]:

@@ -105,7 +105,8 @@ class RayReporter:
         self._startup.is_over = True
         self._startup.reached("first step")
         if self._writer is not None:
-            self._job.board.tell.remote(f"{self._job.stage}: {self._startup}")
+            workers = ray.train.get_context().get_world_size()
+            self._job.board.tell.remote(f"{self._job.stage}: {workers} worker{'s' * (workers > 1)}, {self._startup}")
             seconds = {f"startup/{phase}": spent for phase, spent in self._startup.seconds.items()}
             self._writer.log(0, seconds)
 

@@ -24,7 +24,7 @@ from pipelines.training.startup import Startup
 def train_worker(settings: dict[str, Any]) -> dict[str, float]:
     """Train on one rank, from the newest checkpoint that is whole, and return the last validation."""
     job: Job = settings["job"]
-    startup = Startup(ray.get(job.board.begin.remote()))
+    startup = Startup(ray.get(job.board.begin.remote(ray.util.get_current_placement_group())))
     startup.reached("workers")
     torch.set_num_threads(max(1, int(job.compute.cpus)))
     stage = build_stage(job.stage, job.network, job.training, job.seed)
