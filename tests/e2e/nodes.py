@@ -78,15 +78,18 @@ class Nodes:
             "--head", f"--port={self.gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
             f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
-        self._wait_until(self._takes_a_job, self.head)
+        assert self._comes_up(self.head, self._takes_a_job), "the head does not come up"
 
     def add(self, cpus: int) -> Node:
-        """Start one more node, and wait until it has joined: of several that start at once, Ray gives slow ones up."""
+        """Start one more node, and wait until it has joined. Ray ends a node whose agents take more than 15 seconds to
+        start; like whatever manages a cluster's nodes, this starts it again."""
         before = self._joined()
-        node = self._start(cpus, f"--address={self.address}")
-        self.workers.append(node)
-        self._wait_until(lambda: bool(self._joined() - before), node)
-        return node
+        for _ in range(3):
+            node = self._start(cpus, f"--address={self.address}")
+            if self._comes_up(node, lambda: bool(self._joined() - before)):
+                self.workers.append(node)
+                return node
+        raise AssertionError("a node does not come up")
 
     def _start(self, cpus: int, *options: str) -> Node:
         # files of its own, as a machine has: to set up a job's working directory, a node deletes what is there
@@ -118,13 +121,14 @@ class Nodes:
         with urllib.request.urlopen(urllib.request.Request(f"{self.jobs}/{path}", body, headers), timeout=10) as answer:
             return bytes(answer.read())
 
-    def _wait_until(self, holds: Callable[[], bool], node: Node) -> None:
+    def _comes_up(self, node: Node, is_there: Callable[[], bool]) -> bool:
         for _ in range(120):
-            if holds():
-                return
-            assert node.process.poll() is None, "a node did not start"
+            if is_there():
+                return True
+            if node.process.poll() is not None:
+                return False
             time.sleep(1)
-        raise AssertionError("a node does not come up")
+        return False
 
     def _token(self) -> dict[str, str]:
         path = self.variables.get("RAY_AUTH_TOKEN_PATH")

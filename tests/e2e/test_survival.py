@@ -1,18 +1,21 @@
-"""A training outlives its nodes, its head and its MLflow server. `make test-cluster` runs it."""
+"""A training outlives its workers, nodes, head and MLflow server. `make test-cluster` runs it."""
 
+import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 
 from daefr.checkpoint import MODEL
 from daefr.data.shards import file_digest
 from tests.e2e.command import ROOT, TINY, command, environment, run
-from tests.e2e.nodes import Nodes, start_cluster
+from tests.e2e.nodes import Nodes, start_cluster, training_processes
 from tests.e2e.servers import TrackingServer
 
 pytestmark = pytest.mark.cluster
@@ -79,6 +82,10 @@ def _checkpoints(workdir: Path) -> list[Path]:
     return sorted(path.parent for path in workdir.glob("steps/hq_codebook-*/ray/step-*/manifest.json"))
 
 
+def _workers(nodes: Nodes) -> list[int]:
+    return [process for node in nodes.workers for process in training_processes(node.process.pid)]
+
+
 def _joined(nodes: Nodes) -> dict[str, str]:
     return {**nodes.variables, "RAY_ADDRESS": nodes.address}
 
@@ -117,6 +124,68 @@ def test_a_node_that_is_lost_is_replaced(wanted: str, nodes: Nodes, tmp_path: Pa
     assert code == 0, said
     assert "it goes on from its last checkpoint" in said
     assert _digest(tmp_path) == wanted
+
+
+def test_a_worker_that_hangs_is_named_and_replaced(wanted: str, nodes: Nodes, tmp_path: Path) -> None:
+    assert run("synthesize", tmp_path).code == 0
+    driver = _Driver(tmp_path, "compute.hq_codebook.timeout=20", variables=_joined(nodes))
+    driver.until(lambda: len(_checkpoints(tmp_path)) > 1)
+    os.kill(_workers(nodes)[0], signal.SIGSTOP)
+    code, said = driver.end()
+    assert code == 0, said
+    assert re.search(r"HungRankError: .* after 20 s nothing comes from rank [01].*it goes on from its last", said), said
+    assert _digest(tmp_path) == wanted
+
+
+def test_workers_that_are_killed_for_want_of_memory_are_replaced(wanted: str, tmp_path: Path) -> None:
+    memory = psutil.virtual_memory()
+    if memory.available < 12e9:
+        pytest.skip("needs 12 GB of free memory")
+    assert run("synthesize", tmp_path).code == 0
+    # below what Ray kills workers, beside room for the cluster and its training
+    limit = (memory.total - memory.available + 8e9) / memory.total
+    with start_cluster(cpus=0, environment={"RAY_memory_usage_threshold": str(limit)}) as nodes:
+        for _ in range(2):
+            nodes.add(cpus=1)
+        driver = _Driver(tmp_path, variables=_joined(nodes))
+        driver.until(lambda: len(_checkpoints(tmp_path)) > 1)
+        workers, taken = set(_workers(nodes)), list[bytes]()
+        while workers <= set(_workers(nodes)):
+            taken.append(os.urandom(100_000_000))
+            assert psutil.virtual_memory().available > 2e9, "Ray kills nothing"
+        taken.clear()
+        code, said = driver.end()
+    assert code == 0, said
+    assert "running low on memory" in said
+    assert _digest(tmp_path) == wanted
+
+
+def test_as_many_workers_train_as_the_cluster_has_room_for(tmp_path: Path) -> None:
+    assert run("synthesize", tmp_path).code == 0
+    with start_cluster(cpus=0) as nodes:
+        nodes.add(cpus=1)
+        # how long Ray tries to start as many workers as before on a cluster that has lost a node
+        variables = _joined(nodes) | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60"}
+        overrides = ("compute.hq_codebook.workers=[1,2]", "stages.hq_codebook.steps=100000")
+        driver = _Driver(tmp_path, *overrides, variables=variables)
+
+        def has_said(line: str, times: int = 1) -> bool:
+            return (tmp_path / "said").read_text().count(line) == times
+
+        driver.until(lambda: has_said("1 worker, first step after"))
+        nodes.add(cpus=1)
+        driver.until(lambda: has_said("2 workers, first step after"))
+        nodes.workers.pop().kill()
+        driver.until(lambda: has_said("1 worker, first step after", times=2))
+        reached = _checkpoints(tmp_path)[-1]
+        driver.until(lambda: _checkpoints(tmp_path)[-1] > reached)
+        driver.process.send_signal(signal.SIGTERM)
+        assert driver.end(timeout=60)[0] == 143
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "daefr"]
+    (trained,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'hq_codebook'")
+    steps = {metric.step for metric in client.get_metric_history(trained.info.run_id, "loss")}
+    assert steps == set(range(4, max(steps) + 1, 4)) | {max(steps)}
 
 
 def test_after_the_head_was_lost_the_same_command_goes_on(wanted: str, nodes: Nodes, tmp_path: Path) -> None:
