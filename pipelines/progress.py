@@ -87,8 +87,11 @@ class Board:
         self._idle_since = time.time()
         self._held: Any = None
 
-    def begin(self, held: Any = None) -> float:
-        """Note that the work has begun; return since when nobody was seen to work, as `time.time` tells it."""
+    def begin(self, held: Any) -> float:
+        """Note that the work has begun, and what it holds of the cluster.
+
+        Returns since when nobody was seen to work, as `time.time` tells it.
+        """
         self._running, self._held = True, held
         return self._idle_since
 

@@ -71,7 +71,10 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
-CONTROLLER_LOST = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
-"""What the driver sees of the loss of Ray Train's controller, which no one but the driver starts again."""
+CONTROLLER_LOST = (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError)
+"""What the driver sees of the death of Ray Train's controller, which no one but the driver starts again.
+
+Not of one that cannot be reached for a while: it trains on, and two trainings would write the same checkpoints.
+"""
 
 RAY_ERRORS = (TrainingFailedError, ray.exceptions.RayError)

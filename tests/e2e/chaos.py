@@ -95,7 +95,7 @@ class Disturbed:
         return False
 
     def _kill(self, what: str) -> bool:
-        stage, reached = progress(self.workdir)
+        after, (stage, reached) = self.seconds(), progress(self.workdir)
         if what == "worker":
             workers = [process for node in self.nodes.workers for process in training_processes(node.process.pid)]
             if not workers:
@@ -110,8 +110,8 @@ class Disturbed:
             self.nodes.workers.remove(node)
             node.kill()
             self.nodes.add(cpus=1)
-        self.kills.append(Kill(self.seconds(), what, stage, reached))
-        say(f"{self.seconds():6.0f} s  kill {len(self.kills)}: {what}, in {stage} after step {reached}")
+        self.kills.append(Kill(after, what, stage, reached))
+        say(f"{after:6.0f} s  kill {len(self.kills)}: {what}, in {stage} after step {reached}")
         return True
 
     def _has_recovered(self) -> bool:

@@ -89,6 +89,7 @@ class Nodes:
             if self._comes_up(node, lambda: bool(self._joined() - before)):
                 self.workers.append(node)
                 return node
+            node.kill()
         raise AssertionError("a node does not come up")
 
     def _start(self, cpus: int, *options: str) -> Node:
@@ -106,11 +107,7 @@ class Nodes:
 
     def _takes_a_job(self) -> bool:
         """Tell more than an open port does: the agent that runs jobs must have reported."""
-        try:
-            self._ask("api/jobs/", b'{"entrypoint": "true"}')
-        except OSError:
-            return False
-        return True
+        return bool(self._ask("api/jobs/", b'{"entrypoint": "true"}'))
 
     def _joined(self) -> set[str]:
         nodes = json.loads(self._ask("nodes?view=summary"))["data"]["summary"]
@@ -123,8 +120,9 @@ class Nodes:
 
     def _comes_up(self, node: Node, is_there: Callable[[], bool]) -> bool:
         for _ in range(120):
-            if is_there():
-                return True
+            with suppress(OSError):  # a head that is not there yet, or is busy
+                if is_there():
+                    return True
             if node.process.poll() is not None:
                 return False
             time.sleep(1)

@@ -7,14 +7,14 @@ from pipelines.progress import Board
 
 def test_a_training_that_begins_anew_counts_from_when_work_was_last_seen() -> None:
     board = Board()
-    created = board.begin()
+    created = board.begin(None)
     time.sleep(0.01)
     board.write(10, "")
-    seen = board.begin()  # other workers, without a loss: the cluster has grown
+    seen = board.begin(None)  # other workers, without a loss: the cluster has grown
     assert created < seen <= time.time()
     time.sleep(0.01)
     board.lose("a worker died")
-    assert seen < board.begin() <= time.time()
+    assert seen < board.begin(None) <= time.time()
 
 
 def test_what_was_held_is_known_after_the_loss() -> None:
