@@ -21,10 +21,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from daefr.config import Settings, StageName
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
-from daefr.network.config import NetworkConfig
+from daefr.settings.base import Settings, StageName
+from daefr.settings.network import NetworkConfig
 
 MANIFEST, CONFIG, MODEL, TRAINER = "manifest.json", "config.json", "model.safetensors", "trainer/state.pt"
 RELEASED, AVERAGE = "released.safetensors", "ema.safetensors"

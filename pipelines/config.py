@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from daefr.config import Settings, StageName
 from daefr.data.images import MAX_PIXELS, MOST_PIXELS
 from daefr.errors import UserError
 from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
 from daefr.metrics.base import MeasureName, Protocol
-from daefr.network.config import NetworkConfig
-from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.settings.base import Settings, StageName
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
-from pipelines.promotion import settings
-from pipelines.promotion.settings import OF_EVALUATION, PromotionConfig, measure_of
+from pipelines.promote import settings
+from pipelines.promote.settings import OF_EVALUATION, PromotionConfig, measure_of
 from pipelines.storage.s3 import is_address, split_address
 
 PORTRAITS = "portraits"

@@ -6,22 +6,22 @@ from pathlib import Path
 if __name__ == "__main__":
     # run as a script: put the project on the path, and let Ray's workers find this file under its module's name
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from pipelines.cli import run_command
+    from pipelines.engine.command import run_command
 
     sys.exit(run_command("pipelines.full"))
 
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 
-from daefr.config import StageName
-from pipelines import cluster
-from pipelines.cli import StepCommand
+from daefr.settings.base import StageName
+from pipelines.engine import cluster
+from pipelines.engine.command import StepCommand
+from pipelines.engine.progress import say
+from pipelines.engine.run import Run
+from pipelines.engine.signals import TerminatedError
+from pipelines.engine.step import Committed
 from pipelines.preflight import remarks
-from pipelines.progress import say
-from pipelines.run import Run
-from pipelines.steps import Committed
-from pipelines.synthesize import synthesize
-from pipelines.termination import TerminatedError
+from pipelines.synthesize.step import synthesize
 
 CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
 
@@ -33,8 +33,8 @@ def run_all(run: Run) -> list[str]:
     dataset = synthesize(run)
 
     # only now: training's libraries take seconds and 500 MB, which planning millions of faces does without
-    from pipelines.promote import promote  # noqa: PLC0415
-    from pipelines.train import CHECKPOINT, train_stage  # noqa: PLC0415
+    from pipelines.promote.step import promote  # noqa: PLC0415
+    from pipelines.train.step import CHECKPOINT, train_stage  # noqa: PLC0415
 
     trained: dict[StageName, Committed] = dict(zip(CODEBOOKS, _train_codebooks(run, dataset), strict=True))
     for name in CODEBOOKS:
@@ -49,10 +49,10 @@ def run_all(run: Run) -> list[str]:
 
 def evaluate_and_report(run: Run, restoration: Committed, dataset: Committed) -> list[str]:
     """Evaluate a trained restoration model beside the one that it would replace; return the lines that tell it."""
-    from pipelines import registry  # noqa: PLC0415
-    from pipelines.evaluate import GRID, evaluate_restoration, evaluate_version  # noqa: PLC0415
-    from pipelines.evaluation.tables import table  # noqa: PLC0415
-    from pipelines.report import report  # noqa: PLC0415
+    from pipelines.evaluate.report import report  # noqa: PLC0415
+    from pipelines.evaluate.step import GRID, evaluate_restoration, evaluate_version  # noqa: PLC0415
+    from pipelines.evaluate.tables import table  # noqa: PLC0415
+    from pipelines.tracking import registry  # noqa: PLC0415
 
     evaluated = evaluate_restoration(run, restoration, dataset)
     rival = registry.rival(run.tracking, "restoration", restoration.manifest.outputs["version"])
@@ -63,7 +63,7 @@ def evaluate_and_report(run: Run, restoration: Committed, dataset: Committed) ->
 
 def _train_codebooks(run: Run, dataset: Committed) -> list[Committed]:
     """Train both codebooks, at the same time where the cluster has room for both."""
-    from pipelines.train import train_stage  # noqa: PLC0415
+    from pipelines.train.step import train_stage  # noqa: PLC0415
 
     with ThreadPoolExecutor(len(CODEBOOKS)) as pool:
         futures = [pool.submit(train_stage, run, name, dataset, {}) for name in CODEBOOKS]

@@ -1,9 +1,9 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
 from daefr.errors import UserError
-from daefr.stages.config import AutoencoderTraining
+from daefr.settings.training import AutoencoderTraining
 from pipelines.config import STAGES, RunConfig
-from pipelines.promotion.settings import OF_EVALUATION, measure_of
+from pipelines.promote.settings import OF_EVALUATION, measure_of
 
 
 def check(config: RunConfig) -> None:
@@ -12,7 +12,7 @@ def check(config: RunConfig) -> None:
     Measures that cannot be had stop nothing: the figures say so.
     """
     if config.evaluation.benchmarks:
-        from pipelines.evaluation.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
+        from pipelines.evaluate.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
 
         check_places(config.evaluation.benchmarks)
     for path in (config.evaluation.weights, config.evaluation.fid_statistics):

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from daefr.bench.reference_way import ReferenceOptimization, compute_as_reference, restore_as_reference
-from daefr.config import StageName
 from daefr.data.dataset import Batch
 from daefr.losses.perceptual import PerceptualLoss
-from daefr.network.config import NetworkConfig
 from daefr.restore import FOR_RESTORING
-from daefr.speed import Speed
-from daefr.stages import RestorationStage, Stage, build_stage
-from daefr.stages.config import (
+from daefr.settings.base import StageName
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import (
     AssociationTraining,
     AutoencoderTraining,
     PerceptualConfig,
     RestorationTraining,
     TrainingConfig,
 )
+from daefr.speed import Speed
+from daefr.stages import RestorationStage, Stage, build_stage
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 

@@ -19,8 +19,8 @@ from daefr.bench.cases import Case, CaseName, build_side
 from daefr.bench.data import degrade_face, write_dataset
 from daefr.bench.report import network_of
 from daefr.data.dataset import Batch, FaceDataset, training_batches
-from daefr.data.portraits import draw_portrait
 from daefr.errors import UserError
+from daefr.portraits import draw_portrait
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 

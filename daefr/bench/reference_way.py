@@ -29,8 +29,8 @@ from daefr.network.blocks import AttentionBlock, ResidualBlock, Upsample
 from daefr.network.predictor import PredictorLayer
 from daefr.network.quantizer import Quantized, Quantizer
 from daefr.network.restoration import RestorationModel, RestorationOutput
+from daefr.settings.training import AutoencoderTraining
 from daefr.stages import AutoencoderStage, Loss, RestorationStage, Stage
-from daefr.stages.config import AutoencoderTraining
 from daefr.training.state import TrainingState
 
 

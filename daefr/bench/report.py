@@ -12,7 +12,7 @@ from daefr.bench.cases import CASES, Case, CaseName, Side
 from daefr.bench.measure import SIDES, Measured, measure, products_type
 from daefr.bench.worker import matrix_rate
 from daefr.errors import UserError
-from daefr.network.config import AutoencoderConfig, NetworkConfig
+from daefr.settings.network import AutoencoderConfig, NetworkConfig
 from daefr.speed import Speed
 
 HEADER = ("", "seconds", "reference", "ratio", "samples/s", "peak MB", "reference", "GFLOP/s", "of matrix rate")

@@ -6,7 +6,7 @@ A box is (x0, y0, x1, y1) in pixels of an image that spans [0, R]; a box of the 
 import numpy as np
 import numpy.typing as npt
 
-from daefr.data.portraits import TEMPLATE
+from daefr.portraits import TEMPLATE
 
 COMPONENTS = ("left_eye", "right_eye", "mouth")
 """In the order of a batch's boxes. The left eye is the one with the smaller x, as in GFP-GAN."""

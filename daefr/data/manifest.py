@@ -13,9 +13,9 @@ from typing import Literal, TypeVar
 
 from pydantic import ValidationError, field_validator
 
-from daefr.config import Settings
 from daefr.errors import UserError
 from daefr.files import write_whole
+from daefr.settings.base import Settings
 
 NAME = "manifest.json"
 REJECTED = "rejected.jsonl"
@@ -142,7 +142,9 @@ def load_manifest(dataset: Path) -> DatasetManifest:
     try:
         return DatasetManifest.model_validate(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise UserError(f"{dataset} is not a dataset: it has no {NAME}; pipelines/synthesize.py makes one") from None
+        raise UserError(
+            f"{dataset} is not a dataset: it has no {NAME}; python -m pipelines synthesize makes one"
+        ) from None
     except (ValueError, ValidationError) as error:
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
 

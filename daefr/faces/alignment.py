@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from daefr.data.components import template_landmarks
 from daefr.data.images import Image, shrink
-from daefr.data.portraits.geometry import fit_similarity
+from daefr.portraits.geometry import fit_similarity
 
 CROP_SIDE = 512
 FINEST = 8

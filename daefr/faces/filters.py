@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from daefr.config import Settings
 from daefr.data.images import Image
-from daefr.data.portraits import TEMPLATE
 from daefr.faces.alignment import Points
+from daefr.portraits import TEMPLATE
+from daefr.settings.base import Settings
 
 NOSE_DEPTH = 50.0
 """How far the tip of the nose stands before eyes and mouth, in pixels of the template, where the pupils are 126 apart:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daefr.network.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample, group_norm
-from daefr.network.config import AutoencoderConfig
+from daefr.settings.network import AutoencoderConfig
 
 IMAGE_CHANNELS = 3
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from daefr.network.autoencoder import IMAGE_CHANNELS
-from daefr.network.config import DiscriminatorConfig
+from daefr.settings.network import DiscriminatorConfig
 
 SLOPE = 0.2
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from daefr.network.autoencoder import IMAGE_CHANNELS
-from daefr.network.config import DiscriminatorConfig
+from daefr.settings.network import DiscriminatorConfig
 
 WIDEST = 8
 SLOPE = 0.2

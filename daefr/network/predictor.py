@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daefr.network.config import RestorationConfig
+from daefr.settings.network import RestorationConfig
 
 
 class PredictorLayer(nn.Module):

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from daefr.errors import UserError
 from daefr.network.autoencoder import Decoder, Encoder
 from daefr.network.blocks import AttentionBlock
-from daefr.network.config import RestorationConfig
 from daefr.network.predictor import CodePredictor
 from daefr.network.quantizer import Quantizer
 from daefr.network.vqgan import VQGAN
+from daefr.settings.network import RestorationConfig
 
 
 class RestorationOutput(NamedTuple):

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from daefr.network.autoencoder import Decoder, Encoder
-from daefr.network.config import AutoencoderConfig
 from daefr.network.quantizer import Quantizer
+from daefr.settings.network import AutoencoderConfig
 
 
 class VQGANOutput(NamedTuple):

@@ -11,15 +11,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from daefr.config import StageName
 from daefr.errors import UserError
-from daefr.network.config import NetworkConfig
 from daefr.released.layout import Layout, constants, layout_of, recognize
 from daefr.released.reading import read_released
 from daefr.released.sizes import Unseen, infer_network
+from daefr.settings.base import StageName
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import RestorationTraining
 from daefr.stages.build import build_stage
 from daefr.stages.components import without_components
-from daefr.stages.config import RestorationTraining
 from daefr.stages.restoration import RestorationStage
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from daefr.config import StageName
 from daefr.errors import UserError
 from daefr.losses.contrastive import TEMPERATURE
 from daefr.losses.perceptual import PerceptualLoss
-from daefr.network.config import NetworkConfig
+from daefr.settings.base import StageName
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import AutoencoderTraining, PerceptualConfig, RestorationTraining
 from daefr.stages.build import build_stage
-from daefr.stages.config import AutoencoderTraining, PerceptualConfig, RestorationTraining
 
 Rows = tuple[tuple[str, str], ...]
 

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from daefr.config import StageName
 from daefr.errors import UserError
-from daefr.network.config import NetworkConfig
+from daefr.settings.base import StageName
+from daefr.settings.network import NetworkConfig
 
 RELEASED = NetworkConfig()
 ENDS = 2

@@ -1,6 +1,6 @@
 """The four training stages of DAEFR: what each trains, from which images, towards which loss, and from what start.
 
-Their settings (`daefr.stages.config`) are read without PyTorch; it is imported with the first stage that is asked for.
+Their settings (`daefr.settings.training`) load without PyTorch, which is imported with the first stage asked for.
 """
 
 from importlib import import_module

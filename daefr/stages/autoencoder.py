@@ -6,20 +6,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from daefr.config import StageName
 from daefr.data.dataset import Batch, Part
 from daefr.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss, with_gradient
 from daefr.losses.contrastive import contrast
 from daefr.losses.identity import IdentityLoss
 from daefr.losses.perceptual import PerceptualLoss
-from daefr.network.config import NetworkConfig
 from daefr.network.discriminator import Discriminator
 from daefr.network.quantizer import count_codes
 from daefr.network.vqgan import VQGAN, VQGANOutput
 from daefr.ranks import broadcast, concatenate, total
+from daefr.settings.base import StageName
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import AssociationTraining, AutoencoderTraining
 from daefr.stages.base import Average, Loss, Stage
 from daefr.stages.components import ComponentDiscriminators
-from daefr.stages.config import AssociationTraining, AutoencoderTraining
 
 Outputs = dict[str, VQGANOutput]
 Scores = dict[str, tuple[Tensor, Tensor]]

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from daefr.config import StageName
 from daefr.data.dataset import Batch, Part
 from daefr.errors import UserError
-from daefr.network.config import NetworkConfig
+from daefr.settings.base import StageName
+from daefr.settings.network import NetworkConfig
 
 Average = Callable[[Tensor], Tensor]
 """Averages a tensor over all ranks."""

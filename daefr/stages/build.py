@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from daefr.checkpoint import Checkpoint
-from daefr.config import StageName
 from daefr.errors import UserError
-from daefr.network.config import NetworkConfig
-from daefr.stages.autoencoder import Autoencoders, AutoencoderStage
-from daefr.stages.base import Stage
-from daefr.stages.components import match_components
-from daefr.stages.config import (
+from daefr.settings.base import StageName
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import (
     AdversarialConfig,
     AutoencoderTraining,
     PerceptualConfig,
     RestorationTraining,
     TrainingConfig,
 )
+from daefr.stages.autoencoder import Autoencoders, AutoencoderStage
+from daefr.stages.base import Stage
+from daefr.stages.components import match_components
 from daefr.stages.restoration import RestorationStage
 
 STAGES: tuple[StageName, ...] = get_args(StageName)

@@ -12,9 +12,9 @@ from daefr.data.components import COMPONENTS, RELEASED_SIDE
 from daefr.losses.logistic import logistic_discriminator_loss, logistic_generator_loss
 from daefr.losses.style import style_loss
 from daefr.network.component_discriminator import ComponentDiscriminator, Judged
-from daefr.network.config import NetworkConfig
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import ComponentsConfig
 from daefr.stages.base import Loss
-from daefr.stages.config import ComponentsConfig
 
 PREFIX = "discriminator.components."
 """Of the names in a checkpoint, which go on with branch and component."""

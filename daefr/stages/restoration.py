@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daefr.data.dataset import Batch, Part
-from daefr.network.config import NetworkConfig
 from daefr.network.restoration import CodeTarget, RestorationModel, RestorationOutput
 from daefr.network.vqgan import VQGAN
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import RestorationTraining
 from daefr.stages.base import Average, Loss, Stage
-from daefr.stages.config import RestorationTraining
 
 
 class RestorationStage(Stage):

@@ -9,8 +9,8 @@ import torch
 from daefr import ranks
 from daefr.checkpoint import Checkpoint
 from daefr.data.dataset import Batch, FaceDataset, Fetch, check_resolution, training_batches
+from daefr.settings.training import TrainingConfig
 from daefr.stages.base import Stage
-from daefr.stages.config import TrainingConfig
 from daefr.training.clock import Clock
 from daefr.training.errors import StoppedError
 from daefr.training.meeting import Meeting

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from daefr.checkpoint import Checkpoint, save_checkpoint
 from daefr.errors import UserError
+from daefr.settings.training import TrainingConfig
 from daefr.stages.base import Stage
-from daefr.stages.config import TrainingConfig
 from daefr.training.average import WeightAverage
 
 

@@ -29,7 +29,7 @@ from botocore.exceptions import (
 from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
 from daefr.errors import UserError
-from pipelines.errors import StepFailedError
+from pipelines.engine.errors import StepFailedError
 
 SCHEME = "s3://"
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>.*))?", re.DOTALL)

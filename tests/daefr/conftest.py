@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from daefr.checkpoint import Checkpoint
-from daefr.config import StageName
+from daefr.settings.base import StageName
 from daefr.stages import STAGES
 from tests.daefr import tiny
 

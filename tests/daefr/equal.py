@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from daefr.config import StageName
+from daefr.settings.base import StageName
 from daefr.stages import STAGES
 from daefr.training.errors import HungRankError
 from daefr.training.loop import train

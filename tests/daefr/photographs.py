@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from daefr.data.images import Image
-from daefr.data.portraits import Portrait, draw_portrait
 from daefr.faces import DetectedFace, move_points
+from daefr.portraits import Portrait, draw_portrait
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 WEIGHTS = SHARED / "weights" / "retinaface_mobile025.pth"

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daefr.network.config import AutoencoderConfig, PredictorConfig, RestorationConfig
+from daefr.settings.network import AutoencoderConfig, PredictorConfig, RestorationConfig
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "reference"
 LOSS_TOLERANCE = 1e-4

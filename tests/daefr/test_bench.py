@@ -11,7 +11,7 @@ from daefr.bench.cases import CASES, Case, CaseName, build_side, random_images
 from daefr.bench.measure import Measured, measure
 from daefr.bench.reference_way import ReferenceOptimization, restore_as_reference
 from daefr.bench.worker import count_flops
-from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
+from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.stages import AutoencoderStage, RestorationStage
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState

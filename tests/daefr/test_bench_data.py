@@ -11,7 +11,7 @@ from daefr.bench.data import Figures, PlainDataset, Stopwatch, _make, write_data
 from daefr.data.dataset import FaceDataset
 from daefr.data.images import encode_png, to_tensor
 from daefr.data.order import Position
-from daefr.data.portraits import draw_portrait
+from daefr.portraits import draw_portrait
 
 
 def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Figures:

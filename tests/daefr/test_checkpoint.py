@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from daefr.checkpoint import Checkpoint, digest_of, load_checkpoint, save_checkpoint, write_manifest
-from daefr.config import StageName
 from daefr.errors import UserError
+from daefr.settings.base import StageName
 from daefr.stages import STAGES, stage_from_checkpoint
 from tests.daefr import tiny
 

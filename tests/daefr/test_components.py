@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from daefr import ranks
 from daefr.checkpoint import Checkpoint, load_checkpoint
-from daefr.config import StageName
 from daefr.data.components import COMPONENTS, component_boxes, flip_boxes, template_landmarks
 from daefr.data.dataset import Batch, FaceDataset
 from daefr.data.images import Image, encode_lossless, from_8_bit, to_tensor
@@ -22,11 +21,12 @@ from daefr.errors import UserError
 from daefr.losses.logistic import logistic_discriminator_loss, logistic_generator_loss
 from daefr.losses.style import gram, style_loss
 from daefr.network.component_discriminator import ComponentDiscriminator
-from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig
 from daefr.released import export_released
+from daefr.settings.base import StageName
+from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig
+from daefr.settings.training import AutoencoderTraining, ComponentsConfig
 from daefr.stages import AutoencoderStage, continue_from, stage_from_checkpoint, start_from
 from daefr.stages.components import PREFIX, ComponentDiscriminators
-from daefr.stages.config import AutoencoderTraining, ComponentsConfig
 from daefr.training.loop import train
 from daefr.training.optimization import Optimization
 from daefr.training.reporter import FolderReporter, Save

@@ -13,15 +13,7 @@ import webdataset
 
 from daefr.data.dataset import Batch, FaceDataset, check_resolution, training_batches, validation_batches
 from daefr.data.images import decode_image, encode_lossless, encode_png, from_8_bit, to_image, to_tensor
-from daefr.data.manifest import (
-    NAME,
-    Rejection,
-    Shard,
-    load_manifest,
-    read_rejected,
-    read_shards,
-    write_manifest,
-)
+from daefr.data.manifest import NAME, Rejection, Shard, load_manifest, read_rejected, read_shards, write_manifest
 from daefr.data.order import BatchOrder, Position
 from daefr.data.shards import Sample, ShardReader, file_digest, write_shard
 from daefr.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from daefr.config import StageName
+from daefr.settings.base import StageName
 from daefr.stages import STAGES
 from tests.daefr import equal
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from daefr.checkpoint import Checkpoint
-from daefr.config import StageName
 from daefr.data.images import Image, decode_image
 from daefr.errors import UserError
 from daefr.evaluation import Evaluated, Evaluator, Restored, Sample, TrainedModel, draw_grid
@@ -16,6 +15,7 @@ from daefr.metrics.meter import Measures
 from daefr.metrics.registry import Setup
 from daefr.restore import FOR_RESTORING
 from daefr.restore.model import CropRestorer, open_model
+from daefr.settings.base import StageName
 from tests.daefr import tiny
 
 CPU = torch.device("cpu")

@@ -20,12 +20,12 @@ from facexlib.detection.retinaface import RetinaFace
 from daefr.__main__ import main
 from daefr.data.components import template_landmarks
 from daefr.data.images import Image, decode_image, encode_png
-from daefr.data.portraits import TEMPLATE, draw_portrait
-from daefr.data.portraits.geometry import lay_out, pose_head
-from daefr.data.portraits.traits import sample_traits
 from daefr.errors import UserError
 from daefr.faces import Aligner, DetectedFace, Detector, FaceFilters, Found, align, move_points
 from daefr.faces.filters import NOSE_DEPTH, sharpness, turn
+from daefr.portraits import TEMPLATE, draw_portrait
+from daefr.portraits.geometry import lay_out, pose_head
+from daefr.portraits.traits import sample_traits
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 
 LENIENT = FaceFilters(min_sharpness=0)

@@ -13,10 +13,10 @@ import pytest
 
 from daefr.__main__ import main
 from daefr.checkpoint import Checkpoint
-from daefr.config import StageName
 from daefr.data.images import Image, encode_png
 from daefr.faces import Detector
 from daefr.restore import ImageError, read_photograph
+from daefr.settings.base import StageName
 from tests.daefr import tiny
 from tests.daefr.photographs import Told, photograph
 

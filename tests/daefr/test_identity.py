@@ -10,13 +10,13 @@ from torch import nn
 
 from daefr import ranks
 from daefr.checkpoint import load_checkpoint
-from daefr.config import StageName
 from daefr.data.dataset import Batch
 from daefr.errors import UserError
 from daefr.losses.identity import IdentityLoss
 from daefr.network.arcface import ArcFace
+from daefr.settings.base import StageName
+from daefr.settings.training import AutoencoderTraining
 from daefr.stages import AutoencoderStage, stage_from_checkpoint
-from daefr.stages.config import AutoencoderTraining
 from daefr.training.loop import train
 from daefr.training.reporter import FolderReporter, Save
 from tests.daefr import tiny

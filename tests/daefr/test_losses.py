@@ -9,13 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from daefr.errors import UserError
-from daefr.losses.adversarial import (
-    adaptive_weight,
-    discriminator_loss,
-    generator_loss,
-    gradient_ratio,
-    with_gradient,
-)
+from daefr.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss, gradient_ratio, with_gradient
 from daefr.losses.contrastive import contrast
 from daefr.losses.perceptual import PerceptualLoss, find_vgg16
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from daefr.errors import UserError
 from daefr.network.autoencoder import Decoder, Encoder
 from daefr.network.blocks import AttentionBlock
-from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, PredictorConfig, RestorationConfig
 from daefr.network.discriminator import Discriminator
 from daefr.network.quantizer import Quantizer, codebook_usage, count_codes
 from daefr.network.restoration import CodeTarget, RestorationModel
 from daefr.network.vqgan import VQGAN
+from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, PredictorConfig, RestorationConfig
 from tests.daefr.reference import (
     LOSS_TOLERANCE,
     TINY,

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from daefr.checkpoint import load_checkpoint
-from daefr.config import StageName
 from daefr.data.dataset import Batch
 from daefr.errors import UserError
+from daefr.settings.base import StageName
+from daefr.settings.training import AutoencoderTraining, RestorationTraining, TrainingConfig
 from daefr.stages import STAGES
-from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from daefr.training.loop import train
 from daefr.training.optimization import Optimization
 from daefr.training.reporter import FolderReporter

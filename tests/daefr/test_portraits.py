@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from daefr.data.portraits import TEMPLATE, Portrait, draw_portrait
+from daefr.portraits import TEMPLATE, Portrait, draw_portrait
 
 COUNT = 50
 SIDE = 64

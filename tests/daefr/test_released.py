@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from daefr.__main__ import main
 from daefr.checkpoint import load_checkpoint, save_checkpoint
-from daefr.config import StageName
 from daefr.data.images import decode_image
 from daefr.errors import UserError
-from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.released import Unseen, export_released, import_released
 from daefr.released.layout import layout_of
+from daefr.settings.base import StageName
+from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
+from daefr.settings.training import AutoencoderTraining, PerceptualConfig, RestorationTraining
 from daefr.stages import STAGES, RestorationStage, build_stage, stage_from_checkpoint, start_from
-from daefr.stages.config import AutoencoderTraining, PerceptualConfig, RestorationTraining
 from tests.daefr.reference import TINY, assert_summary, figures, needs_reference, tiny_inputs, weights
 
 SMALL = NetworkConfig(

@@ -9,10 +9,10 @@ import pytest
 
 from daefr.__main__ import main
 from daefr.checkpoint import Checkpoint
-from daefr.config import StageName
 from daefr.data.images import Image, decode_image, encode_png
 from daefr.faces import DetectedFace, Detector
 from daefr.restore import ImageError, Restorer, Wanted, list_files, restore_files
+from daefr.settings.base import StageName
 from tests.daefr import tiny
 from tests.daefr.photographs import photograph
 

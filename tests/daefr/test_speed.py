@@ -7,9 +7,9 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from daefr.config import StageName
 from daefr.data.dataset import Batch
 from daefr.restore import Restorer
+from daefr.settings.base import StageName
 from daefr.speed import Speed, compiled_parts
 from daefr.stages import RestorationStage, Stage
 from daefr.training.optimization import Optimization

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from daefr import ranks
 from daefr.checkpoint import Checkpoint
-from daefr.config import StageName
 from daefr.data.dataset import Batch
 from daefr.errors import UserError
 from daefr.losses.perceptual import PerceptualLoss
-from daefr.network.config import DiscriminatorConfig, NetworkConfig
+from daefr.settings.base import StageName
+from daefr.settings.network import DiscriminatorConfig, NetworkConfig
+from daefr.settings.training import AutoencoderTraining, RestorationTraining
 from daefr.stages import (
     STAGES,
     AutoencoderStage,
@@ -25,7 +26,6 @@ from daefr.stages import (
     stage_from_checkpoint,
     start_from,
 )
-from daefr.stages.config import AutoencoderTraining, RestorationTraining
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 from tests.daefr import tiny

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from daefr.checkpoint import Checkpoint, load_checkpoint
-from daefr.config import StageName
 from daefr.data.dataset import FaceDataset
 from daefr.data.images import Image
 from daefr.data.manifest import NAME
 from daefr.errors import UserError
+from daefr.settings.base import StageName
+from daefr.settings.training import AutoencoderTraining, RestorationTraining, TrainingConfig
 from daefr.stages import STAGES, AutoencoderStage, RestorationStage, Stage, stage_from_checkpoint
-from daefr.stages.config import AutoencoderTraining, RestorationTraining, TrainingConfig
 from daefr.training.errors import NonFiniteLossError
 from daefr.training.loop import train
 from daefr.training.reporter import FolderReporter, Save

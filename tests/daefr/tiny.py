@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from daefr.config import StageName
 from daefr.data.components import component_boxes, template_landmarks
 from daefr.data.images import Image, encode_lossless
 from daefr.data.manifest import Shard, write_manifest
 from daefr.data.shards import Sample, write_shard
-from daefr.network.config import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
+from daefr.settings.base import StageName
+from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
+from daefr.settings.training import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from daefr.stages import Stage, build_stage
-from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 
 SIDE = 16
 TRAIN_SIZES = (5, 1, 4, 2)

@@ -9,11 +9,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from daefr.checkpoint import Checkpoint, load_checkpoint
-from daefr.config import StageName
 from daefr.data.dataset import Batch
+from daefr.settings.base import StageName
+from daefr.settings.training import TrainingConfig
 from daefr.stages import STAGES, Loss, RestorationStage, Stage
 from daefr.stages.base import Average
-from daefr.stages.config import TrainingConfig
 from daefr.training.errors import NonFiniteLossError
 from daefr.training.loop import train
 from daefr.training.optimization import Optimization

@@ -28,19 +28,19 @@ class Finished:
         return [name for name, *rest in lines if rest and rest[0].startswith((" starts,", " goes on,"))]
 
 
-def run(script: str, workdir: Path, *arguments: str, config: Path = TINY) -> Finished:
+def run(step: str, workdir: Path, *arguments: str, config: Path = TINY) -> Finished:
     """Run a step to its end."""
     done = subprocess.run(
-        command(script, workdir, config, arguments), cwd=ROOT, env=environment(), capture_output=True, text=True
+        command(step, workdir, config, arguments), cwd=ROOT, env=environment(), capture_output=True, text=True
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def kill_when(reached: Callable[[], bool], script: str, workdir: Path, *arguments: str) -> None:
+def kill_when(reached: Callable[[], bool], step: str, workdir: Path, *arguments: str) -> None:
     """Run a step, and kill it with SIGKILL as soon as `reached` says so."""
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            command(script, workdir, TINY, arguments),
+            command(step, workdir, TINY, arguments),
             cwd=ROOT,
             env=environment(),
             stdout=subprocess.DEVNULL,
@@ -57,10 +57,10 @@ def kill_when(reached: Callable[[], bool], script: str, workdir: Path, *argument
             process.wait()
 
 
-def command(script: str, workdir: Path, config: Path, arguments: tuple[str, ...]) -> list[str]:
+def command(step: str, workdir: Path, config: Path, arguments: tuple[str, ...]) -> list[str]:
     return [
         sys.executable,
-        str(ROOT / "pipelines" / f"{script}.py"),
+        *([str(ROOT / "pipelines/full.py")] if step == "full" else ["-m", "pipelines", step]),
         "--config",
         str(config),
         f"workdir={workdir}",

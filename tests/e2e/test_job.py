@@ -27,9 +27,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_job_runs_steps_of_the_project_that_travelled_with_it(cluster: Nodes, project: Path, tmp_path: Path) -> None:
     arguments = ["--config", "tests/e2e/tiny.yaml", f"workdir={tmp_path}", "stages.hq_codebook.steps=4"]
-    synthesized = cluster.submit(project, "pipelines/synthesize.py", *arguments)
+    synthesized = cluster.submit(project, "-m", "pipelines", "synthesize", *arguments)
     assert synthesized.returncode == 0, synthesized.stdout + synthesized.stderr
-    trained = cluster.submit(project, "pipelines/train.py", "--stage", "hq_codebook", *arguments)
+    trained = cluster.submit(project, "-m", "pipelines", "train", "--stage", "hq_codebook", *arguments)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert list(tmp_path.glob("steps/hq_codebook-*/checkpoint/model.safetensors"))
     assert "model: " in trained.stdout

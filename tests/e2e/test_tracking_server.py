@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 from mlflow.artifacts import download_artifacts
 
-from pipelines import registry
-from pipelines.promotion import champions
-from pipelines.promotion.journal import Entry
-from pipelines.tracking import MetricWriter, Tracking
+from pipelines.tracking import champions, registry
+from pipelines.tracking.client import MetricWriter, Tracking
+from pipelines.tracking.promotions import Entry
 from tests.e2e.command import ROOT
 from tests.e2e.nodes import free_port
 from tests.e2e.servers import postgres, postgres_programs

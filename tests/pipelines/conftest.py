@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines import cluster
+from pipelines.engine import cluster
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ START = time.time()
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from daefr.data.manifest import Rejection, Shard  # noqa: E402
-from pipelines import synthesize  # noqa: E402
-from pipelines.cli import run_command  # noqa: E402
-from pipelines.synthesis.shards import Receipt, ShardTask  # noqa: E402
-from pipelines.synthesis.sources import SourcesDigest  # noqa: E402
+from pipelines.engine.command import run_command  # noqa: E402
+from pipelines.synthesize import step as synthesize  # noqa: E402
+from pipelines.synthesize.shards import Receipt, ShardTask  # noqa: E402
+from pipelines.synthesize.sources import SourcesDigest  # noqa: E402
 
 
 def pretend(task: ShardTask) -> Receipt:
@@ -42,7 +42,7 @@ def main(sources: int, workdir: Path) -> int:
     synthesize.make_shard = pretend
     overrides = [f"workdir={workdir}", f"data.portraits={sources}", "data.shard_samples=1000", "compute.tasks=8"]
     sys.argv = ["synthesize.py", *overrides]
-    code = run_command("pipelines.synthesize")
+    code = run_command("pipelines.synthesize.step")
     (started,) = workdir.glob("steps/*/dataset/started")
     figures = {
         "sources": sources,

@@ -11,9 +11,9 @@ import pytest
 
 from daefr.data.images import encode_png
 from daefr.errors import UserError
-from pipelines.cli import run_command
 from pipelines.config import BenchmarkConfig
-from pipelines.evaluation.benchmarks import FileItem, UnreadableError, check_places, open_benchmark
+from pipelines.engine.command import run_command
+from pipelines.evaluate.benchmarks import FileItem, UnreadableError, check_places, open_benchmark
 from tests.daefr import tiny
 from tests.e2e.command import TINY
 from tests.s3_server import Proxy, direct
@@ -76,7 +76,7 @@ def _command(places: Path, options: Sequence[str]) -> int:
     with pytest.MonkeyPatch.context() as patch:
         run = [f"workdir={places / 'run'}", *paths, lfw]
         patch.setattr(sys, "argv", ["evaluate.py", "--config", str(TINY), *run, *options])
-        return run_command("pipelines.evaluation.command")
+        return run_command("pipelines.evaluate.command")
 
 
 @pytest.mark.parametrize(

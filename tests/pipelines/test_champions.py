@@ -1,7 +1,6 @@
 """The champion is moved by one process at a time, back again, and by hand; what happened is remembered."""
 
 import multiprocessing
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any
 import pytest
 
 from daefr.errors import UserError
-from pipelines import registry
-from pipelines.promotion import champions
-from pipelines.promotion.champions import ROLLED_BACK
-from pipelines.promotion.command import main
-from pipelines.promotion.journal import JOURNAL, Entry, Journal
-from pipelines.tracking import Tracking
+from pipelines.promote.command import main
+from pipelines.tracking import champions, registry
+from pipelines.tracking.champions import ROLLED_BACK
+from pipelines.tracking.client import Tracking
+from pipelines.tracking.promotions import JOURNAL, Entry, Journal
 
 ROUNDS = 6
 QUALITY = {3: 0, 1: 1, 2: 2}
@@ -184,12 +182,9 @@ def test_models_that_are_made_at_the_same_moment_have_one_journal(tracking: Trac
     assert run.info.run_id == journal
 
 
-def test_the_command_rolls_back_and_tells_the_history(
-    tracking: Tracking, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_rolls_back_and_tells_the_history(tracking: Tracking, capsys: pytest.CaptureFixture[str]) -> None:
     def command(*arguments: str, uri: str = tracking.uri) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["promote.py", *arguments, f"tracking.uri={uri}"])
-        code = main()
+        code = main([*arguments, f"tracking.uri={uri}"])
         return code, *capsys.readouterr()
 
     code, _, err = command("--rollback", "hq_codebook", "--why", "again")

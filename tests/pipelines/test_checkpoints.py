@@ -11,7 +11,7 @@ from daefr.checkpoint import MANIFEST, MODEL, TRAINER, save_checkpoint
 from daefr.errors import UserError
 from pipelines.storage import tree
 from pipelines.storage.s3 import StorageError
-from pipelines.training.checkpoints import MEASURES, Checkpoints, checkpoint_name
+from pipelines.train.checkpoints import MEASURES, Checkpoints, checkpoint_name
 from tests.daefr import tiny
 from tests.s3_server import Proxy, direct
 

@@ -11,19 +11,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.evaluate as evaluation
+import pipelines.evaluate.step as evaluation
 from daefr.data.images import encode_png
 from daefr.metrics.bootstrap import mean_difference
-from pipelines.cli import run_command
 from pipelines.config import load_config
-from pipelines.evaluation.benchmarks import open_benchmark
-from pipelines.evaluation.contenders import open_model
-from pipelines.evaluation.figures import FIGURES, paired_figures, summary_of
-from pipelines.evaluation.parts import PARTS
-from pipelines.evaluation.tables import table
-from pipelines.report import report
-from pipelines.run import open_run
-from pipelines.steps import Committed
+from pipelines.engine.command import run_command
+from pipelines.engine.run import open_run
+from pipelines.engine.step import Committed
+from pipelines.evaluate.benchmarks import open_benchmark
+from pipelines.evaluate.contenders import open_model
+from pipelines.evaluate.figures import FIGURES, paired_figures, summary_of
+from pipelines.evaluate.parts import PARTS
+from pipelines.evaluate.report import report
+from pipelines.evaluate.tables import table
 from tests.daefr import tiny
 from tests.e2e.command import TINY
 from tests.pipelines.processes import kill_one
@@ -200,4 +200,4 @@ def test_the_report_sets_a_model_beside_the_champion(
 def _command(workdir: Path, *arguments: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["evaluate.py", "--config", str(TINY), f"workdir={workdir}", *arguments])
-        return run_command("pipelines.evaluation.command")
+        return run_command("pipelines.evaluate.command")

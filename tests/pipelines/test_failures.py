@@ -9,9 +9,9 @@ from ray.train import ControllerError, WorkerGroupError
 
 from daefr.errors import UserError
 from daefr.training.errors import NonFiniteLossError
-from pipelines.errors import StepFailedError
+from pipelines.engine.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
-from pipelines.training.failures import GiveUpEarly, translate
+from pipelines.train.failures import GiveUpEarly, translate
 
 LOST_PEER = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:52021")
 

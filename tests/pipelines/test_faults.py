@@ -15,15 +15,15 @@ from daefr.checkpoint import MODEL
 from daefr.data.manifest import load_manifest, read_shards
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
-from pipelines import cluster
 from pipelines.config import load_config
-from pipelines.errors import StepFailedError
-from pipelines.progress import Board
-from pipelines.run import open_run
-from pipelines.steps import Committed
-from pipelines.synthesize import DATASET, synthesize
-from pipelines.tracking import FAILURE
-from pipelines.train import train_stage
+from pipelines.engine import cluster
+from pipelines.engine.errors import StepFailedError
+from pipelines.engine.progress import Board
+from pipelines.engine.run import open_run
+from pipelines.engine.step import Committed
+from pipelines.synthesize.step import DATASET, synthesize
+from pipelines.tracking.client import FAILURE
+from pipelines.train.step import train_stage
 from tests.e2e.command import TINY
 from tests.e2e.nodes import training_processes
 

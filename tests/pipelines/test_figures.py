@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from daefr.evaluation import column
-from pipelines.evaluation.figures import FIGURES, paired_figures, read_figures, schema
+from pipelines.evaluate.figures import FIGURES, paired_figures, read_figures, schema
 
 PSNR = column("psnr", "restored")
 

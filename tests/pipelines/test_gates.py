@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from daefr.data.manifest import DatasetManifest, Shard, write_manifest
 from daefr.errors import UserError
-from daefr.stages.config import AutoencoderTraining, RestorationTraining
+from daefr.settings.training import AutoencoderTraining, RestorationTraining
 from pipelines.config import load_config
-from pipelines.promotion.gates import Decision, Figure, decide
-from pipelines.promotion.settings import LOWER_LOSS, Gate
-from pipelines.promotion.validation import measured_on
+from pipelines.promote.gates import Decision, Figure, decide
+from pipelines.promote.settings import LOWER_LOSS, Gate
+from pipelines.promote.validation import measured_on
 from tests.e2e.command import TINY
 
 

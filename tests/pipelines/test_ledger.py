@@ -8,8 +8,8 @@ import pytest
 
 from daefr.restore.files import result_names
 from pipelines.config import RestoreConfig
-from pipelines.restoring.ledger import Input, Ledger, Outcome
-from pipelines.restoring.worker import results_of
+from pipelines.restore.ledger import Input, Ledger, Outcome
+from pipelines.restore.worker import results_of
 from pipelines.storage.files import File
 
 

@@ -20,19 +20,19 @@ import ray
 from daefr.data.generations import Generation, find_generation
 from daefr.data.images import decode_image, encode_png
 from daefr.data.manifest import NAME, Shard, load_manifest, read_rejected, read_shards
-from daefr.data.portraits import draw_portrait
 from daefr.data.shards import ShardReader
 from daefr.errors import UserError
+from daefr.portraits import draw_portrait
 from degradations import replay
 from pipelines.config import load_config
-from pipelines.errors import StepFailedError
-from pipelines.run import open_run
-from pipelines.steps import Committed
+from pipelines.engine.errors import StepFailedError
+from pipelines.engine.run import open_run
+from pipelines.engine.step import Committed
+from pipelines.engine.tasks import run_tasks
 from pipelines.storage.s3 import StorageError, list_objects, read
-from pipelines.synthesis import sources
-from pipelines.synthesize import DATASET, synthesize
-from pipelines.tasks import run_tasks
-from pipelines.train import train_stage
+from pipelines.synthesize import sources
+from pipelines.synthesize.step import DATASET, synthesize
+from pipelines.train.step import train_stage
 from tests.e2e.command import TINY
 from tests.s3_server import SECRET, Proxy, direct
 

@@ -2,7 +2,7 @@
 
 import time
 
-from pipelines.progress import Board
+from pipelines.engine.progress import Board
 
 
 def test_a_training_that_begins_anew_counts_from_when_work_was_last_seen() -> None:

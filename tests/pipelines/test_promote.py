@@ -9,20 +9,21 @@ import pytest
 import torch
 
 from daefr.checkpoint import digest_of, save_checkpoint
-from daefr.config import StageName
 from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import NAME, list_shards, load_manifest
 from daefr.data.shards import write_shard
+from daefr.settings.base import StageName
 from daefr.stages import Stage
 from daefr.training.validation import validate
-from pipelines import cluster, registry
 from pipelines.config import load_config
-from pipelines.promote import promote
-from pipelines.promotion import champions, lineage, validation
-from pipelines.promotion.lineage import Ancestor, tree
-from pipelines.run import Run, open_run
-from pipelines.steps import Committed, StepInput
-from pipelines.synthesize import DATASET
+from pipelines.engine import cluster
+from pipelines.engine.run import Run, open_run
+from pipelines.engine.step import Committed, StepInput
+from pipelines.promote import validation
+from pipelines.promote.step import promote
+from pipelines.synthesize.step import DATASET
+from pipelines.tracking import champions, lineage, registry
+from pipelines.tracking.lineage import Ancestor, tree
 from tests.daefr import tiny
 from tests.e2e.command import TINY
 

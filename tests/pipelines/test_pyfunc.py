@@ -24,11 +24,11 @@ from mlflow.exceptions import MlflowException
 from daefr.__main__ import main as daefr
 from daefr.checkpoint import load_checkpoint
 from daefr.data.images import encode_png
-from daefr.data.portraits import draw_portrait
-from pipelines import registry
-from pipelines.pyfunc.package import REQUIREMENTS, pack
-from pipelines.registry import Version
-from pipelines.tracking import Tracking
+from daefr.portraits import draw_portrait
+from pipelines.tracking import registry
+from pipelines.tracking.client import Tracking
+from pipelines.tracking.pyfunc.package import REQUIREMENTS, pack
+from pipelines.tracking.registry import Version
 from tests.daefr import tiny
 from tests.e2e.nodes import free_port
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from daefr.errors import UserError
-from pipelines import registry
-from pipelines.registry import MODELS, Version
-from pipelines.tracking import FINGERPRINT, Tracking
+from pipelines.tracking import registry
+from pipelines.tracking.client import FINGERPRINT, Tracking
+from pipelines.tracking.registry import MODELS, Version
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from pipelines.report.charts import HEIGHT, WIDTH, code_usage, histogram
-from pipelines.report.comparison import Row, rank
-from pipelines.report.published import PublishedTable, published
+from pipelines.evaluate.report.charts import HEIGHT, WIDTH, code_usage, histogram
+from pipelines.evaluate.report.comparison import Row, rank
+from pipelines.evaluate.report.published import PublishedTable, published
 
 
 def test_the_published_tables_have_the_papers_measures_and_methods() -> None:

@@ -16,15 +16,15 @@ import ray
 from daefr.__main__ import main as daefr
 from daefr.data.images import encode_png
 from daefr.errors import UserError
-from pipelines import restore
 from pipelines.config import load_config
-from pipelines.errors import StepFailedError
-from pipelines.registry import CHAMPION, move_alias, register
-from pipelines.restoring import stream
-from pipelines.restoring.ledger import Input
-from pipelines.restoring.worker import Restoring
-from pipelines.run import open_run, open_tracking, open_workdir
+from pipelines.engine.errors import StepFailedError
+from pipelines.engine.run import open_run, open_tracking, open_workdir
+from pipelines.restore import step as restore
+from pipelines.restore import stream
+from pipelines.restore.ledger import Input
+from pipelines.restore.worker import Restoring
 from pipelines.storage.s3 import list_objects, read
+from pipelines.tracking.registry import CHAMPION, move_alias, register
 from tests.daefr import tiny
 from tests.daefr.photographs import WEIGHTS, needs_detector, photograph
 from tests.e2e.command import TINY, kill_when

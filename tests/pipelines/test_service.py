@@ -12,15 +12,15 @@ from starlette.requests import Request
 
 from daefr.errors import UserError
 from daefr.restore import ImageError, Restorer
-from pipelines import registry
 from pipelines.config import ServeConfig, load_config
-from pipelines.run import open_tracking
-from pipelines.service.budget import SECONDS_UNTIL_RETRY, Budget
-from pipelines.service.champion import Champion
-from pipelines.service.refusal import RefusedError
-from pipelines.service.token import check_token, is_loopback, token_digest
-from pipelines.service.uploads import read_upload
-from pipelines.tracking import Tracking
+from pipelines.engine.run import open_tracking
+from pipelines.serve.budget import SECONDS_UNTIL_RETRY, Budget
+from pipelines.serve.champion import Champion
+from pipelines.serve.refusal import RefusedError
+from pipelines.serve.token import check_token, is_loopback, token_digest
+from pipelines.serve.uploads import read_upload
+from pipelines.tracking import registry
+from pipelines.tracking.client import Tracking
 from tests.daefr import tiny
 from tests.e2e.command import TINY
 

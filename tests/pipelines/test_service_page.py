@@ -18,11 +18,11 @@ import pytest
 from daefr.data.images import decode_image, encode_png
 from daefr.errors import UserError
 from daefr.restore import Restorer
-from pipelines import registry
 from pipelines.config import load_config
-from pipelines.run import open_tracking, open_workdir
-from pipelines.serve import started
-from pipelines.tracking import Tracking
+from pipelines.engine.run import open_tracking, open_workdir
+from pipelines.serve.run import started
+from pipelines.tracking import registry
+from pipelines.tracking.client import Tracking
 from tests.daefr import tiny
 from tests.daefr.photographs import WEIGHTS, needs_detector, photograph
 from tests.e2e.command import TINY

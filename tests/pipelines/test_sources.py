@@ -8,7 +8,7 @@ import pytest
 from daefr.data.manifest import Split
 from daefr.errors import UserError
 from pipelines.config import DataConfig
-from pipelines.synthesis.sources import RejectedError, Source, Sources, head_digest, list_sources
+from pipelines.synthesize.sources import RejectedError, Source, Sources, head_digest, list_sources
 
 
 def _write(path: Path, height: int = 40, width: int = 40) -> Path:

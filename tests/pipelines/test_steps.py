@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from daefr.errors import UserError
-from pipelines.steps import Committed, StepInput, execute
-from pipelines.tracking import FAILURE, Tracking
+from pipelines.engine.step import Committed, StepInput, execute
+from pipelines.tracking.client import FAILURE, Tracking
 
 
 class Pipeline:

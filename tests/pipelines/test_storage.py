@@ -21,9 +21,9 @@ from pipelines.storage import s3 as storage
 from pipelines.storage.cache import ShardCache
 from pipelines.storage.files import list_files
 from pipelines.storage.s3 import StorageError
-from pipelines.synthesis import sources as sources_module
-from pipelines.synthesis.shards import ShardTask, make_shard
-from pipelines.synthesis.sources import RejectedError, Source, SourcesDigest, list_sources
+from pipelines.synthesize import sources as sources_module
+from pipelines.synthesize.shards import ShardTask, make_shard
+from pipelines.synthesize.sources import RejectedError, Source, SourcesDigest, list_sources
 from tests.daefr import tiny
 from tests.s3_server import Fault, Proxy, direct
 

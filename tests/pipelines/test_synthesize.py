@@ -16,11 +16,11 @@ from daefr.data.shards import ShardReader, file_digest
 from daefr.faces import Detector, FaceFilters, align
 from degradations import get_recipe, replay
 from pipelines.config import load_config
-from pipelines.synthesis import photographs, sources
-from pipelines.synthesis.photographs import Photographs
-from pipelines.synthesis.plan import Plan
-from pipelines.synthesis.shards import Receipt, ShardTask, make_shard
-from pipelines.synthesis.sources import Source, list_sources
+from pipelines.synthesize import photographs, sources
+from pipelines.synthesize.photographs import Photographs
+from pipelines.synthesize.plan import Plan
+from pipelines.synthesize.shards import Receipt, ShardTask, make_shard
+from pipelines.synthesize.sources import Source, list_sources
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 from tests.e2e.command import TINY
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from daefr.errors import UserError
-from pipelines.tracking import FAILURE, FINGERPRINT, PARENT, REVISION, MetricWriter, Tracking, flatten
+from pipelines.tracking.client import FAILURE, FINGERPRINT, PARENT, REVISION, MetricWriter, Tracking, flatten
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_open_again_finds_the_experiment_and_keeps_its_artifacts(tracking: Track
     assert not location.startswith(str(tmp_path))
 
 
-OPEN = "import sys; from pipelines.tracking import Tracking; Tracking.open(sys.argv[1], 'faces', sys.argv[2])"
+OPEN = "import sys; from pipelines.tracking.client import Tracking; Tracking.open(sys.argv[1], 'faces', sys.argv[2])"
 
 
 def test_a_kill_while_the_database_is_made_leaves_nothing_behind_that_is_in_the_way(tmp_path: Path) -> None:

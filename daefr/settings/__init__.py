@@ -1,0 +1,1 @@
+"""Settings of networks, training and metrics; free of PyTorch, so that configurations load quickly."""

@@ -1,0 +1,151 @@
+"""Settings of the networks. The defaults are the released 512x512 configuration."""
+
+from typing import Self
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from daefr.settings.base import Settings
+
+
+class AutoencoderConfig(Settings):
+    """Encoder, codebook and decoder (paper section 3.1; the reference's ``configs/*_codebook.yaml``).
+
+    Raises:
+        pydantic.ValidationError: with one sentence a problem, when the sizes do not fit together.
+
+    """
+
+    resolution: PositiveInt = Field(512, description="Side of the square images, in pixels.")
+    channels: PositiveInt = Field(64, description="Width of the finest level.")
+    multipliers: tuple[PositiveInt, ...] = Field(
+        (1, 2, 2, 4, 4, 8), min_length=1, description="Width of each level over `channels`, finest first."
+    )
+    blocks: PositiveInt = Field(2, description="Residual blocks a level in the encoder; the decoder has one more.")
+    attention_resolutions: tuple[PositiveInt, ...] = Field(
+        (16,), description="Sides in pixels of the levels whose residual blocks are followed by attention."
+    )
+    groups: PositiveInt = Field(32, description="Groups of every group normalization.")
+    latent_channels: PositiveInt = Field(256, description="Channels between the encoder or decoder and its 1x1 conv.")
+    codes: PositiveInt = Field(1024, description="Entries of the codebook.")
+    code_channels: PositiveInt = Field(256, description="Length of one code.")
+    beta: NonNegativeFloat = Field(0.25, description="Weight of the codebook term in the quantizer loss.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(self.channels * multiplier for multiplier in self.multipliers)
+
+    @property
+    def shrink(self) -> int:
+        """How many pixels of the image's side one latent token covers."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    @property
+    def latent_side(self) -> int:
+        """Side of the square latent, in tokens."""
+        return self.resolution // self.shrink
+
+    @property
+    def tokens(self) -> int:
+        """Latent tokens of one image."""
+        return self.latent_side**2
+
+    @property
+    def level_resolutions(self) -> tuple[int, ...]:
+        """Side in pixels of each level, finest first."""
+        return tuple(self.resolution // 2**level for level in range(len(self.multipliers)))
+
+    @model_validator(mode="after")
+    def _resolution_shrinks_evenly(self) -> Self:
+        if self.resolution % self.shrink:
+            raise ValueError(
+                f"resolution is {self.resolution}, but {len(self.multipliers)} levels (multipliers) halve it "
+                f"{len(self.multipliers) - 1} times, so it must be a multiple of {self.shrink}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_divide_widths(self) -> Self:
+        uneven = sorted({width for width in self.widths if width % self.groups})
+        if uneven:
+            raise ValueError(
+                f"groups is {self.groups}, which does not divide the level widths {_listed(uneven)} "
+                "(channels times multipliers): choose a number that divides all of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attention_has_a_level(self) -> Self:
+        unknown = sorted(set(self.attention_resolutions) - set(self.level_resolutions))
+        if unknown:
+            raise ValueError(
+                f"attention_resolutions holds {_listed(unknown)}, but the levels are "
+                f"{_listed(self.level_resolutions)} pixels wide: choose among those"
+            )
+        return self
+
+
+class DiscriminatorConfig(Settings):
+    """The patch discriminator of the codebook stages (the reference's ``NLayerDiscriminator``)."""
+
+    channels: PositiveInt = Field(64, description="Filters of the first convolution.")
+    layers: PositiveInt = Field(3, description="Convolutions with stride 2.")
+
+
+class PredictorConfig(Settings):
+    """Fusion and code predictor (paper section 3.3).
+
+    Raises:
+        pydantic.ValidationError: when `heads` does not divide `width`.
+
+    """
+
+    width: PositiveInt = Field(512, description="Channels of a token in the transformer.")
+    layers: PositiveInt = Field(9, description="Transformer layers.")
+    heads: PositiveInt = Field(8, description="Attention heads a layer.")
+    mlp: PositiveInt = Field(1024, description="Hidden width of a layer's perceptron.")
+    fusion_heads: PositiveInt = Field(8, description="Attention heads of the fusion of the two encoders.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"heads is {self.heads}, which does not divide width ({self.width}): choose a divisor of {self.width}"
+            )
+        return self
+
+
+class RestorationConfig(Settings):
+    """The whole restoration network (paper section 3.3).
+
+    Raises:
+        pydantic.ValidationError: when the fusion's heads or groups do not divide the codes' channels.
+
+    """
+
+    autoencoder: AutoencoderConfig = Field(AutoencoderConfig(), description="Both encoders, codebook and decoder.")
+    predictor: PredictorConfig = Field(PredictorConfig(), description="Fusion and code predictor.")
+
+    @model_validator(mode="after")
+    def _fusion_divides_code_channels(self) -> Self:
+        channels = self.autoencoder.code_channels
+        for name, value in (
+            ("predictor.fusion_heads", self.predictor.fusion_heads),
+            ("autoencoder.groups", self.autoencoder.groups),
+        ):
+            if channels % value:
+                raise ValueError(
+                    f"{name} is {value}, which does not divide autoencoder.code_channels ({channels}), "
+                    f"as the fusion needs: choose a divisor of {channels}"
+                )
+        return self
+
+
+class NetworkConfig(RestorationConfig):
+    """Every network of the method: the restoration network and the discriminators of its training."""
+
+    discriminator: DiscriminatorConfig = Field(DiscriminatorConfig(), description="One for each autoencoder.")
+
+
+def _listed(numbers: tuple[int, ...] | list[int]) -> str:
+    return ", ".join(str(number) for number in numbers)

@@ -1,0 +1,1 @@
+"""The step `evaluate`: benchmarks, who is evaluated, and the figures of each image."""

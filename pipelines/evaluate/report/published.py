@@ -1,0 +1,38 @@
+"""The figures that the paper prints."""
+
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import model_validator
+
+from daefr.settings.base import Settings
+
+
+class PublishedTable(Settings):
+    """The rows of one benchmark: a label, and a value for each measure."""
+
+    measures: list[str]
+    rows: dict[str, list[float]]
+
+    @model_validator(mode="after")
+    def _rows_are_whole(self) -> Self:
+        for label, values in self.rows.items():
+            if len(values) != len(self.measures):
+                raise ValueError(f"{label} has {len(values)} values for {len(self.measures)} measures")
+        return self
+
+
+class PublishedFigures(Settings):
+    """The content of `published.yaml`."""
+
+    source: str
+    benchmarks: dict[str, PublishedTable]
+
+
+@cache
+def published() -> PublishedFigures:
+    """Read the published figures."""
+    content = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
+    return PublishedFigures.model_validate(content)

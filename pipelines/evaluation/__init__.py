@@ -1,1 +1,0 @@
-"""What `pipelines/evaluate.py` is made of: benchmarks, who is evaluated, and the figures of each image."""

@@ -1,0 +1,147 @@
+"""May a candidate replace the champion? Every gate of its stage must hold; every one gives its reason."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from daefr.errors import UserError
+from daefr.metrics.bootstrap import Interval, mean_difference
+from pipelines.promote.settings import VALIDATION, Gate
+
+DEFAULT_CONFIDENCE = 0.95
+"""Of the interval that is told where a gate asks for none."""
+
+ROUNDING = 1e-5
+"""By less than this share of itself, a model's figure differs between machines, numbers of threads and batches."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a model: its value over all images, that of each image (NaN: none), or why there is no value."""
+
+    value: float | None
+    problem: str = ""
+    images: Mapping[str, float] = field(default_factory=dict)
+
+
+Figures = Callable[[Gate], Figure]
+"""Gives a model's figure for a gate."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a gate holds, why in a sentence, and the candidate's and the champion's figure."""
+
+    gate: Gate
+    holds: bool
+    reason: str
+    figures: tuple[float | None, float | None] = (None, None)
+    unavailable: bool = False
+    """It does not hold because a figure could not be had: another time it may."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a candidate may become champion, with the verdict of every gate, and anything beside the gates."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    refusal: str = ""
+    remark: str = ""
+
+    @property
+    def promoted(self) -> bool:
+        """Whether everything holds."""
+        return not self.refusal and all(verdict.holds for verdict in self.verdicts)
+
+    @property
+    def reason(self) -> str:
+        """All reasons in a line: those that decided come first."""
+        ordered = sorted(self.verdicts, key=lambda verdict: verdict.holds)
+        return "; ".join(filter(None, [self.refusal, *(verdict.reason for verdict in ordered), self.remark]))
+
+    @property
+    def figures(self) -> dict[str, tuple[float | None, float | None]]:
+        """The candidate's and the champion's figure by the name of the metric, after that of its benchmark."""
+        return {f"{verdict.gate.benchmark}/{verdict.gate.metric}": verdict.figures for verdict in self.verdicts}
+
+
+def decide(gates: tuple[Gate, ...], candidate: Figures, champion: Figures | None, remark: str = "") -> Decision:
+    """Judge a candidate by every gate; without a champion, only absolute bounds can turn it down."""
+    return Decision(tuple(judge(gate, candidate, champion) for gate in gates), remark=remark)
+
+
+def judge(gate: Gate, candidate: Figures, champion: Figures | None) -> Verdict:
+    """Judge a candidate by one gate. A figure that is needed and cannot be had fails it."""
+    mine = candidate(gate)
+    if mine.value is None:
+        return Verdict(gate, False, f"{_name(gate)} is unavailable: {mine.problem}", unavailable=True)
+    bounds = [
+        (gate.least, "at least", gate.least is None or mine.value >= gate.least),
+        (gate.most, "at most", gate.most is None or mine.value <= gate.most),
+    ]
+    texts = [f"{'' if holds else 'not '}{word} {bound:g}" for bound, word, holds in bounds if bound is not None]
+    holds, beside = all(holds for *_, holds in bounds), None
+    if gate.compares and champion is not None:
+        theirs = champion(gate)
+        beside = theirs.value
+        if beside is None:
+            problem = f"the champion's {_name(gate)} is unavailable: {theirs.problem}"
+            return Verdict(gate, False, problem, (mine.value, None), unavailable=True)
+        better, text = _compare(gate, mine, theirs)
+        holds, texts = holds and better, [text, *texts]
+    shown = f"{_name(gate)} {mine.value:.6g}"
+    reason = f"{shown} is {' and '.join(texts)}" if texts else shown
+    return Verdict(gate, holds, reason, (mine.value, beside))
+
+
+def _compare(gate: Gate, mine: Figure, theirs: Figure) -> tuple[bool, str]:
+    """Tell whether a candidate is better by the minimum, or worse within the tolerance, and say it."""
+    assert mine.value is not None  # noqa: S101  # `judge` has looked
+    assert theirs.value is not None  # noqa: S101
+    sign, champions = 1 if gate.direction == "higher" else -1, f"the champion's {theirs.value:.6g}"
+    better_by, sure = sign * (mine.value - theirs.value), ""
+    if mine.images and theirs.images:
+        try:
+            interval = _interval(mine, theirs, gate.confidence or DEFAULT_CONFIDENCE)
+        except UserError as error:
+            return False, f"not to be compared with {champions}: {error}"
+        better_by = sign * interval.difference
+        if gate.confidence is not None:
+            better_by = interval.low if sign > 0 else -interval.high  # at the least
+        sure = (
+            f" (difference {interval.difference:.4g}, with {100 * interval.confidence:g}% confidence "
+            f"{interval.low:.4g} to {interval.high:.4g}, {interval.images} images)"
+        )
+    elif gate.confidence is not None:
+        return False, f"not to be compared with {champions}: there are no figures of each image"
+    rounding = ROUNDING * max(abs(mine.value), abs(theirs.value))
+    if gate.minimum is not None:
+        holds = better_by > gate.minimum + rounding
+        by = f" by more than {gate.minimum:g}" if gate.minimum else ""
+        word = "" if holds else "not surely " if gate.confidence else "not "
+        return holds, f"{word}{gate.direction} than {champions}{by}{sure}"
+    tolerance, worse = gate.tolerance or 0, "lower" if gate.direction == "higher" else "higher"
+    holds = better_by >= -tolerance - rounding
+    word = "no " if holds else "perhaps " if gate.confidence else ""
+    return holds, f"{word}more than {tolerance:g} {worse} than {champions}{sure}"
+
+
+def _interval(mine: Figure, theirs: Figure, confidence: float) -> Interval:
+    """Compare on the images that both have; raises `UserError` where the candidate lacks what the champion has."""
+    ours, others = (_measured(figure) for figure in (mine, theirs))
+    lost = sorted(others.keys() - ours.keys())
+    common = sorted(others.keys() & ours.keys())
+    if lost and common:
+        raise UserError(f"it has no figure of {len(lost)} images of which the champion has one, such as {lost[0]}")
+    return mean_difference(
+        [ours[image] for image in common], [others[image] for image in common], confidence=confidence
+    )
+
+
+def _measured(figure: Figure) -> dict[str, float]:
+    return {image: value for image, value in figure.images.items() if math.isfinite(value)}
+
+
+def _name(gate: Gate) -> str:
+    figure = gate.metric.replace("_", " ")
+    return figure if gate.benchmark == VALIDATION else f"{figure} on {gate.benchmark}"

@@ -1,5 +1,0 @@
-"""The report of an evaluation: one HTML file that needs nothing else."""
-
-from pipelines.report.step import REPORT, report
-
-__all__ = ["REPORT", "report"]

@@ -1,0 +1,191 @@
+"""What a worker of the restoration job does: restore the images of a group, and write what becomes of them."""
+
+import errno
+import json
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+
+from daefr.data.shards import Sample, write_shard
+from daefr.errors import UserError
+from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_photograph
+from daefr.restore.files import OF_ONE_NAME, encoded, in_groups
+from pipelines.config import RestoreCompute, RestoreConfig
+from pipelines.engine.errors import StepFailedError
+from pipelines.restore.ledger import Input, Outcome
+from pipelines.storage import s3
+from pipelines.storage.files import read_file, remove_file, write_file
+
+OF_ANOTHER_RESULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""Errors of writing where there is a file that would have to be a folder, or the other way round."""
+
+
+class Read(NamedTuple):
+    """An input that was read: its file, and the photograph in it."""
+
+    given: Input
+    data: bytes
+    photograph: Photograph | ImageError
+
+
+class Result(NamedTuple):
+    """What an input became: the name of its result and the content, or why there is none."""
+
+    given: Input
+    outcome: Outcome
+    content: bytes = b""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know: where results go, which model to use, and how."""
+
+    target: str
+    model: Path
+    settings: RestoreConfig
+    compute: RestoreCompute
+
+
+def results_of(settings: RestoreConfig) -> Callable[[str, bool], str]:
+    """Return what gives an input's result its name, which is that of `daefr.restore.files.result_names`."""
+
+    def result_of(name: str, whole: bool) -> str:
+        folder, slash, file = name.lstrip("/").rpartition("/")  # an object's key may begin with a slash
+        stem, _, suffix = file.rpartition(".")  # as pathlib does it, for millions of names
+        return f"{folder}{slash}{stem if stem and suffix and not whole else file}{settings.suffix}.png"
+
+    return result_of
+
+
+class Restoring:
+    """A worker, with the model loaded once."""
+
+    def __init__(self, job: Job) -> None:
+        """Hold the job; the model is loaded for the first group, so that what is wrong with it can be told."""
+        self._job = job
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Restore a group: a pickled list of `Input` to one of `Outcome`, or to the exception that ends the job."""
+        group: list[Input] = pickle.loads(row["group"])  # noqa: S301  # our own driver wrote it
+        told: list[Outcome] | Exception
+        try:
+            make = self._make_shard if self._job.settings.shard_samples else self._make_files
+            told = make(group)
+        except (UserError, StepFailedError) as error:
+            told = error
+        return {"outcomes": pickle.dumps(told)}
+
+    @cached_property
+    def _restorer(self) -> Restorer:
+        compute, settings = self._job.compute, self._job.settings
+        torch.set_num_threads(max(1, int(compute.cpus)))
+        restorer = Restorer.load(
+            self._job.model,
+            torch.device("cuda" if compute.gpu else "cpu"),
+            settings.detector,
+            settings.parser,
+            settings.upscaler,
+            batch=compute.images,
+            max_pixels=settings.max_pixels,
+        )
+        if not settings.aligned:
+            restorer.load_detector()
+        return restorer
+
+    def _make_files(self, group: list[Input]) -> list[Outcome]:
+        return [self._write(result) for result in self._restore(group)]
+
+    def _write(self, result: Result) -> Outcome:
+        given, outcome, target = result.given, result.outcome, self._job.target
+        if outcome.status == "failed":
+            return outcome
+        try:
+            write_file(target, outcome.written, result.content)
+            for other in {given.result, _copy_of(given)} - {outcome.written}:
+                remove_file(target, other)  # of a run with other settings
+        except (OSError, ValueError) as error:
+            told = error.strerror if isinstance(error, OSError) else str(error)
+            if isinstance(error, ValueError) or error.errno in (*OF_ONE_NAME, *OF_ANOTHER_RESULT):
+                return Outcome(given.number, "failed", reason=f"its result cannot be written: {told}")
+            raise UserError(f"{target}/{outcome.written} cannot be written: {told}") from None
+        return outcome
+
+    def _make_shard(self, group: list[Input]) -> list[Outcome]:
+        """Write the results of a group as one shard, which goes by its first number."""
+        outcomes: list[Outcome] = []
+        name = f"restored-{group[0].number:08d}.tar"
+
+        def samples() -> Iterator[Sample]:
+            for given, outcome, content in self._restore(group):
+                if outcome.status == "failed":
+                    outcomes.append(outcome)
+                    continue
+                key, suffix = f"{given.number:08d}", PurePosixPath(outcome.written).suffix.lower()
+                about = {"source": given.file.name, "status": outcome.status, "faces": outcome.faces}
+                outcomes.append(outcome._replace(written=f"{name}/{key}{suffix}", file=name))
+                yield {"__key__": key, suffix.removeprefix(".") or "image": content, "json": json.dumps(about).encode()}
+
+        with tempfile.TemporaryDirectory(prefix="daefr-") as folder:
+            try:
+                write_shard(Path(folder) / name, samples())
+                write_file(self._job.target, name, (Path(folder) / name).read_bytes())
+            except OSError as error:
+                raise UserError(f"{self._job.target}/{name} cannot be written: {error.strerror}") from None
+        return outcomes
+
+    def _restore(self, group: list[Input]) -> Iterator[Result]:
+        reads = ((read, read.photograph) for read in map(self._read, group))
+        for together in in_groups(reads, self._job.compute.images):
+            whole = [(read, photograph) for read, photograph in together if isinstance(photograph, Photograph)]
+            restorations = iter(self._restore_all([photograph for _, photograph in whole]))
+            for read, photograph in together:
+                yield self._result(read, photograph if isinstance(photograph, ImageError) else next(restorations))
+
+    def _read(self, given: Input) -> Read:
+        file = given.file
+        try:
+            data = read_file(file.path, file.stamp, file.offset, file.size)
+            return Read(given, data, read_photograph(data, self._job.settings.max_pixels))
+        except ImageError as error:
+            return Read(given, b"", error)
+        except (OSError, UserError, s3.StorageError) as error:
+            told = error.strerror if isinstance(error, OSError) else str(error)
+            return Read(given, b"", ImageError(f"cannot be read: {told}"))
+
+    def _restore_all(self, photographs: Sequence[Photograph]) -> list[Restoration | ImageError]:
+        settings = self._job.settings
+        restorer = self._restorer
+        try:
+            return restorer.restore_all(
+                photographs,
+                aligned=settings.aligned,
+                only_center_face=settings.only_center_face,
+                upscale=settings.upscale,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # whatever a photograph does, the others are to be restored
+            if len(photographs) == 1:
+                return [ImageError(" ".join(f"{type(error).__name__}: {error}".split())[:300])]
+            return [result for photograph in photographs for result in self._restore_all([photograph])]
+
+    def _result(self, read: Read, restoration: Restoration | ImageError) -> Result:
+        given = read.given
+        if isinstance(restoration, ImageError):
+            return Result(given, Outcome(given.number, "failed", reason=str(restoration)))
+        faces = len(restoration.faces)
+        if restoration.is_unchanged:
+            return Result(given, Outcome(given.number, "no face", _copy_of(given)), read.data)
+        outcome = Outcome(given.number, "restored" if faces else "no face", given.result, faces)
+        return Result(given, outcome, encoded(restoration, self._job.settings.side_by_side))
+
+
+def _copy_of(given: Input) -> str:
+    """Return the name of the copy of a photograph without a face."""
+    return str(PurePosixPath(given.result).with_suffix(PurePosixPath(given.file.name).suffix))

@@ -1,0 +1,1 @@
+"""The step `synthesize`: sources, the plan of shards, and the task that makes one."""

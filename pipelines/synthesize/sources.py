@@ -1,0 +1,197 @@
+"""Where HQ faces come from: folders, tar files or S3 prefixes of aligned crops, or the built-in portraits."""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from daefr.data.images import MAX_PIXELS, Image, decode_image, shrink
+from daefr.data.manifest import Split
+from daefr.errors import UserError
+from daefr.portraits import draw_portrait
+from pipelines.config import PORTRAITS, DataConfig, digest
+from pipelines.storage.files import list_files, read_file
+
+HEAD = 100_000
+"""What is chosen by hash (`data.limit`, `data.validation`) is chosen among that many: so many are held in memory, and
+the first task need not wait until all are listed."""
+
+
+class RejectedError(Exception):
+    """A source that cannot become a sample; the text says why."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """An aligned HQ crop: (R, R, 3) uint8 RGB, five (x, y) landmarks in pixels where known, digest of its source.
+
+    `crop` tells how it was cut out of a photograph, None where it came as it is; see `daefr.faces.Crop.facts`.
+    """
+
+    image: Image
+    landmarks: list[list[float]] | None
+    sha256: str
+    crop: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One face to be read: the number of a portrait, or a file, for which see `pipelines.storage.files.File`."""
+
+    name: str
+    path: Path | str | None = None
+    portrait: int = 0
+    size: int = 0
+    stamp: str = ""
+    offset: int | None = None
+
+    def load(self, resolution: int, max_pixels: int = MAX_PIXELS) -> Face:
+        """Read an aligned crop at `resolution` pixels. Raises `RejectedError` when it cannot be used."""
+        if self.path is None:
+            portrait = draw_portrait(self.portrait, resolution)
+            sha256 = hashlib.sha256(portrait.image.tobytes()).hexdigest()
+            return Face(portrait.image, portrait.landmarks.tolist(), sha256)
+        data = self.read()
+        try:
+            image = decode_image(data, max_pixels)
+        except ValueError as error:
+            raise RejectedError(str(error)) from None
+        height, width = image.shape[:2]
+        if height != width:
+            raise RejectedError(f"not square: {width}x{height} pixels, where an aligned crop is wanted")
+        if height < resolution:
+            raise RejectedError(f"too small: {height} pixels, where {resolution} are wanted")
+        return Face(shrink(image, resolution), None, hashlib.sha256(data).hexdigest())
+
+    def read(self) -> bytes:
+        """Return the file of a source that is no portrait. Raises `RejectedError` when it cannot be read."""
+        assert self.path is not None  # noqa: S101  # a portrait has no file
+        try:
+            return read_file(self.path, self.stamp, self.offset, self.size)
+        except OSError as error:
+            raise RejectedError(f"cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class Sources(Iterable[Source]):
+    """The sources of one split, in a fixed order. Where there are many, going through them lists them anew."""
+
+    head: tuple[Source, ...]
+    """The first of them."""
+    listing: Callable[[], Iterator[Source]] | None = None
+    """Lists all of them, the head too; None where the head is all."""
+
+    def __iter__(self) -> Iterator[Source]:
+        """Yield one source after the other."""
+        return iter(self.head) if self.listing is None else self.listing()
+
+    def without(self, names: Collection[str]) -> "Sources":
+        """Return the sources except some."""
+        head = tuple(source for source in self.head if source.name not in names)
+        return Sources(head, self.listing and (lambda: (source for source in self if source.name not in names)))
+
+
+class SourcesDigest:
+    """A digest of sources that are added one at a time, whatever their order: the sum of their hashes modulo 2^256."""
+
+    def __init__(self) -> None:
+        """Begin with no source."""
+        self._sum = 0
+        self.count = 0
+
+    def add(self, source: Source) -> None:
+        """Add a source by its name, its size and its stamp."""
+        identity = f"{source.name}\0{source.size}\0{source.stamp}".encode(errors="surrogateescape")
+        self._sum = (self._sum + int.from_bytes(hashlib.sha256(identity).digest())) % 2**256
+        self.count += 1
+
+    def __str__(self) -> str:
+        return f"{self.count}-{self._sum:064x}"
+
+    @classmethod
+    def of(cls, sources: Iterable[Source]) -> str:
+        """Return the digest of all that are given."""
+        added = cls()
+        for source in sources:
+            added.add(source)
+        return str(added)
+
+
+def list_sources(data: DataConfig) -> dict[Split, Sources]:
+    """Return the sources of both splits. Raises `UserError` for places that are missing or empty."""
+    faces = _open(data, data.faces, "data.faces")
+    if data.validation_faces is not None:
+        return {"train": faces, "validation": _open(data, data.validation_faces, "data.validation_faces")}
+    if len(faces.head) <= data.validation:
+        among = "all of the" if faces.listing is None else "the first"
+        raise UserError(
+            f"data.validation={data.validation} sets apart {among} {len(faces.head)} faces of data.faces={data.faces}: "
+            "give more faces, set fewer apart, or give data.validation_faces"
+        )
+    apart = {source.name for source in _by_hash(faces.head)[: data.validation]}
+    return {
+        "train": faces.without(apart),
+        "validation": Sources(tuple(source for source in faces.head if source.name in apart)),
+    }
+
+
+def head_digest(sources: Mapping[Split, Sources]) -> str:
+    """Return a digest that changes when one of the first sources of a split is added, removed or altered."""
+    return digest({split: [SourcesDigest.of(part.head), part.listing is None] for split, part in sources.items()})
+
+
+def _open(data: DataConfig, places: str | list[str], key: str) -> Sources:
+    listing = partial(_limited, data, places, key)
+    head = tuple(islice(listing(), HEAD + 1))
+    if not head:
+        raise UserError(f"{key}={places} is empty; give a folder of aligned face crops (jpg, png, webp)")
+    return Sources(head) if len(head) <= HEAD else Sources(head[:HEAD], listing)
+
+
+def _limited(data: DataConfig, places: str | list[str], key: str) -> Iterator[Source]:
+    sources = _list(data, places, key)
+    if data.limit is None:
+        return sources
+    if data.limit > HEAD:
+        return islice(sources, data.limit)
+    head = list(islice(sources, HEAD))
+    chosen = {source.name for source in _by_hash(head)[: data.limit]}
+    return (source for source in head if source.name in chosen)
+
+
+def _by_hash(sources: Iterable[Source]) -> list[Source]:
+    """Order sources at random, but so that a face keeps its side of a cut when others are added."""
+    return sorted(sources, key=lambda source: hashlib.sha256(source.name.encode(errors="surrogateescape")).digest())
+
+
+def _list(data: DataConfig, places: str | list[str], key: str) -> Iterator[Source]:
+    if places == PORTRAITS:
+        return (Source(f"portrait-{number:06d}", portrait=number) for number in range(data.portraits))
+    if isinstance(places, str):
+        return _files(places, key)
+    return (source for place, prefix in _prefixes(places, key) for source in _files(place, key, prefix))
+
+
+def _prefixes(places: list[str], key: str) -> list[tuple[str, str]]:
+    """Return what the names of each place begin with, where there are several: its own last name."""
+    lasts = [PurePosixPath(place).name for place in places]
+    if len(set(lasts)) < len(lasts):
+        raise UserError(f"{key}={places}: two of these places have the same last name, so their faces could as well")
+    # the name of a tar file is the beginning of its faces' names anyway
+    return [(place, "" if place.endswith(".tar") else f"{last}/") for place, last in zip(places, lasts, strict=True)]
+
+
+def _files(place: str, key: str, prefix: str = "") -> Iterator[Source]:
+    try:
+        for file in list_files(place):
+            yield Source(prefix + file.name, file.path, 0, file.size, file.stamp, file.offset)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{key}={place} is not a folder; give a folder or an s3://bucket/prefix of aligned face crops or of tar "
+            f"files with such, one tar file, a list of these, or {PORTRAITS!r}"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{key}={place} cannot be listed: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""MLflow: runs, metrics, the model registry, promotions, and the pyfunc model."""

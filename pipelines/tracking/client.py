@@ -1,0 +1,354 @@
+"""Runs and metrics in MLflow: one parent run a pipeline, one child run a step, all of them resumable.
+
+Everything goes through an explicit ``MlflowClient``. The fluent API (``mlflow.start_run`` and its kin) keeps the
+active run and server in process-wide state, which Ray workers neither inherit nor need.
+"""
+
+import json
+import logging
+import math
+import os
+import re
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from numpy.typing import NDArray
+
+from daefr.errors import UserError
+from pipelines.tracking.retry import Patient
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT = "daefr.fingerprint"
+FAILURE = "daefr.failure"
+PARENT = "mlflow.parentRunId"
+REVISION = "mlflow.source.git.commit"
+
+# MLflow's limits: it refuses larger batches, and cuts or refuses longer values depending on the server.
+_PARAM_LENGTH = 6000
+_TAG_LENGTH = 8000
+_PARAMS_A_BATCH = 100
+_METRICS_A_BATCH = 1000
+
+# Without it, MLflow's pages open with what they offer for language models.
+_MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+
+_METRIC_NAME = re.compile(r"\w[\w.\- ]*(/\w[\w.\- ]*)*")
+_LONGEST_PAUSE = 60.0
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """One experiment on one MLflow server. Holds only strings, so that it travels to Ray workers.
+
+    Make it with :meth:`open`, once, in the driver.
+    """
+
+    uri: str
+    experiment_id: str
+    revision: str = ""
+    patience: float = 0
+    """Seconds that a call waits for a server that is away."""
+
+    @classmethod
+    def open(cls, uri: str, experiment: str, artifacts: str | None, revision: str = "", patience: float = 0) -> Self:
+        """Connect, and create the database and the experiment where they do not exist yet.
+
+        Args:
+            uri: ``sqlite:///path/to.db`` (all processes on one machine) or ``http(s)://server``.
+            experiment: Name of the experiment.
+            artifacts: Folder or URI for its artifacts, None for the server's own. An experiment that exists keeps the
+                place that it has.
+            revision: Git revision to record on every run.
+            patience: Seconds that later calls wait for a server that is away.
+
+        Raises:
+            UserError: The server cannot be reached or used.
+
+        """
+        try:
+            uri = _checked(uri)
+            client = _client(uri)
+            with _impatient():
+                found = client.get_experiment_by_name(experiment)
+                if found is None:
+                    is_folder = artifacts is not None and ":/" not in artifacts
+                    place = str(Path(str(artifacts)).resolve()) if is_folder else artifacts
+                    made = client.create_experiment(experiment, artifact_location=place, tags=_MODEL_TRAINING)
+                    return cls(uri, made, revision, patience)
+        # MLflow lets the errors of alembic, SQLAlchemy and requests through, so there is no narrower class.
+        except Exception as error:
+            raise UserError(f"The tracking server {uri!r} cannot be used: {_one_line(str(error), 200)}") from error
+        if found.lifecycle_stage != "active":
+            raise UserError(f"The experiment {experiment!r} at {uri} was deleted: restore it or choose another name.")
+        return cls(uri, found.experiment_id, revision, patience)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The client of this process, for tracking and registry alike."""
+        return cast(MlflowClient, Patient(_client(self.uri), self.patience, logger.warning))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "client"}
+
+    def start_run(
+        self,
+        name: str,
+        fingerprint: str,
+        parent: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        """Resume the unfinished run of this fingerprint, or create one; return its id.
+
+        A resumed child run moves under ``parent``, so that its curves stay whole when the pipeline around an
+        unchanged step has changed. Parameters are nested dictionaries; MLflow cannot change one that it holds, so a
+        resumed run keeps the first value and says so.
+        """
+        own = {FINGERPRINT: fingerprint, REVISION: self.revision, PARENT: parent or ""}
+        tags = {key: value[:_TAG_LENGTH] for key, value in {**(tags or {}), **own}.items() if value}
+        run = self._unfinished(fingerprint, is_child=parent is not None)
+        if run is None:
+            run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        else:
+            self.client.update_run(run.info.run_id, status="RUNNING", name=name)
+            self.client.log_batch(run.info.run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
+            if FAILURE in run.data.tags:
+                self.client.delete_tag(run.info.run_id, FAILURE)
+        self._log_params(run, flatten(params or {}))
+        return str(run.info.run_id)
+
+    def link(self, run_id: str, key: str, value: str) -> None:
+        """Put a tag on a run."""
+        self.client.set_tag(run_id, key, value[:_TAG_LENGTH])
+
+    def finish(self, run_id: str, status: Literal["FINISHED", "FAILED"], reason: str = "") -> None:
+        """End a run; the reason of a failure goes into one line of a tag."""
+        if reason:
+            self.link(run_id, FAILURE, _one_line(reason, 500))
+        self.client.set_terminated(run_id, status)
+
+    def _unfinished(self, fingerprint: str, is_child: bool) -> Run | None:
+        runs = self.client.search_runs(
+            [self.experiment_id],
+            f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status != 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+        )
+        return next((run for run in runs if (PARENT in run.data.tags) == is_child), None)
+
+    def _log_params(self, run: Run, params: Mapping[str, str]) -> None:
+        held = run.data.params
+        changed = sorted(key for key, value in params.items() if held.get(key, value) != value)
+        if changed:
+            logger.warning("Run %s keeps the first values of these parameters: %s", run.info.run_id, ", ".join(changed))
+        new = [Param(key, value) for key, value in params.items() if key not in held]
+        for start in range(0, len(new), _PARAMS_A_BATCH):
+            self.client.log_batch(run.info.run_id, params=new[start : start + _PARAMS_A_BATCH], synchronous=True)
+
+
+class MetricWriter:
+    """Sends metrics and images of one run from a thread of its own; training never waits for it.
+
+    While the server is away everything is kept, and sent when it is back; only :meth:`close` gives up, aloud. Memory
+    grows meanwhile by some 200 bytes a value and by the pixels of each image.
+    """
+
+    def __init__(self, tracking: Tracking, run_id: str, every: float = 5.0) -> None:
+        """Start the thread, which sends what there is every ``every`` seconds."""
+        self._tracking = tracking
+        self._run_id = run_id
+        # waiting is this one's own business; the client is made when it is needed, on the thread
+        self._impatient = replace(tracking, patience=0) if tracking.patience else tracking
+        self._every = every
+        self._lock = threading.Lock()
+        self._metrics: list[Metric] = []
+        self._images: list[tuple[str, NDArray[np.uint8]]] = []
+        self._warned: set[str] = set()
+        self._deadline = math.inf
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._send_until_closed, name=f"metrics-{run_id[:8]}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values of one step. Python floats: a tensor on a device would make this wait for the device.
+
+        MLflow's SQL stores turn NaN into 0 and infinity into 1.8e308, which ruins the curve; such a value, or a name
+        that MLflow refuses (its whole batch would be refused with it), is left out with one warning a name.
+        """
+        now = int(time.time() * 1000)
+        metrics = []
+        for name, value in values.items():
+            if math.isfinite(value) and _METRIC_NAME.fullmatch(name):
+                metrics.append(Metric(name, float(value), now, step))
+            elif name not in self._warned:
+                self._warned.add(name)
+                logger.warning("Metric %r of step %d is not recorded: its value is %r", name, step, value)
+        with self._lock:
+            self._metrics.extend(metrics)
+
+    def image(self, name: str, step: int, rgb: NDArray[np.uint8]) -> None:
+        """Record an RGB image (H, W, 3) as the artifact ``images/NAME/stepNNNNNN.png``; a resumed run overwrites it."""
+        with self._lock:
+            self._images.append((f"images/{name}/step{step:06d}.png", rgb.copy()))
+
+    def flush(self, timeout: float = 5.0) -> None:
+        """Wait until what was recorded so far has arrived, for at most ``timeout`` seconds; it is kept in any case."""
+        deadline = time.monotonic() + timeout
+        self._wake.set()
+        while (self._metrics or self._images) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def unsent(self) -> list[list[Any]]:
+        """Return the values that have not arrived, for `resend`: a checkpoint keeps them."""
+        with self._lock:
+            return [[metric.key, metric.value, metric.timestamp, metric.step] for metric in self._metrics]
+
+    def resend(self, unsent: list[list[Any]]) -> None:
+        """Record again what `unsent` returned; MLflow drops what did arrive."""
+        with self._lock:
+            self._metrics.extend(Metric(*value) for value in unsent)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Send what is left, for a minute or as long as `Tracking.patience` says.
+
+        What could not be sent by then is lost, with an error logged.
+        """
+        timeout = max(60.0, self._tracking.patience) if timeout is None else timeout
+        self._deadline = time.monotonic() + timeout
+        self._wake.set()
+        self._thread.join(timeout)
+        with self._lock:
+            if self._metrics or self._images:
+                logger.error(
+                    "Run %s on %s lacks its last %d metric values and %d images: the server did not take them in %g s",
+                    self._run_id,
+                    self._tracking.uri,
+                    len(self._metrics),
+                    len(self._images),
+                    timeout,
+                )
+
+    def _send_until_closed(self) -> None:
+        pause = self._every
+        away = False
+        while True:
+            self._wake.wait(pause)
+            self._wake.clear()
+            try:
+                self._send()
+            except Exception as error:  # Whatever it is, the next try may pass, and the training must not feel it.
+                if not away:
+                    why = _one_line(str(error), 300)
+                    logger.warning("Metrics are kept until %s takes them: %s", self._tracking.uri, why)
+                away = True
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                away = False
+                pause = self._every
+            if self._deadline < math.inf:
+                if not away or time.monotonic() > self._deadline:
+                    return
+                pause = min(pause, 1.0)
+
+    def _send(self) -> None:
+        # An item leaves the buffer after it has arrived. MLflow drops exact repeats, so sending twice does no harm.
+        # Only this thread takes items out, so what it reads here without the lock stays where it is.
+        while batch := self._metrics[:_METRICS_A_BATCH]:
+            self._impatient.client.log_batch(self._run_id, metrics=batch, synchronous=True)
+            with self._lock:
+                del self._metrics[: len(batch)]
+        while self._images:
+            path, rgb = self._images[0]
+            self._impatient.client.log_image(self._run_id, rgb, artifact_file=path)
+            with self._lock:
+                del self._images[0]
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested dictionaries as ``{"stages.association.steps": "200"}``; other values as JSON, cut to MLflow's limit."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[f"{prefix}{key}"] = text[:_PARAM_LENGTH]
+    return flat
+
+
+def _client(uri: str) -> MlflowClient:
+    # Seven retries are MLflow's default and hold a caller for four minutes; three, for a quarter of a minute.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    # A bar for every file of a kilobyte hides what else is said.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Making a new database takes two lines of news that nobody asked for.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # It warns of each of these tries; an outage deserves one line, and that is the caller's.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Shorten the time-outs for the first word with a server; MLflow takes them from the environment only."""
+    short = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    before = {key: os.environ.get(key) for key in short}
+    os.environ.update(short)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+
+
+def _checked(uri: str) -> str:
+    """Return a SQLite URI as an absolute one: a worker has another working directory. Other URIs pass as they are."""
+    if not uri.startswith("sqlite:///"):
+        return uri
+    path = Path(uri.removeprefix("sqlite:///")).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        _create_database(path)
+    # MLflow would try a file that is no database for three minutes before it says so.
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA schema_version")
+    return f"sqlite:///{path}"
+
+
+def _create_database(path: Path) -> None:
+    """Create MLflow's tables in a file that appears whole: where a kill left only some, no MLflow could go on."""
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        _client(f"sqlite:///{whole}").search_experiments(max_results=1)
+        try:
+            os.link(whole, path)
+        except FileExistsError:
+            return  # another process has made it meanwhile
+        except OSError:  # there are file systems without hard links
+            whole.rename(path)
+
+
+def _one_line(text: str, length: int) -> str:
+    return " ".join(text.split())[:length]

@@ -1,0 +1,100 @@
+"""Packing a restoration checkpoint with the code that runs it, as a model of MLflow's."""
+
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from daefr.data.images import encode_png
+from daefr.portraits import draw_portrait
+from pipelines.engine.cluster import ROOT
+from pipelines.tracking.registry import Package
+
+CHECKPOINT = "artifacts/checkpoint"
+CODE = ("daefr", "degradations")
+REQUIREMENTS = (
+    "mlflow",
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "torch",
+    "torchvision",
+    "webdataset",
+    "facexlib",
+    "spandrel",
+    "tqdm",
+)
+
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [ColSpec(DataType.binary, "image", required=False), ColSpec(DataType.string, "path", required=False)]
+    ),
+    outputs=Schema(
+        [
+            ColSpec(DataType.binary, "image", required=False),
+            ColSpec(DataType.long, "faces"),
+            ColSpec(DataType.string, "problem"),
+        ]
+    ),
+    params=ParamSchema(
+        [
+            ParamSpec("aligned", DataType.boolean, False),
+            ParamSpec("only_center_face", DataType.boolean, False),
+            ParamSpec("upscale", DataType.long, 1),
+        ]
+    ),
+)
+
+# MLflow ignores what is given when a model is loaded but was not named when it was saved
+CONFIG = dict.fromkeys(("device", "detector", "parser", "upscaler"))
+
+USE = """Restores photographs, or with `aligned` square crops of faces:
+
+    model = mlflow.pyfunc.load_model("models:/daefr-restoration@champion")
+    model.predict(pandas.DataFrame({"path": ["face.png"]}), params={"aligned": True})
+
+`image` instead of `path` takes a file's bytes, which `mlflow models serve` takes as base64. `model_config=` of
+`load_model` may have the paths of `detector`, `parser` and `upscaler`, and a `device`. The directory
+`artifacts/checkpoint` is what `python -m daefr restore --model` takes."""
+
+
+def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
+    """Write a model directory, which must not exist; `faces` says where those that it was trained on came from."""
+    portrait = encode_png(draw_portrait(0, 64).image)
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it tells that it looks at the example
+    save_model(
+        target,
+        python_model=str(Path(__file__).with_name("model.py")),
+        artifacts={"checkpoint": str(checkpoint)},
+        code_paths=[str(ROOT / package) for package in CODE],
+        pip_requirements=requirements(),
+        signature=SIGNATURE,
+        model_config=CONFIG,
+        input_example=(pd.DataFrame({"image": [portrait]}), {"aligned": True}),
+        metadata={"license": license_note(faces)},
+    )
+    (target / "LICENSE").write_bytes((ROOT / "LICENSE").read_bytes())
+    return Package(str(target), CHECKPOINT, f"{USE}\n\n{license_note(faces)}")
+
+
+def requirements() -> list[str]:
+    """Return what restoring takes, at the versions of this environment."""
+    return [f"{name}=={version(name)}" for name in REQUIREMENTS]
+
+
+def license_note(faces: Sequence[str]) -> str:
+    """Return what is to be known about using a model further."""
+    return (
+        "Code: Apache-2.0 (LICENSE). Weights: trained on the faces of "
+        f"{', '.join(faces)}; the terms of those images, and of a checkpoint that training started from, still apply."
+    )

@@ -1,0 +1,76 @@
+"""What each worker of a training runs."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train.torch
+import torch
+from ray.train.collective import broadcast_from_rank_zero
+
+from daefr.checkpoint import Checkpoint, load_checkpoint
+from daefr.stages import build_stage, continue_from, start_from
+from daefr.training.loop import train
+from pipelines.tracking import registry
+from pipelines.tracking.registry import Version
+from pipelines.train.job import Job
+from pipelines.train.reporter import RayReporter
+from pipelines.train.startup import Startup
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, float]:
+    """Train on one rank, from the newest checkpoint that is whole, and return the last validation."""
+    job: Job = settings["job"]
+    startup = Startup(ray.get(job.board.begin.remote(ray.util.get_current_placement_group())))
+    startup.reached("workers")
+    torch.set_num_threads(max(1, int(job.compute.cpus)))
+    stage = build_stage(job.stage, job.network, job.training, job.seed)
+    startup.reached("building")
+    with tempfile.TemporaryDirectory() as scratch, RayReporter(job, startup) as reporter, _latest(job) as resume:
+        if resume is not None:
+            reporter.resume(resume.path)
+        elif job.start is not None:
+            continue_from(stage, _fetch(job, job.start, scratch))
+        elif job.upstream:
+            start_from(stage, {name: _fetch(job, version, scratch) for name, version in job.upstream.items()})
+        startup.reached("loading")
+        return train(
+            stage,
+            job.training,
+            job.dataset,
+            reporter,
+            seed=job.seed,
+            device=ray.train.torch.get_device(),
+            from_scratch=job.start is None and not job.upstream,
+            resume=resume,
+            workers=job.compute.loaders,
+            refresh=job.refresh,
+            check_digests=job.compute.check_digests,
+            fetch=job.fetch,
+            patience=job.compute.timeout,
+        )
+
+
+@contextmanager
+def _latest(job: Job) -> Iterator[Checkpoint | None]:
+    """Give the checkpoint to go on from, on every rank the same: the newest that rank 0 finds whole."""
+    if ray.train.get_context().get_world_rank() == 0:
+        with job.checkpoints.newest(lambda line: job.board.tell.remote(f"{job.stage}: {line}")) as found:
+            broadcast_from_rank_zero(found and found[0])
+            yield found and found[1]
+        return
+    name = broadcast_from_rank_zero(None)
+    if name is None:
+        yield None
+        return
+    with job.checkpoints.open(name) as checkpoint:
+        yield checkpoint
+
+
+def _fetch(job: Job, version: Version | Path, scratch: str) -> Checkpoint:
+    if isinstance(version, Path):
+        return load_checkpoint(version)
+    return load_checkpoint(registry.download(job.tracking, version, Path(scratch) / version.name))
