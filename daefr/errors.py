@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception that means "the user can mend this", and how any error is shown in one line."""
 
 
 class UserError(Exception):
@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Command lines print it after ``error:`` and exit with code 2, without a traceback.
     """
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """Return the text of an error in one line of at most `limit` characters; its type's name if it has no text."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

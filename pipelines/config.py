@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from daefr.data.images import MAX_PIXELS, MOST_PIXELS
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
 from daefr.metrics.base import MeasureName, Protocol
@@ -393,7 +393,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except FileNotFoundError:
         raise UserError(f"there is no configuration {path}; pipelines/configs/ holds some") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} must be a mapping of keys to values, not {type(tree).__name__}")
     tree = json.loads(json.dumps(tree, default=str))  # what YAML aliases share must not share its overrides

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from pipelines.engine import cluster
 from pipelines.engine.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
@@ -151,10 +151,6 @@ def _next(flying: dict[Any, Key]) -> tuple[Key, Any]:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
-        raise StepFailedError(f"{key}: {_one_line(error.cause)}; the same command tries again from here") from error
+        raise StepFailedError(f"{key}: {one_line(error.cause)}; the same command tries again from here") from error
     except ray.exceptions.RayError as error:
-        raise StepFailedError(f"{key}: {_one_line(error)}; the same command tries again from here") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise StepFailedError(f"{key}: {one_line(error)}; the same command tries again from here") from error

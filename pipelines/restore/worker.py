@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from daefr.data.shards import Sample, write_shard
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_photograph
 from daefr.restore.files import OF_ONE_NAME, encoded, in_groups
 from pipelines.config import RestoreCompute, RestoreConfig
@@ -172,7 +172,7 @@ class Restoring:
             raise
         except Exception as error:  # whatever a photograph does, the others are to be restored
             if len(photographs) == 1:
-                return [ImageError(" ".join(f"{type(error).__name__}: {error}".split())[:300])]
+                return [ImageError(one_line(f"{type(error).__name__}: {error}"))]
             return [result for photograph in photographs for result in self._restore_all([photograph])]
 
     def _result(self, read: Read, restoration: Restoration | ImageError) -> Result:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.restore import Restorer
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.models import Model, find_model, follows_alias
@@ -55,7 +55,7 @@ class Champion:
                 self.current = self._open(found)
                 logger.warning("The model in service is now %s.", found.name)
         except Exception as error:  # whatever is wrong with it, the model in service goes on
-            problem = " ".join(str(error).split())[:300] or type(error).__name__
+            problem = one_line(error)
             if problem != self.problem:
                 logger.error("%s stays in service: %s", self.current.model.name, problem)
             self.problem = problem

@@ -8,7 +8,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from pipelines.engine.errors import StepFailedError
 from pipelines.serve.app import Replica, Setup
 from pipelines.serve.token import is_loopback
@@ -34,7 +34,7 @@ def deploy(setup: Setup) -> None:
             http_options={"host": limits.host, "port": limits.port},
         )
     except RayError as error:
-        raise StepFailedError(f"Ray Serve does not start: {' '.join(str(error).split())[:300]}") from error
+        raise StepFailedError(f"Ray Serve does not start: {one_line(error)}") from error
     listens = _get_global_client().http_config
     if (listens.host, listens.port) != (limits.host, limits.port):
         # Serve has one address, and whoever started it may have had other ideas of who is to reach it

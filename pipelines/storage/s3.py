@@ -28,7 +28,7 @@ from botocore.exceptions import (
 )
 from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from pipelines.engine.errors import StepFailedError
 
 SCHEME = "s3://"
@@ -181,7 +181,7 @@ def _client_of(_: int) -> Any:
     try:
         return boto3.session.Session().client("s3", config=Config(connect_timeout=10, read_timeout=60))
     except (BotoCoreError, ValueError) as error:
-        raise UserError(f"S3 cannot be used: {' '.join(str(error).split())}") from None
+        raise UserError(f"S3 cannot be used: {one_line(error)}") from None
 
 
 @contextmanager
@@ -205,6 +205,6 @@ def _told_as_files_do(address: str) -> Iterator[None]:
         boto3.exceptions.RetriesExceededError,
         s3transfer.exceptions.RetriesExceededError,
     ) as error:
-        raise StorageError(f"{address}: S3 cannot be reached: {' '.join(str(error).split())}") from None
+        raise StorageError(f"{address}: S3 cannot be reached: {one_line(error)}") from None
     except BotoCoreError as error:  # no credentials, an unknown profile and the like
-        raise UserError(f"{address}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{address}: {one_line(error)}") from None

@@ -19,7 +19,7 @@ from daefr.data.generations import Generation, commit_of, companion, failure_of,
 from daefr.data.images import decode_image
 from daefr.data.manifest import DatasetManifest, Shard, list_shards, load_manifest, read_shards
 from daefr.data.shards import Sample, ShardReader, write_shard
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.files import write_whole
 from daefr.settings.training import TrainingConfig
 from pipelines.engine import cluster
@@ -118,7 +118,7 @@ def refreshing(dataset: Path, generations: int, fetch: Fetch | None, retries: in
         except Exception as error:  # whatever it is, the training must not wait for ever
             if not stop.is_set():
                 failures.append(error)
-                write_whole(failure_of(dataset), " ".join(str(error).split()))
+                write_whole(failure_of(dataset), one_line(error))
 
     thread = threading.Thread(target=work, name="refresh", daemon=True)
     thread.start()

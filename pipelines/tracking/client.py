@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from numpy.typing import NDArray
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from pipelines.tracking.retry import Patient
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Tracking:
                     return cls(uri, made, revision, patience)
         # MLflow lets the errors of alembic, SQLAlchemy and requests through, so there is no narrower class.
         except Exception as error:
-            raise UserError(f"The tracking server {uri!r} cannot be used: {_one_line(str(error), 200)}") from error
+            raise UserError(f"The tracking server {uri!r} cannot be used: {one_line(error, 200)}") from error
         if found.lifecycle_stage != "active":
             raise UserError(f"The experiment {experiment!r} at {uri} was deleted: restore it or choose another name.")
         return cls(uri, found.experiment_id, revision, patience)
@@ -137,7 +137,7 @@ class Tracking:
     def finish(self, run_id: str, status: Literal["FINISHED", "FAILED"], reason: str = "") -> None:
         """End a run; the reason of a failure goes into one line of a tag."""
         if reason:
-            self.link(run_id, FAILURE, _one_line(reason, 500))
+            self.link(run_id, FAILURE, one_line(reason, 500))
         self.client.set_terminated(run_id, status)
 
     def _unfinished(self, fingerprint: str, is_child: bool) -> Run | None:
@@ -258,7 +258,7 @@ class MetricWriter:
                 self._send()
             except Exception as error:  # Whatever it is, the next try may pass, and the training must not feel it.
                 if not away:
-                    why = _one_line(str(error), 300)
+                    why = one_line(error, 300)
                     logger.warning("Metrics are kept until %s takes them: %s", self._tracking.uri, why)
                 away = True
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -348,7 +348,3 @@ def _create_database(path: Path) -> None:
             return  # another process has made it meanwhile
         except OSError:  # there are file systems without hard links
             whole.rename(path)
-
-
-def _one_line(text: str, length: int) -> str:
-    return " ".join(text.split())[:length]

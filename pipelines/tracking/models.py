@@ -5,7 +5,7 @@ from pathlib import Path
 
 from daefr.checkpoint import digest_of
 from daefr.data.shards import file_digest
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.restore import load_restoration
 from pipelines.config import RestoreConfig
 from pipelines.engine.run import absolute
@@ -40,7 +40,7 @@ class Model:
         try:
             return registry.download(tracking, self.version, scratch / "model")
         except Exception as error:  # MLflow lets every store's errors through
-            raise UserError(f"{self.name} cannot be fetched: {' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"{self.name} cannot be fetched: {one_line(error)}") from None
 
 
 def find_model(tracking: Tracking, address: str) -> Model:

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from pydantic import Field
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.settings.base import Settings
 from pipelines.tracking.client import Tracking
 
@@ -84,8 +84,7 @@ class Journal:
             if len(self.entries()) > after:
                 return False
             raise UserError(
-                f"The journal of promotions, MLflow's run {self._run_id}, cannot be written to: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"The journal of promotions, MLflow's run {self._run_id}, cannot be written to: {one_line(error, 200)}"
             ) from error
         return True
 

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.train import ControllerError, TrainingFailedError, UserCallback, WorkerGroupError
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.training.errors import NonFiniteLossError, StoppedError
 from pipelines.engine.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
@@ -48,7 +48,7 @@ def first_cause(failures: Mapping[int, BaseException]) -> tuple[int, BaseExcepti
 def describe(rank: int, error: BaseException) -> str:
     """Return a failure in one line."""
     cause = getattr(error, "health_check_failure", error)  # Ray's wrapping of what befell a worker
-    return " ".join(f"rank {rank}: {type(cause).__name__}: {cause}".split())[:500]
+    return one_line(f"rank {rank}: {type(cause).__name__}: {cause}", 500)
 
 
 def translate(stage: str, error: BaseException) -> Exception:
@@ -57,18 +57,14 @@ def translate(stage: str, error: BaseException) -> Exception:
         cause = error.controller_failure
         if isinstance(cause, UserError | NonFiniteLossError):
             return cause if isinstance(cause, UserError) else StepFailedError(str(cause))
-        return StepFailedError(f"{stage}: {_one_line(cause)}")
+        return StepFailedError(f"{stage}: {one_line(cause, 500)}")
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         return StepFailedError(f"{stage}: {describe(*first_cause(error.worker_failures))}")
-    return StepFailedError(f"{stage}: {_one_line(error)}")
+    return StepFailedError(f"{stage}: {one_line(error, 500)}")
 
 
 def _is_of_a_lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _LOST_PEERS)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 CONTROLLER_LOST = (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError)

@@ -9,6 +9,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 
+from daefr.errors import one_line
 from daefr.memory import KEEP_FREED_MEMORY
 from pipelines.config import StageCompute
 from pipelines.engine import cluster
@@ -41,9 +42,7 @@ def fit(job: Job) -> dict[str, float]:
                     if not left or termination.requested.is_set():
                         raise
                     watch.release()
-                    job.board.lose.remote(
-                        f"{job.stage}: {' '.join(str(error).split())[:300]}: it goes on from its last checkpoint"
-                    )
+                    job.board.lose.remote(f"{job.stage}: {one_line(error)}: it goes on from its last checkpoint")
     except RAY_ERRORS as error:
         if termination.requested.is_set():
             raise termination.TerminatedError from error
