@@ -1,8 +1,9 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
 from daefr.errors import UserError
+from daefr.settings.base import STAGES
 from daefr.settings.training import AutoencoderTraining
-from pipelines.config import STAGES, RunConfig
+from pipelines.config import RunConfig
 from pipelines.promote.settings import OF_EVALUATION, measure_of
 
 

@@ -13,7 +13,8 @@ from importlib import import_module
 from pathlib import Path
 
 from daefr.errors import UserError
-from pipelines.config import STAGES, RunConfig, load_config, show_config
+from daefr.settings.base import STAGES
+from pipelines.config import RunConfig, load_config, show_config
 from pipelines.engine.cluster import ROOT
 from pipelines.engine.errors import StepFailedError
 from pipelines.engine.progress import say

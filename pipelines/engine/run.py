@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from daefr.errors import UserError
-from pipelines.config import RunConfig, digest
+from pipelines.config import RunConfig
 from pipelines.engine import cluster
+from pipelines.engine.digest import digest
 from pipelines.engine.progress import say
 from pipelines.engine.step import Committed, StepInput, Work, execute
 from pipelines.tracking.client import MetricWriter, Tracking

@@ -17,7 +17,7 @@ from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from daefr.files import write_whole
 from daefr.settings.base import Settings
-from pipelines.config import digest
+from pipelines.engine.digest import digest
 from pipelines.tracking.client import Tracking
 
 MANIFEST = "manifest.json"

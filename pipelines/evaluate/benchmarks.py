@@ -11,7 +11,7 @@ from daefr.data.manifest import load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
 from daefr.evaluation import Sample
-from pipelines.config import BenchmarkConfig, Lq
+from pipelines.evaluate.settings import BenchmarkConfig, Lq
 from pipelines.storage.files import File, list_files, read_file
 
 

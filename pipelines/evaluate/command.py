@@ -6,8 +6,8 @@ from pathlib import Path
 
 from daefr.errors import UserError
 from daefr.evaluation.other_methods import METHODS
-from pipelines.config import VALIDATION
 from pipelines.engine.command import StepCommand
+from pipelines.engine.names import VALIDATION
 from pipelines.engine.run import Run
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluate.contenders import Contender, RestoredElsewhere, open_method, open_model

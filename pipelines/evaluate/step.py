@@ -17,8 +17,8 @@ from daefr.errors import UserError
 from daefr.evaluation import draw_grid
 from daefr.metrics.base import MeasureName
 from daefr.metrics.registry import Setup, find_files, real_statistics
-from pipelines.config import VALIDATION
 from pipelines.engine import cluster
+from pipelines.engine.names import VALIDATION
 from pipelines.engine.progress import bar, say
 from pipelines.engine.run import Run
 from pipelines.engine.step import Committed, StepInput

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from daefr.errors import UserError
-from daefr.settings.base import StageName
-from pipelines.config import STAGES, RunConfig, load_config
+from daefr.settings.base import STAGES, StageName
+from pipelines.config import RunConfig, load_config
 from pipelines.engine.command import DEMO, run_command
 from pipelines.engine.progress import say
 from pipelines.engine.run import DATABASE, open_tracking

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from daefr.errors import UserError
 from daefr.metrics.bootstrap import Interval, mean_difference
-from pipelines.promote.settings import VALIDATION, Gate
+from pipelines.engine.names import VALIDATION
+from pipelines.promote.settings import Gate
 
 DEFAULT_CONFIDENCE = 0.95
 """Of the interval that is told where a gate asks for none."""

@@ -6,8 +6,7 @@ from pydantic import Field, NonNegativeFloat, model_validator
 
 from daefr.metrics.base import MeasureName
 from daefr.settings.base import Settings, StageName
-
-VALIDATION = "validation"
+from pipelines.engine.names import VALIDATION
 
 OF_TRAINING: dict[StageName, tuple[str, ...]] = {
     "hq_codebook": ("validation_loss", "dead_codes", "codebook_perplexity"),

@@ -13,7 +13,7 @@ from daefr.data.manifest import DatasetManifest, load_manifest
 from daefr.settings.training import AutoencoderTraining, RestorationTraining, TrainingConfig
 from daefr.stages import stage_from_checkpoint
 from daefr.training.validation import validate
-from pipelines.config import digest
+from pipelines.engine.digest import digest
 from pipelines.promote.gates import Figure
 from pipelines.promote.settings import Gate
 from pipelines.tracking import registry

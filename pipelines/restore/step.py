@@ -20,8 +20,8 @@ from pipelines.engine.run import Run, absolute
 from pipelines.engine.step import Committed, StepInput
 from pipelines.restore.ledger import Ledger
 from pipelines.restore.worker import Job, results_of
+from pipelines.storage.address import is_address, split_address
 from pipelines.storage.files import File, list_files, list_whole_files, write_file
-from pipelines.storage.s3 import is_address, split_address
 from pipelines.synthesize.sources import Source, SourcesDigest
 from pipelines.tracking.models import find_model, located
 

@@ -14,9 +14,9 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.config import RestoreCompute
 from pipelines.engine import cluster
 from pipelines.restore.ledger import Ledger, Outcome
+from pipelines.restore.settings import RestoreCompute
 from pipelines.restore.worker import Job, Restoring
 
 RETRIES = 2

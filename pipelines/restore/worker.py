@@ -16,9 +16,9 @@ from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError, one_line
 from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_photograph
 from daefr.restore.files import OF_ONE_NAME, encoded, in_groups
-from pipelines.config import RestoreCompute, RestoreConfig
 from pipelines.engine.errors import StepFailedError
 from pipelines.restore.ledger import Input, Outcome
+from pipelines.restore.settings import RestoreCompute, RestoreConfig
 from pipelines.storage import s3
 from pipelines.storage.files import read_file, remove_file, write_file
 

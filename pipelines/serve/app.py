@@ -23,10 +23,11 @@ from starlette.exceptions import HTTPException
 
 from daefr.data.images import Image, count_pixels
 from daefr.restore import ImageError, Restoration, Restorer
-from pipelines.config import RestoreConfig, ServeCompute, ServeConfig
+from pipelines.restore.settings import RestoreConfig
 from pipelines.serve.budget import Budget
 from pipelines.serve.champion import Champion
 from pipelines.serve.refusal import RefusedError
+from pipelines.serve.settings import ServeCompute, ServeConfig
 from pipelines.serve.token import check_token
 from pipelines.serve.uploads import FORM, read_upload
 from pipelines.tracking.client import Tracking

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 
 from daefr.errors import UserError
 from daefr.faces import find_detector
-from pipelines.config import RunConfig, ServeConfig
+from pipelines.config import RunConfig
 from pipelines.engine import cluster
 from pipelines.engine.command import Command
 from pipelines.engine.progress import say
 from pipelines.engine.run import open_tracking, open_workdir
+from pipelines.serve.settings import ServeConfig
 from pipelines.serve.token import token_digest
 from pipelines.tracking.models import find_model, located
 

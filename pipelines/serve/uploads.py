@@ -6,9 +6,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from pipelines.config import ServeConfig
 from pipelines.serve.budget import Account
 from pipelines.serve.refusal import RefusedError
+from pipelines.serve.settings import ServeConfig
 
 FORM = "multipart/form-data"
 FORM_BYTES = 4096

@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 from daefr.data.images import SUFFIXES, write_whole
 from daefr.errors import UserError
 from pipelines.storage import s3
+from pipelines.storage.address import is_address
 
 TAR = ".tar"
 _HEADER = 512
@@ -51,12 +52,12 @@ def list_files(place: str) -> Iterator[File]:
 
 def list_whole_files(place: str) -> Iterator[File]:
     """List a place like `list_files`, but a tar file as the file that it is."""
-    return _objects(place) if s3.is_address(place) else _local(Path(place))
+    return _objects(place) if is_address(place) else _local(Path(place))
 
 
 def read_file(path: str | Path, stamp: str, offset: int | None, size: int) -> bytes:
     """Return the bytes of a listed file or member. Raises `OSError` when it is gone, or is another since."""
-    if s3.is_address(path):
+    if is_address(path):
         return s3.read(str(path), stamp) if offset is None else s3.read(str(path), stamp, offset, size)
     if offset is None:
         return Path(path).read_bytes()
@@ -69,7 +70,7 @@ def read_file(path: str | Path, stamp: str, offset: int | None, size: int) -> by
 
 def write_file(place: str, name: str, data: bytes) -> None:
     """Write the file `name` of a place, which is whole or absent. Raises `OSError`, and what `s3.write` raises."""
-    if s3.is_address(place):
+    if is_address(place):
         s3.write(f"{place}/{name}", data)
     else:
         write_whole(Path(place) / name, data)
@@ -77,7 +78,7 @@ def write_file(place: str, name: str, data: bytes) -> None:
 
 def remove_file(place: str, name: str) -> None:
     """Remove the file `name` of a place, if it is there. Raises like `write_file`."""
-    if s3.is_address(place):
+    if is_address(place):
         s3.delete([f"{place}/{name}"])
     else:
         (Path(place) / name).unlink(missing_ok=True)
@@ -138,7 +139,7 @@ def _members(file: File) -> Iterator[File]:
 
 
 def _open(file: File) -> IO[bytes]:
-    if s3.is_address(file.path):
+    if is_address(file.path):
         stream = s3.ObjectStream(s3.Object(file.path, file.size, file.stamp))
         return io.BufferedReader(stream, _READ_AHEAD)
     return Path(file.path).open("rb", buffering=_READ_AHEAD)

@@ -7,7 +7,6 @@ later may mend, after boto3 has tried for a minute, is a `StorageError`; what th
 import io
 import os
 import random
-import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,9 +29,8 @@ from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
 from daefr.errors import UserError, one_line
 from pipelines.engine.errors import StepFailedError
+from pipelines.storage.address import SCHEME, split_address
 
-SCHEME = "s3://"
-_ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>.*))?", re.DOTALL)
 _TRIES = 5
 _GONE, _CHANGED, _LATER = (404,), (412, 416), 500
 
@@ -47,21 +45,6 @@ class Object(NamedTuple):
     address: str
     size: int
     etag: str
-
-
-def is_address(place: str | Path) -> bool:
-    """Tell whether a place is on S3."""
-    return isinstance(place, str) and place.startswith(SCHEME)
-
-
-def split_address(address: str) -> tuple[str, str]:
-    """Return bucket and key of ``s3://bucket/key``; raises `ValueError`, which does not repeat its secrets."""
-    match = _ADDRESS.fullmatch(address)
-    if match is None:
-        raise ValueError(
-            "an S3 address is s3://bucket/prefix; endpoint and credentials come from AWS's variables or profile"
-        )
-    return match["bucket"], match["key"] or ""
 
 
 def list_objects(address: str) -> Iterator[Object]:

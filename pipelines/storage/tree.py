@@ -5,18 +5,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.storage import s3
+from pipelines.storage.address import is_address
 
 
 def names(place: str) -> list[str]:
     """Return the names of all files below a place, relative to it, sorted; none where nothing is."""
-    if s3.is_address(place):
+    if is_address(place):
         return [found.address.removeprefix(f"{place}/") for found in s3.list_objects(f"{place}/")]
     return sorted(path.relative_to(place).as_posix() for path in Path(place).rglob("*") if path.is_file())
 
 
 def put(path: Path, place: str, name: str) -> None:
     """Store a file: it is there whole, or not at all."""
-    if s3.is_address(place):
+    if is_address(place):
         s3.upload(path, f"{place}/{name}")
         return
     target = Path(place) / name
@@ -35,12 +36,12 @@ def get(place: str, name: str, path: Path) -> None:
 
 def read(place: str, name: str) -> bytes:
     """Return a file's bytes. Raises `FileNotFoundError` where it is not."""
-    return s3.read(f"{place}/{name}") if s3.is_address(place) else (Path(place) / name).read_bytes()
+    return s3.read(f"{place}/{name}") if is_address(place) else (Path(place) / name).read_bytes()
 
 
 def delete(place: str, gone: Iterable[str]) -> None:
     """Delete files; what is not there any more is no error."""
-    if s3.is_address(place):
+    if is_address(place):
         s3.delete(f"{place}/{name}" for name in gone)
         return
     for name in gone:

@@ -12,8 +12,9 @@ from daefr.data.images import MAX_PIXELS, Image, decode_image, shrink
 from daefr.data.manifest import Split
 from daefr.errors import UserError
 from daefr.portraits import draw_portrait
-from pipelines.config import PORTRAITS, DataConfig, digest
+from pipelines.engine.digest import digest
 from pipelines.storage.files import list_files, read_file
+from pipelines.synthesize.settings import PORTRAITS, DataConfig
 
 HEAD = 100_000
 """What is chosen by hash (`data.limit`, `data.validation`) is chosen among that many: so many are held in memory, and

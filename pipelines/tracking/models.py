@@ -7,8 +7,8 @@ from daefr.checkpoint import digest_of
 from daefr.data.shards import file_digest
 from daefr.errors import UserError, one_line
 from daefr.restore import load_restoration
-from pipelines.config import RestoreConfig
 from pipelines.engine.run import absolute
+from pipelines.restore.settings import RestoreConfig
 from pipelines.tracking import registry
 from pipelines.tracking.client import Tracking
 

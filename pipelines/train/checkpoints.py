@@ -17,7 +17,8 @@ from ray.train import Checkpoint as RayCheckpoint
 
 from daefr.checkpoint import MANIFEST, Checkpoint, load_checkpoint
 from daefr.errors import UserError
-from pipelines.storage import s3, tree
+from pipelines.storage import tree
+from pipelines.storage.address import is_address
 
 MEASURES = "measures.json"
 """What was measured of a checkpoint, beside it."""
@@ -69,7 +70,7 @@ class Checkpoints:
     @contextmanager
     def open(self, name: str) -> Iterator[Checkpoint]:
         """Give a checkpoint, on this machine while the block runs. Raises `UserError` when it is not whole."""
-        if not s3.is_address(self.place):
+        if not is_address(self.place):
             yield load_checkpoint(Path(self.place) / name)
             return
         with tempfile.TemporaryDirectory(prefix="daefr-") as scratch:
@@ -113,7 +114,7 @@ class Checkpoints:
         place = f"{self.place}/{name}".rstrip("/")
         files = tree.names(place)
         tree.delete(place, sorted(files, key=lambda file: Path(file).name != MANIFEST))
-        if not s3.is_address(place):
+        if not is_address(place):
             shutil.rmtree(place, ignore_errors=True)
 
 

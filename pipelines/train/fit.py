@@ -11,12 +11,12 @@ from ray.util.placement_group import PlacementGroup
 
 from daefr.errors import one_line
 from daefr.memory import KEEP_FREED_MEMORY
-from pipelines.config import StageCompute
 from pipelines.engine import cluster
 from pipelines.engine import signals as termination
 from pipelines.engine.progress import Reading, bar, follow, say
 from pipelines.train.failures import CONTROLLER_LOST, RAY_ERRORS, GiveUpEarly, translate
 from pipelines.train.job import Job
+from pipelines.train.settings import StageCompute
 from pipelines.train.worker import train_worker
 
 REPORTS = "ray"

@@ -9,10 +9,10 @@ from daefr.data.dataset import Fetch
 from daefr.settings.base import StageName
 from daefr.settings.network import NetworkConfig
 from daefr.settings.training import TrainingConfig
-from pipelines.config import StageCompute
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.registry import Version
 from pipelines.train.checkpoints import Checkpoints
+from pipelines.train.settings import StageCompute
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pipelines.engine.progress import Board, say
 from pipelines.engine.run import Run
 from pipelines.engine.step import Committed, StepInput
 from pipelines.promote import validation
-from pipelines.storage import s3
+from pipelines.storage.address import is_address
 from pipelines.synthesize.refresh import digests, last_generation, refreshing
 from pipelines.synthesize.step import DATASET, shard_cache, synthesize
 from pipelines.tracking import lineage, registry
@@ -148,7 +148,7 @@ def _checkpoints(run: Run, folder: Path) -> Checkpoints:
     place = run.config.compute.checkpoints
     if place is None:
         return Checkpoints(str(folder / REPORTS))
-    root = place.rstrip("/") if s3.is_address(place) else str(Path(place).expanduser().absolute())
+    root = place.rstrip("/") if is_address(place) else str(Path(place).expanduser().absolute())
     return Checkpoints(f"{root}/{folder.name}")
 
 

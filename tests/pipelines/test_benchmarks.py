@@ -11,9 +11,9 @@ import pytest
 
 from daefr.data.images import encode_png
 from daefr.errors import UserError
-from pipelines.config import BenchmarkConfig
 from pipelines.engine.command import run_command
 from pipelines.evaluate.benchmarks import FileItem, UnreadableError, check_places, open_benchmark
+from pipelines.evaluate.settings import BenchmarkConfig
 from tests.daefr import tiny
 from tests.e2e.command import TINY
 from tests.s3_server import Proxy, direct

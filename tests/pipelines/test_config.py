@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,9 @@ def test_crops_of_photographs_must_be_large_enough_for_the_network() -> None:
     load_config(DEMO, [*overrides, "network.autoencoder.resolution=512"])
     with pytest.raises(UserError, match=r"data\.align makes crops of 512 pixels, and the network takes 1024"):
         load_config(DEMO, [*overrides, "network.autoencoder.resolution=1024"])
+
+
+def test_loading_a_configuration_needs_no_heavy_libraries() -> None:
+    code = "import sys, pipelines.config; print(*{'torch', 'boto3', 'ray', 'mlflow'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from daefr.restore.files import result_names
-from pipelines.config import RestoreConfig
 from pipelines.restore.ledger import Input, Ledger, Outcome
+from pipelines.restore.settings import RestoreConfig
 from pipelines.restore.worker import results_of
 from pipelines.storage.files import File
 

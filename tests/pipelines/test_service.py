@@ -12,11 +12,12 @@ from starlette.requests import Request
 
 from daefr.errors import UserError
 from daefr.restore import ImageError, Restorer
-from pipelines.config import ServeConfig, load_config
+from pipelines.config import load_config
 from pipelines.engine.run import open_tracking
 from pipelines.serve.budget import SECONDS_UNTIL_RETRY, Budget
 from pipelines.serve.champion import Champion
 from pipelines.serve.refusal import RefusedError
+from pipelines.serve.settings import ServeConfig
 from pipelines.serve.token import check_token, is_loopback, token_digest
 from pipelines.serve.uploads import read_upload
 from pipelines.tracking import registry

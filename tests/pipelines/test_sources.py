@@ -7,7 +7,7 @@ import pytest
 
 from daefr.data.manifest import Split
 from daefr.errors import UserError
-from pipelines.config import DataConfig
+from pipelines.synthesize.settings import DataConfig
 from pipelines.synthesize.sources import RejectedError, Source, Sources, head_digest, list_sources
 
 

@@ -16,12 +16,13 @@ from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import NAME, Shard, load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
-from pipelines.config import DataConfig
 from pipelines.storage import s3 as storage
+from pipelines.storage.address import split_address
 from pipelines.storage.cache import ShardCache
 from pipelines.storage.files import list_files
 from pipelines.storage.s3 import StorageError
 from pipelines.synthesize import sources as sources_module
+from pipelines.synthesize.settings import DataConfig
 from pipelines.synthesize.shards import ShardTask, make_shard
 from pipelines.synthesize.sources import RejectedError, Source, SourcesDigest, list_sources
 from tests.daefr import tiny
@@ -60,7 +61,7 @@ def _tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def _upload(proxy: Proxy, folder: Path, address: str) -> None:
-    name, prefix = storage.split_address(address)
+    name, prefix = split_address(address)
     for path in folder.rglob("*"):
         if path.is_file():
             direct(proxy).upload_file(str(path), name, f"{prefix}/{path.relative_to(folder).as_posix()}".lstrip("/"))
@@ -319,7 +320,7 @@ def test_many_readers_of_a_small_cache_get_whole_shards(dataset: Path) -> None:
 def test_a_shard_that_is_damaged_missing_or_too_large_is_told(s3: Proxy, dataset: Path) -> None:
     made = load_manifest(dataset)
     damaged, missing, large = list(read_shards(dataset, made.train))[:3]
-    bucket, prefix = storage.split_address(str(made.store))
+    bucket, prefix = split_address(str(made.store))
     direct(s3).put_object(Bucket=bucket, Key=f"{prefix}/{damaged.name}", Body=bytes(damaged.bytes))
     direct(s3).delete_object(Bucket=bucket, Key=f"{prefix}/{missing.name}")
     cache = _cache(dataset, 10**9)

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from daefr.files import write_whole
 from daefr.metrics.registry import higher_is_better
-from pipelines.config import VALIDATION
+from pipelines.engine.names import VALIDATION
 from pipelines.engine.run import Run
 from pipelines.engine.step import Committed, find
 from pipelines.evaluate.report.charts import code_usage, histogram

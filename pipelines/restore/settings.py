@@ -1,0 +1,49 @@
+"""Settings of restoration, by the job and by the service, and of the job's workers."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from daefr.data.images import MAX_PIXELS, MOST_PIXELS
+from daefr.settings.base import Settings
+
+
+class RestoreConfig(Settings):
+    """How images are restored, by the job and by the service."""
+
+    model: str = Field(
+        "models:/daefr-restoration@champion",
+        description="models:/NAME@ALIAS, models:/NAME/NUMBER, a checkpoint directory or a released .ckpt file.",
+    )
+    aligned: bool = Field(False, description="All images are aligned crops, none photographs.")
+    only_center_face: bool = Field(False, description="Of a photograph, the face nearest to its middle only.")
+    detector: Path | None = Field(None, description="RetinaFace weights; by default the usual download of facexlib's.")
+    parser: Path | None = Field(None, description="ParseNet weights, for tighter masks.")
+    upscale: Literal[1, 2, 4] = Field(1, description="How many times as large photographs become.")
+    upscaler: Path | None = Field(
+        None, description="A model file for that, as spandrel reads them; by default pixels are resampled."
+    )
+    suffix: str = Field(
+        "", pattern=r"^[\w.+-]*$", description="Of the job: goes between a result's name and its `.png`."
+    )
+    side_by_side: bool = Field(False, description="Of the job: write before and after beside each other.")
+    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+        MAX_PIXELS, description="Of the job: an image that says that it has more is not decoded."
+    )
+    shard_samples: PositiveInt | None = Field(
+        None, description="Of the job: write tar shards of that many restored images, instead of a file for each."
+    )
+    max_failed: Annotated[float, Field(ge=0, le=1)] = Field(
+        0, description="Of the job: share of the images that may fail before its exit code says so."
+    )
+
+
+class RestoreCompute(Settings):
+    """What images are restored on, by a pool of workers that grows while there is work for more."""
+
+    min_workers: PositiveInt = 1
+    max_workers: PositiveInt | None = Field(None, description="By default as many as the cluster has room for.")
+    cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
+    gpu: bool = Field(False, description="One GPU for each worker.")
+    images: PositiveInt = Field(8, description="Images that a worker is given at a time.")
