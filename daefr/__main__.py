@@ -14,15 +14,16 @@ from daefr.bench.loading import add_options as add_bench_loader_options
 from daefr.bench.loading import bench_loader
 from daefr.bench.report import add_options as add_bench_options
 from daefr.bench.report import bench
-from daefr.data.images import MAX_PIXELS, MOST_PIXELS
-from daefr.data.manifest import Rejection, count_reasons
 from daefr.errors import UserError
-from daefr.faces import Aligner, Detector, FaceFilters
-from daefr.faces.alignment import CROP_SIDE
+from daefr.faces.crops import Aligner
+from daefr.faces.detector import Detector
 from daefr.faces.folder import align_files, list_photographs
+from daefr.faces.rejection import Rejection, count_reasons
 from daefr.metrics.options import add_measure_options, add_statistics_options
 from daefr.released import Unseen, export_released, import_released
 from daefr.restore.command import add_restore_options, restore
+from daefr.settings.faces import CROP_SIDE, FaceFilters
+from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from daefr.stages import STAGES
 
 
@@ -102,8 +103,8 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _align(options: argparse.Namespace) -> int:
-    if not 1 <= options.max_pixels <= MOST_PIXELS:
-        raise UserError(f"--max-pixels {options.max_pixels} is not to be had; 1 to {MOST_PIXELS} are")
+    if not 1 <= options.max_pixels <= PIXEL_LIMIT:
+        raise UserError(f"--max-pixels {options.max_pixels} is not to be had; 1 to {PIXEL_LIMIT} are")
     photographs, filters = list_photographs(options.source), _filters(options)
     detector = Detector.load(options.detector, _device(options.device))
     aligner = Aligner(detector, filters, options.side, options.max_pixels)

@@ -21,8 +21,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.files import file_digest, write_atomically
 from daefr.settings.base import Settings, StageName
 from daefr.settings.network import NetworkConfig
 
@@ -107,9 +107,7 @@ def write_manifest(directory: Path) -> None:
     """Write the digests of a checkpoint's files; what has no manifest is no checkpoint."""
     present = [name for name in (MODEL, CONFIG, TRAINER, RELEASED, AVERAGE) if (directory / name).is_file()]
     digests = {name: file_digest(directory / name) for name in present}
-    temporary = directory / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps({"format": 1, "sha256": digests}, indent=2) + "\n")
-    temporary.replace(directory / MANIFEST)
+    write_atomically(directory / MANIFEST, json.dumps({"format": 1, "sha256": digests}, indent=2) + "\n")
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:

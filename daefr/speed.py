@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
-from daefr.data.images import from_8_bit
 from daefr.errors import UserError
 from daefr.memory import keep_freed_memory
 from daefr.settings.base import Settings
+from daefr.tensors import from_8_bit
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, NonNegativeInt, ValidationError, model_validator
 
 from daefr.errors import UserError, one_line
-from daefr.faces.alignment import CROP_SIDE
 from daefr.settings.base import STAGES, Settings, StageName
+from daefr.settings.faces import CROP_SIDE
 from daefr.settings.network import NetworkConfig
 from pipelines.engine.names import VALIDATION
 from pipelines.engine.settings import EngineCompute

@@ -20,7 +20,7 @@ def check(config: RunConfig) -> None:
         if path is not None and not path.exists():
             raise UserError(f"{path}, which the evaluation should use, is not there")
     if config.data.align:
-        from daefr.faces import find_detector  # noqa: PLC0415
+        from daefr.faces.detector import find_detector  # noqa: PLC0415
 
         find_detector(config.data.detector)
     for name in STAGES:

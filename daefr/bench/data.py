@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 from daefr.data.dataset import Batch, FaceDataset, Part, training_batches
-from daefr.data.images import Image, decode_image, encode_lossless, encode_png, find_images, shrink, to_tensor
 from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
+from daefr.images import Image, decode_image, encode_lossless, encode_png, find_images, shrink
 from daefr.portraits import draw_portrait
+from daefr.tensors import to_tensor
 from degradations import Degraded, Face, degrade, enlarge, get_recipe, replay
 from degradations.chain import STEP_FUNCTIONS
 from degradations.images import to_float, to_uint8

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from daefr.data.images import write_png
 from daefr.data.manifest import NAME
 from daefr.data.show import contact_sheet, describe
 from daefr.errors import UserError
+from daefr.images import write_png
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from daefr.data.components import COMPONENTS, Boxes, flip_boxes
 from daefr.data.generations import await_shards
-from daefr.data.images import Image, decode_image, from_8_bit, mirror
 from daefr.data.manifest import DatasetManifest, Shard, Split, load_manifest, read_shards
 from daefr.data.order import BatchOrder, Position
 from daefr.data.shards import ShardReader
 from daefr.errors import UserError
+from daefr.faces.components import COMPONENTS, Boxes, flip_boxes
+from daefr.images import Image, decode_image, mirror
+from daefr.tensors import from_8_bit
 from degradations import enlarge
 
 logger = logging.getLogger(__name__)

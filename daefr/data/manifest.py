@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError
 
 from daefr.errors import UserError
-from daefr.files import write_whole
+from daefr.faces.rejection import Rejection, most_frequent_first
+from daefr.files import atomic_path, write_atomically
 from daefr.settings.base import Settings
 
 NAME = "manifest.json"
@@ -30,24 +31,6 @@ class Shard(Settings):
     bytes: int
     sha256: str
     samples: int
-
-
-class Rejection(Settings):
-    """A source, or a face of a photograph, that did not become a sample, and why."""
-
-    source: str
-    reason: str
-
-    @field_validator("source")
-    @classmethod
-    def _as_text(cls, name: str) -> str:
-        # a file may have a name that is no text, which JSON cannot hold
-        return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-    @property
-    def kind(self) -> str:
-        """What it is counted under: the reason without the figures, which come after a colon."""
-        return self.reason.partition(":")[0]
 
 
 class Listing(Settings):
@@ -116,10 +99,10 @@ def write_manifest(
         train=list_shards(folder / "train.jsonl", train),
         validation=list_shards(folder / "validation.jsonl", validation),
         rejected=_write_listing(folder / REJECTED, _counted(rejected, reasons)),
-        reasons=_ordered(reasons),
+        reasons=most_frequent_first(reasons),
         store=store,
     )
-    write_whole(folder / NAME, manifest.model_dump_json(indent=2) + "\n")
+    write_atomically(folder / NAME, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
 
@@ -159,31 +142,20 @@ def read_rejected(dataset: Path, manifest: DatasetManifest) -> Iterator[Rejectio
     return _read_listing(dataset, manifest.rejected, Rejection)
 
 
-def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
-    """Return how many were rejected for each kind of reason, the most frequent first."""
-    return _ordered(Counter(rejection.kind for rejection in rejected))
-
-
 def _counted(rejected: Iterable[Rejection], reasons: Counter[str]) -> Iterator[Rejection]:
     for rejection in rejected:
         reasons[rejection.kind] += 1
         yield rejection
 
 
-def _ordered(reasons: Counter[str]) -> dict[str, int]:
-    return dict(sorted(reasons.items(), key=lambda count: (-count[1], count[0])))
-
-
 def _write_listing(path: Path, entries: Iterable[Settings]) -> Listing:
-    temporary = path.with_name(f".{path.name}.tmp")
     digest, lines = hashlib.sha256(), 0
-    with temporary.open("wb") as stream:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
         for entry in entries:
             line = (entry.model_dump_json() + "\n").encode()
             stream.write(line)
             digest.update(line)
             lines += 1
-    temporary.replace(path)
     return Listing(file=path.name, sha256=digest.hexdigest(), entries=lines)
 
 

@@ -5,7 +5,6 @@ go through WebDataset's iterators: they can neither be positioned exactly nor di
 and drop what follows damage without a word. A tar file needs neither: an index of offsets makes it an array.
 """
 
-import hashlib
 import os
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from daefr.data.manifest import Shard
 from daefr.errors import UserError
+from daefr.files import atomic_path, file_digest
 
 Sample = Mapping[str, str | bytes]
 """Field name to bytes, as WebDataset has it, with the sample's key under `__key__`."""
@@ -25,10 +25,8 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> Shard:
     """
     import webdataset  # noqa: PLC0415  # it imports PyTorch, which takes seconds and 500 MB: planning does without
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    count = 0
-    try:
+    with atomic_path(path) as temporary:
+        count = 0
         with temporary.open("wb") as stream:
             with webdataset.TarWriter(stream, encoder=False, mtime=0) as writer:
                 for sample in samples:
@@ -36,17 +34,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> Shard:
                     count += 1
             stream.flush()
             os.fsync(stream.fileno())
-        shard = Shard(name=path.name, bytes=temporary.stat().st_size, sha256=file_digest(temporary), samples=count)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return shard
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return Shard(name=path.name, bytes=temporary.stat().st_size, sha256=file_digest(temporary), samples=count)
 
 
 class ShardReader:

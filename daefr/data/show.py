@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from daefr.data.components import COMPONENTS
 from daefr.data.generations import find_generation
-from daefr.data.images import Image, decode_image
 from daefr.data.manifest import DatasetManifest, Shard, load_manifest, read_rejected, read_shards
 from daefr.data.shards import ShardReader
+from daefr.faces.components import COMPONENTS
+from daefr.images import Image, decode_image
 from degradations import enlarge
 
 CELL = 192

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daefr.data.images import Image, encode_webp, fit, shrink
 from daefr.evaluation.method import Method, Restored, TrainedModel
 from daefr.evaluation.subjects import Subject, column
+from daefr.images import Image, encode_webp, fit, shrink
 from daefr.metrics.meter import Measures
 from daefr.metrics.pairs import Images
 

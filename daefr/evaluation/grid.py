@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from daefr.data.images import Image
+from daefr.images import Image
 
 COLUMNS = {"hq": "HQ", "lq": "LQ", "restored": "restored"}
 TITLE_HEIGHT = 28

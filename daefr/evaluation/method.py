@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daefr.data.images import Image, to_image, to_tensor
+from daefr.images import Image
 from daefr.restore import FOR_RESTORING, open_model
 from daefr.stages import RestorationStage
+from daefr.tensors import to_image, to_tensor
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from daefr.data.images import Image, to_image, to_tensor
 from daefr.errors import UserError
 from daefr.evaluation.method import Restored
+from daefr.images import Image
+from daefr.tensors import to_image, to_tensor
 
 MethodName = Literal["gfpgan", "restoreformer", "codeformer"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)

@@ -6,11 +6,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from daefr.data.components import template_landmarks
-from daefr.data.images import Image, shrink
-from daefr.portraits.geometry import fit_similarity
+from daefr.faces.template import fit_similarity, template_landmarks
+from daefr.images import Image, shrink
+from daefr.settings.faces import CROP_SIDE
 
-CROP_SIDE = 512
 FINEST = 8
 """A crop is sampled at most so many times finer than its pixels, which is as fine as a photograph in which it would
 have 4096 pixels."""

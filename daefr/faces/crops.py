@@ -6,19 +6,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from daefr.data.images import MAX_PIXELS, Image, decode_image, shrink
-from daefr.data.manifest import Rejection
 from daefr.errors import UserError
-from daefr.faces.alignment import CROP_SIDE, Matrix, alignment_matrix, move_points, outside, scale_of, warp
+from daefr.faces.alignment import Matrix, alignment_matrix, move_points, outside, scale_of, warp
 from daefr.faces.detected import DetectedFace
 from daefr.faces.detector import Detector
-from daefr.faces.filters import FaceFilters, sharpness, turn
+from daefr.faces.quality import sharpness, turn
+from daefr.faces.rejection import Rejection
+from daefr.images import Image, decode_image, shrink
+from daefr.settings.faces import CROP_SIDE, FaceFilters
+from daefr.settings.images import MAX_PIXELS
 
 NO_FACE = "no face"
 
 
 @dataclass(frozen=True)
-class Crop:
+class AlignedFace:
     """An aligned face: (R, R, 3) uint8 RGB, its landmarks (5, 2) in pixels of the crop, and where it comes from.
 
     `matrix` brings points of the photograph to the crop. `size` is the side, in pixels of the photograph, of the square
@@ -47,10 +49,10 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Found:
+class AlignmentResult:
     """What became of a photograph: its crops by name, and a rejection for every other face, or for want of any."""
 
-    crops: dict[str, Crop]
+    crops: dict[str, AlignedFace]
     rejected: list[Rejection]
 
 
@@ -70,7 +72,7 @@ class Aligner:
         self._detector, self._filters = detector, filters or FaceFilters()
         self._resolution, self._max_pixels = resolution, max_pixels
 
-    def __call__(self, data: bytes, name: str) -> Found:
+    def __call__(self, data: bytes, name: str) -> AlignmentResult:
         """Read an image file and return the faces in it, named `NAME#0` and so on from left to right.
 
         A name does not depend on what the filters let pass. Raises `ValueError` when the file is no readable image or
@@ -78,7 +80,7 @@ class Aligner:
         """
         image = decode_image(data, self._max_pixels)
         faces = self._detector.detect(image)
-        found = Found({}, [] if faces else [Rejection(source=name, reason=NO_FACE)])
+        found = AlignmentResult({}, [] if faces else [Rejection(source=name, reason=NO_FACE)])
         for index, face in enumerate(faces):
             result = self._cut(image, face)
             if isinstance(result, str):
@@ -87,7 +89,7 @@ class Aligner:
                 found.crops[f"{name}#{index}"] = result
         return found
 
-    def _cut(self, image: Image, face: DetectedFace) -> Crop | str:
+    def _cut(self, image: Image, face: DetectedFace) -> AlignedFace | str:
         """Return the crop of a face, or why it is rejected."""
         matrix = alignment_matrix(face.landmarks, CROP_SIDE)
         size, turned = CROP_SIDE / scale_of(matrix), turn(face.landmarks)
@@ -101,4 +103,4 @@ class Aligner:
         if objection is not None:
             return objection
         matrix = matrix * (self._resolution / CROP_SIDE)
-        return Crop(crop, move_points(face.landmarks, matrix), matrix, face, size, turned, sharp)
+        return AlignedFace(crop, move_points(face.landmarks, matrix), matrix, face, size, turned, sharp)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daefr.data.images import Image
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from daefr.faces.detected import DetectedFace
 from daefr.faces.search import find_faces
+from daefr.files import file_digest
+from daefr.images import Image
 
 RETINAFACE_NAME = "detection_Resnet50_Final.pth"
 RETINAFACE_URL = f"https://github.com/xinntao/facexlib/releases/download/v0.1.0/{RETINAFACE_NAME}"

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daefr.data.images import find_images, write_png
-from daefr.data.manifest import Rejection
 from daefr.errors import UserError
 from daefr.faces.crops import Aligner
+from daefr.faces.rejection import Rejection
+from daefr.images import find_images, write_png
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from daefr.data.images import Image
 from daefr.faces.alignment import Matrix, warp
 from daefr.faces.detected import DetectedFace
+from daefr.images import Image
 
 FINEST_SIDE = 1280
 """The long side, in pixels, of the finest look at a photograph; each has twice the side of the one before."""

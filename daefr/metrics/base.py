@@ -1,16 +1,14 @@
-"""What the measures share: their names, the protocols, how images are fed to a network, and how exactly."""
+"""How the metrics feed images to a network, and how exactly it computes."""
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-MeasureName = Literal["psnr", "ssim", "lpips", "fid", "niqe", "ida", "lmd"]
-Protocol = Literal["paper", "standard"]
+from daefr.settings.metrics import Protocol
 
 
-def as_fed(images: "Tensor", protocol: Protocol, *, centered: bool) -> "Tensor":
+def as_fed(images: Tensor, protocol: Protocol, *, centered: bool) -> Tensor:
     """Turn (B, 3, H, W) uint8 RGB into what a network gets: float32 in [-1, 1] if `centered`, in [0, 1] otherwise.
 
     Its channels are in BGR order under the paper's protocol, whose scripts took images as OpenCV reads them.
@@ -25,7 +23,5 @@ def exact_convolutions() -> AbstractContextManager[None]:
 
     So the networks of the measures see the same on every device.
     """
-    import torch  # noqa: PLC0415  # a configuration holds these names and is read without it
-
     context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return context

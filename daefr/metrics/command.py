@@ -14,12 +14,14 @@ import torch
 from tqdm import tqdm
 
 from daefr.errors import UserError
-from daefr.metrics.base import MeasureName, exact_convolutions
+from daefr.files import atomic_path
+from daefr.metrics.base import exact_convolutions
 from daefr.metrics.fid import Accumulator
 from daefr.metrics.meter import Figure, Meter
-from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU, MEASURES, WITH_TARGETS, WITHOUT_TARGETS
+from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU, WITH_TARGETS, WITHOUT_TARGETS
 from daefr.metrics.pairs import Images, Pair, Unusable, batches, find_pairs, read_ahead
 from daefr.metrics.registry import KINDS, Setup, load_inception
+from daefr.settings.metrics import METRICS, MetricName
 
 
 def measure(options: argparse.Namespace) -> int:
@@ -64,14 +66,14 @@ def compute_statistics(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _names(options: argparse.Namespace) -> tuple[MeasureName, ...]:
+def _names(options: argparse.Namespace) -> tuple[MetricName, ...]:
     if options.measures is None:
         return WITH_TARGETS if options.gt is not None else WITHOUT_TARGETS
     asked = options.measures.split(",")
-    unknown = sorted(set(asked) - set(MEASURES))
+    unknown = sorted(set(asked) - set(METRICS))
     if unknown:
-        raise UserError(f"--measures {options.measures}: {unknown[0]!r} is none of {', '.join(MEASURES)}")
-    return tuple(name for name in MEASURES if name in asked)
+        raise UserError(f"--measures {options.measures}: {unknown[0]!r} is none of {', '.join(METRICS)}")
+    return tuple(name for name in METRICS if name in asked)
 
 
 def _weights(options: argparse.Namespace) -> Path | None:
@@ -105,16 +107,17 @@ def _table(path: Path | None, columns: Sequence[str]) -> Iterator[Any]:
     if path is None:
         yield lambda _: None
         return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        file = temporary.open("w", newline="")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    with file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        yield writer.writerow
-    temporary.replace(path)
+    if not path.parent.is_dir():
+        raise UserError(f"{path} cannot be written: there is no folder {path.parent}")
+    with atomic_path(path) as temporary:
+        try:
+            file = temporary.open("w", newline="")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        with file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            yield writer.writerow
 
 
 def _cell(value: float) -> float | str:

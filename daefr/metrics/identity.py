@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daefr.losses.identity import gray_face
-from daefr.metrics.base import Protocol, as_fed
+from daefr.metrics.base import as_fed
 from daefr.network.arcface import ArcFace
+from daefr.settings.metrics import Protocol
 
 
 class IdentityAngle:

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from daefr.losses.perceptual import PerceptualLoss
-from daefr.metrics.base import Protocol, as_fed
+from daefr.metrics.base import as_fed
+from daefr.settings.metrics import Protocol
 
 
 class Lpips:

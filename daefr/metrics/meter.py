@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from daefr.errors import UserError
-from daefr.metrics.base import MeasureName, exact_convolutions
+from daefr.metrics.base import exact_convolutions
 from daefr.metrics.fid import Accumulator, Statistics, frechet_distance
 from daefr.metrics.pairs import Images
 from daefr.metrics.registry import KINDS, Kind, Setup, real_statistics
+from daefr.settings.metrics import MetricName
 
 NO_TARGET = "it needs ground truth"
 UNDEFINED = "there is no image for which it is defined"
@@ -37,7 +38,7 @@ class Measured:
 class Measures:
     """Measures that are ready to use. Those that cannot be had are `unavailable`, each with the reason."""
 
-    def __init__(self, names: Sequence[MeasureName], setup: Setup) -> None:
+    def __init__(self, names: Sequence[MetricName], setup: Setup) -> None:
         """Build the measures."""
         self._device = setup.device
         self._columns: dict[str, tuple[Kind, Callable[..., Tensor]]] = {}
@@ -122,7 +123,7 @@ class Totals:
 class Meter:
     """Measures images as they come. What cannot be measured at all becomes a figure that says why."""
 
-    def __init__(self, names: Sequence[MeasureName], setup: Setup, *, with_targets: bool) -> None:
+    def __init__(self, names: Sequence[MetricName], setup: Setup, *, with_targets: bool) -> None:
         """Build the measures; `with_targets` tells whether the images will have ground truth."""
         possible = [name for name in names if with_targets or not KINDS[name].needs_target]
         self._measures = Measures(possible, setup)

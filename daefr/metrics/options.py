@@ -6,11 +6,10 @@ from typing import get_args
 
 import torch
 
-from daefr.metrics.base import MeasureName, Protocol
+from daefr.settings.metrics import METRICS, MetricName, Protocol
 
-MEASURES: tuple[MeasureName, ...] = get_args(MeasureName)
-WITH_TARGETS: tuple[MeasureName, ...] = ("psnr", "ssim", "niqe")
-WITHOUT_TARGETS: tuple[MeasureName, ...] = ("niqe",)
+WITH_TARGETS: tuple[MetricName, ...] = ("psnr", "ssim", "niqe")
+WITHOUT_TARGETS: tuple[MetricName, ...] = ("niqe",)
 # a CPU is fastest when an image's arrays stay in its cache
 BATCH_ON_GPU, BATCH_ON_CPU = 16, 1
 
@@ -21,7 +20,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gt", type=Path, help="the ground truth: images of the same names, whatever their suffixes")
     parser.add_argument(
         "--measures",
-        help=f"comma-separated, of {', '.join(MEASURES)} (default {','.join(WITH_TARGETS)}; without --gt niqe)",
+        help=f"comma-separated, of {', '.join(METRICS)} (default {','.join(WITH_TARGETS)}; without --gt niqe)",
     )
     parser.add_argument(
         "--protocol", choices=get_args(Protocol), default="paper", help="as published, or corrected (default paper)"

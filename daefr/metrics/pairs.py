@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daefr.data.images import decode_8_bit_image, find_images
 from daefr.errors import UserError
+from daefr.images import decode_8_bit_image, find_images
 
 READERS = 4
 AHEAD = 2 * READERS

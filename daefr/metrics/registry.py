@@ -10,7 +10,6 @@ from torch import Tensor
 from daefr.errors import UserError
 from daefr.losses.identity import ARCFACE, load_arcface
 from daefr.losses.perceptual import VGG16, PerceptualLoss
-from daefr.metrics.base import MeasureName, Protocol
 from daefr.metrics.fid import FFHQ_STATISTICS, INCEPTION, Inception, Statistics
 from daefr.metrics.fidelity import WINDOW, psnr, ssim
 from daefr.metrics.identity import IdentityAngle
@@ -18,6 +17,7 @@ from daefr.metrics.landmarks import AWING_FAN, LandmarkDistance
 from daefr.metrics.lpips import Lpips
 from daefr.metrics.niqe import BLOCK, NIQE_MODEL, Niqe
 from daefr.published import Published
+from daefr.settings.metrics import MetricName, Protocol
 
 Figures = dict[str, Callable[..., Tensor]]
 
@@ -71,7 +71,7 @@ def real_statistics(setup: Setup) -> Statistics:
     return Statistics.read(setup.statistics or FFHQ_STATISTICS.find(setup.weights))
 
 
-def find_files(name: MeasureName, setup: Setup) -> None:
+def find_files(name: MetricName, setup: Setup) -> None:
     """Find, or download, the files of a measure; raises `UserError` when one cannot be had."""
     for file in KINDS[name].files:
         if file is not FFHQ_STATISTICS or setup.statistics is None:
@@ -110,7 +110,7 @@ def _lmd(setup: Setup) -> Figures:
     return {"lmd": LandmarkDistance.load(AWING_FAN.find(setup.weights), setup.device)}
 
 
-KINDS: dict[MeasureName, Kind] = {
+KINDS: dict[MetricName, Kind] = {
     "psnr": Kind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB", higher=True),
     "ssim": Kind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW, higher=True),
     "lpips": Kind(_lpips, needs_target=True, least=16, files=(VGG16,)),

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from daefr.portraits import face, hair
 from daefr.portraits.backdrop import draw_backdrop
 from daefr.portraits.canvas import CROP, MARGIN, Canvas, Floats, floats
-from daefr.portraits.geometry import TEMPLATE, Layout, Pose, lay_out, pose_head
+from daefr.portraits.geometry import Layout, Pose, lay_out, pose_head
 from daefr.portraits.traits import Traits, sample_traits
 
-__all__ = ["TEMPLATE", "Portrait", "draw_portrait"]
+__all__ = ["Portrait", "draw_portrait"]
 
 # Small outputs are painted at least this large and averaged down, so that their fine detail does not alias.
 _LEAST_PAINTED_SIDE = 256

@@ -10,13 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from daefr.faces.template import TEMPLATE, fit_similarity
 from daefr.portraits.canvas import CROP, EXTENT, MARGIN, Floats, floats
 from daefr.portraits.traits import Traits
-
-# Five points of an aligned 512x512 crop, x and y: left eye, right eye, nose, left and right mouth corner.
-TEMPLATE: Floats = np.array(
-    [[192.98, 239.95], [318.90, 240.19], [256.63, 314.02], [201.26, 371.41], [313.09, 371.15]], np.float32
-)
 
 # Relief and pose are smooth fields: this many samples across the canvas carry them at every output size.
 RELIEF_SIZE = EXTENT // 2
@@ -178,17 +174,6 @@ class Pose:
             back = depth * math.cos(self.yaw) - x * math.sin(self.yaw)
             y = floats((turned[..., 1] - back * math.sin(self.pitch)) / math.cos(self.pitch))
         return (x + _PIVOT[0]).astype(np.float32), (y + _PIVOT[1]).astype(np.float32)
-
-
-def fit_similarity(source: NDArray[np.floating], target: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Least-squares rotation, scale and shift, float64 (2, 3), from points (n, 2) to others."""
-    centre, goal = source.mean(axis=0), target.mean(axis=0)
-    a, b = (source - centre).astype(np.float64), (target - goal).astype(np.float64)
-    power = (a**2).sum()
-    cosine = (a * b).sum() / power
-    sine = (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / power
-    turn = np.array([[cosine, -sine], [sine, cosine]])
-    return np.concatenate([turn, (goal - turn @ centre)[:, None]], axis=1)
 
 
 def pose_head(traits: Traits, layout: Layout) -> Pose:

@@ -1,6 +1,5 @@
 """From a released checkpoint to a checkpoint directory and back, bit by bit."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from daefr.errors import UserError
+from daefr.files import atomic_path
 from daefr.released.layout import Layout, constants, layout_of, recognize
 from daefr.released.reading import read_released
 from daefr.released.sizes import Unseen, infer_network
@@ -139,24 +139,12 @@ def _refuse_existing(target: Path) -> None:
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
     """Yield a path that becomes `target` in the end; after a failure neither is there."""
-    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
-        yield temporary
-        temporary.replace(target)
+        with atomic_path(target) as temporary:
+            yield temporary
     except (OSError, SafetensorError, RuntimeError) as error:  # a full disk: safetensors' error, or PyTorch's
         reason = str(error).partition("\n")[0]
         raise UserError(f"{target} cannot be written: {reason}") from None
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    elif path.exists():
-        path.unlink()
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

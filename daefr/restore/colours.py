@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageCms
 
-from daefr.data.images import Image
+from daefr.images import Image
 
 
 class Colours:

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from daefr.checkpoint import MANIFEST
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.files import file_digest
 from daefr.restore.files import Wanted, list_files, restore_files
 from daefr.restore.masks import find_parser
 from daefr.restore.restorer import BATCH, SCALES, Restorer

@@ -12,8 +12,9 @@ from typing import Literal, TypeVar
 import cv2
 import numpy as np
 
-from daefr.data.images import find_images, write_whole
 from daefr.errors import UserError
+from daefr.files import write_atomically
+from daefr.images import find_images
 from daefr.restore.photograph import ImageError, Photograph, read_photograph
 from daefr.restore.restorer import Restoration, Restorer
 
@@ -141,7 +142,7 @@ def _remember(target: Path, settings: Mapping[str, object]) -> int:
     path, content = target / SETTINGS, json.dumps(settings, indent=2, sort_keys=True) + "\n"
     try:
         if not path.is_file() or path.read_text(errors="replace") != content:
-            write_whole(path, content.encode())
+            write_atomically(path, content.encode())
         return path.stat().st_mtime_ns
     except OSError as error:
         raise UserError(f"{target} cannot be written to: {error.strerror}") from None
@@ -205,7 +206,7 @@ def _write(source: Path, result: Path, restoration: Restoration | ImageError, wa
     if unchanged:
         target, other = other, target
     try:
-        write_whole(target, source.read_bytes() if unchanged else encoded(restoration, wanted.side_by_side))
+        write_atomically(target, source.read_bytes() if unchanged else encoded(restoration, wanted.side_by_side))
         if other != target:
             other.unlink(missing_ok=True)  # of a run with other settings
     except OSError as error:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from daefr.data.images import Image, to_tensor
 from daefr.errors import UserError
+from daefr.images import Image
 from daefr.published import Published
+from daefr.tensors import to_tensor
 
 Mask = npt.NDArray[np.float32]
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 
 from daefr.checkpoint import Checkpoint, load_checkpoint
-from daefr.data.images import Image, fit, to_image, to_tensor
 from daefr.errors import UserError
+from daefr.images import Image, fit
 from daefr.released import read_restoration
 from daefr.restore.photograph import ImageError
 from daefr.speed import Speed
 from daefr.stages import RestorationStage, stage_from_checkpoint
+from daefr.tensors import to_image, to_tensor
 
 # compiling takes longer than restoring many faces
 FOR_RESTORING = Speed(channels_last=True, compile=False)

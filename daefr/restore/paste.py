@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from daefr.data.images import Image
 from daefr.faces.alignment import Matrix, move_points, scale_of
+from daefr.images import Image
 from daefr.restore.masks import Mask, face_mask
 
 COARSE = 8

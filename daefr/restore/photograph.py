@@ -15,7 +15,8 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.TiffImagePlugin
 
-from daefr.data.images import FORMATS, MAX_PIXELS, Image
+from daefr.images import FORMATS, Image
+from daefr.settings.images import MAX_PIXELS
 
 MAX_BYTES = 512 * 2**20
 """A larger file is not read."""

@@ -10,18 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from daefr.data.components import template_landmarks
-from daefr.data.images import MAX_PIXELS, MOST_PIXELS, Image
 from daefr.errors import UserError
 from daefr.faces.alignment import Matrix, alignment_matrix, warp
 from daefr.faces.detected import DetectedFace
 from daefr.faces.detector import Detector
+from daefr.faces.template import template_landmarks
+from daefr.images import Image
 from daefr.restore.colours import Colours
 from daefr.restore.masks import FaceParser, Mask, find_parser, whole_mask
 from daefr.restore.model import FOR_RESTORING, CropRestorer, open_model
 from daefr.restore.paste import Patch, match_colours, paste
 from daefr.restore.photograph import ImageError, Photograph, Source, read_photograph
 from daefr.restore.upscale import Upscaler, enlarge
+from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from daefr.speed import Speed
 from daefr.stages import RestorationStage
 
@@ -90,7 +91,7 @@ class Opened:
 
 
 class FindsFaces(Protocol):
-    """What a `Restorer` needs of a `daefr.faces.Detector`."""
+    """What a `Restorer` needs of a `daefr.faces.detector.Detector`."""
 
     def find(self, image: Image) -> list[DetectedFace]:
         """Return every face of a photograph (H, W, 3) uint8 RGB."""
@@ -150,8 +151,8 @@ class Restorer:
 
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if not 1 <= max_pixels <= MOST_PIXELS:
-            raise UserError(f"max_pixels {max_pixels} is not to be had; 1 to {MOST_PIXELS} are")
+        if not 1 <= max_pixels <= PIXEL_LIMIT:
+            raise UserError(f"max_pixels {max_pixels} is not to be had; 1 to {PIXEL_LIMIT} are")
         weights = find_parser(None if parser is None else Path(parser))
         return cls(
             open_model(Path(model)),
@@ -278,8 +279,8 @@ class Restorer:
 
     def _open(self, photograph: Photograph, only_center_face: bool, upscale: int) -> Opened:
         height, width = photograph.pixels.shape[:2]
-        if height * width * upscale**2 > MOST_PIXELS:
-            raise ImageError(f"too many pixels: upscaled {upscale} times, more than {MOST_PIXELS}")
+        if height * width * upscale**2 > PIXEL_LIMIT:
+            raise ImageError(f"too many pixels: upscaled {upscale} times, more than {PIXEL_LIMIT}")
         colours = Colours(None if photograph.one_channel else photograph.profile)
         detector = self.load_detector()
         with self._lock:  # facexlib's network keeps its size in itself

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import torch
 
-from daefr.data.images import Image, to_tensor
 from daefr.errors import UserError
+from daefr.images import Image
+from daefr.tensors import to_tensor
 
 TILE = 384
 MARGIN = 32

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from daefr.data.components import COMPONENTS, RELEASED_SIDE
+from daefr.faces.components import COMPONENTS
 from daefr.losses.logistic import logistic_discriminator_loss, logistic_generator_loss
 from daefr.losses.style import style_loss
 from daefr.network.component_discriminator import ComponentDiscriminator, Judged
+from daefr.settings.faces import CROP_SIDE
 from daefr.settings.network import NetworkConfig
 from daefr.settings.training import ComponentsConfig
 from daefr.stages.base import Loss
@@ -31,7 +32,7 @@ class ComponentDiscriminators(nn.ModuleDict):
             }
         )
         self._config = config
-        scale = network.autoencoder.resolution / RELEASED_SIDE
+        scale = network.autoencoder.resolution / CROP_SIDE
         sides = {"left_eye": config.eyes, "right_eye": config.eyes, "mouth": config.mouth}
         self._sides = {name: max(1, round(side * scale)) for name, side in sides.items()}
 

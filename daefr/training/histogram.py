@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from daefr.data.images import Image
+from daefr.images import Image
 from daefr.network.quantizer import codebook_usage
 
 WIDTH, HEIGHT, TITLE = 768, 160, 24

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from daefr import ranks
 from daefr.checkpoint import Checkpoint, newest_whole
-from daefr.data.images import Image
+from daefr.images import Image
 
 BEST = "best.json"
 

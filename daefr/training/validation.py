@@ -7,9 +7,10 @@ from torch import Tensor
 
 from daefr import ranks
 from daefr.data.dataset import FaceDataset, validation_batches
-from daefr.data.images import Image, to_image
+from daefr.images import Image
 from daefr.network.quantizer import codebook_usage, count_codes
 from daefr.stages.base import Stage
+from daefr.tensors import to_image
 from daefr.training.histogram import draw_usage
 from daefr.training.metrics import label
 from daefr.training.reporter import Reporter

@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
-from daefr.files import write_whole
+from daefr.files import file_digest, write_atomically
 from daefr.settings.base import Settings
 from pipelines.engine.digest import digest
 from pipelines.tracking.client import Tracking
@@ -123,7 +122,7 @@ def execute(
         finished=datetime.now(UTC),
         seconds=round(time.monotonic() - start, 3),
     )
-    write_whole(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     tracking.finish(run_id, "FINISHED")
     tracking.link(parent, f"daefr.{name}", run_id)
     say(f"{name}: done in {manifest.seconds:.0f} s")

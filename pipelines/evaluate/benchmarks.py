@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from daefr.data.dataset import FaceDataset, Fetch
-from daefr.data.images import Image, decode_8_bit_image
 from daefr.data.manifest import load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
 from daefr.evaluation import Sample
+from daefr.images import Image, decode_8_bit_image
 from pipelines.evaluate.settings import BenchmarkConfig, Lq
 from pipelines.storage.files import File, list_files, read_file
 

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 
-from daefr.data.shards import file_digest
 from daefr.evaluation import Method, TrainedModel
 from daefr.evaluation.other_methods import MethodName, OtherMethod
+from daefr.files import file_digest
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.models import Model, find_model
 from pipelines.tracking.registry import Version

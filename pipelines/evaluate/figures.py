@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from daefr.evaluation.subjects import Subject
-from daefr.metrics.base import Protocol
 from daefr.settings.base import Settings
+from daefr.settings.metrics import Protocol
 
 FIGURES = "figures.parquet"
 

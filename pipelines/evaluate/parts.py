@@ -17,12 +17,12 @@ import torch
 
 from daefr.data.order import Position
 from daefr.evaluation import SUBJECTS, Evaluated, Evaluator, Method, Sample
-from daefr.files import write_aside
-from daefr.metrics.base import MeasureName
+from daefr.files import atomic_path
 from daefr.metrics.meter import Measures
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU
 from daefr.metrics.registry import Setup
 from daefr.settings.base import Settings
+from daefr.settings.metrics import MetricName
 from pipelines.evaluate.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
 from pipelines.evaluate.contenders import Contender
 
@@ -77,7 +77,7 @@ class Evaluate:
     """What an actor is made of: called, it loads the contender and the measures, and returns what evaluates parts."""
 
     contender: Contender
-    measures: tuple[MeasureName, ...]
+    measures: tuple[MetricName, ...]
     protocol: Any
     weights: Path | None
     statistics: Path | None
@@ -106,7 +106,7 @@ class _Worker:
         evaluated = iter(list(evaluator(samples)))
         rows = [problems.get(number) or next(evaluated) for number in range(len(part.items))]
         part.path.parent.mkdir(parents=True, exist_ok=True)
-        with write_aside(part.path) as temporary:
+        with atomic_path(part.path) as temporary:
             about = PartAbout(unavailable=self._measures.unavailable)
             if self._method is not None:
                 about = about.model_copy(update={"codes": self._method.codes, "resolution": self._method.resolution})

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from daefr.metrics.base import MeasureName, Protocol
 from daefr.settings.base import Settings
+from daefr.settings.metrics import MetricName, Protocol
 from pipelines.engine.names import VALIDATION
 
 Lq = Literal["mild", "severe"]
@@ -30,8 +30,8 @@ class BenchmarkConfig(Settings):
 class EvaluationConfig(Settings):
     """What is measured, how, and on which images beside the dataset's validation faces."""
 
-    measures: tuple[MeasureName, ...] = Field(
-        get_args(MeasureName), description="What cannot be had is reported as unavailable."
+    measures: tuple[MetricName, ...] = Field(
+        get_args(MetricName), description="What cannot be had is reported as unavailable."
     )
     protocol: Protocol = Field("paper", description="`paper`: as published; `standard`: corrected.")
     weights: Path | None = Field(None, description="Folder of published files under their own names.")

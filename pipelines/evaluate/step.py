@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from daefr.data.images import decode_image, encode_png
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from daefr.evaluation import draw_grid
-from daefr.metrics.base import MeasureName
+from daefr.files import file_digest
+from daefr.images import decode_image, encode_png
 from daefr.metrics.registry import Setup, find_files, real_statistics
+from daefr.settings.metrics import MetricName
 from pipelines.engine import cluster
 from pipelines.engine.names import VALIDATION
 from pipelines.engine.progress import bar, say
@@ -121,7 +121,7 @@ def _setup(run: Run) -> Setup:
     return Setup(config.protocol, torch.device("cpu"), config.weights, config.fid_statistics)
 
 
-def _available(run: Run) -> tuple[tuple[MeasureName, ...], dict[str, str]]:
+def _available(run: Run) -> tuple[tuple[MetricName, ...], dict[str, str]]:
     """Return the measures whose files are to be had, and of the others, why not."""
     setup = _setup(run)
     lacking: dict[str, str] = {}
@@ -134,7 +134,7 @@ def _available(run: Run) -> tuple[tuple[MeasureName, ...], dict[str, str]]:
 
 
 def _run_parts(
-    run: Run, contender: Contender, measures: tuple[MeasureName, ...], parts: Mapping[str, Sequence[Part]]
+    run: Run, contender: Contender, measures: tuple[MetricName, ...], parts: Mapping[str, Sequence[Part]]
 ) -> None:
     """Evaluate the parts that are not finished yet."""
     every = [part for each in parts.values() for part in each]

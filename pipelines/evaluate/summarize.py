@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daefr.evaluation import SUBJECTS, Subject, column
-from daefr.files import write_aside
-from daefr.metrics.base import MeasureName
+from daefr.files import atomic_path
 from daefr.metrics.fid import Statistics
 from daefr.metrics.meter import NO_TARGET, UNDEFINED, Figure, Totals
 from daefr.metrics.registry import KINDS
+from daefr.settings.metrics import MetricName
 from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.figures import FIGURES, BenchmarkSummary, CodebookUsage, MeasuredFigure, schema
 from pipelines.evaluate.parts import FEATURES, Part, read_about
@@ -28,7 +28,7 @@ def write_figures(folder: Path, parts: Mapping[str, Sequence[Part]]) -> None:
     """Write the Parquet file of all benchmarks, in the order of their images."""
     columns = {name for each in parts.values() for part in each for name in _figures_of(pq.read_schema(part.path))}
     wanted = schema(sorted(columns))
-    with write_aside(folder / FIGURES) as temporary, closing(pq.ParquetWriter(temporary, wanted)) as writer:
+    with atomic_path(folder / FIGURES) as temporary, closing(pq.ParquetWriter(temporary, wanted)) as writer:
         for name, each in parts.items():
             for part in each:
                 found = pq.read_table(part.path)
@@ -39,7 +39,7 @@ def write_figures(folder: Path, parts: Mapping[str, Sequence[Part]]) -> None:
 def summarize(
     benchmark: Benchmark,
     parts: Sequence[Part],
-    measures: Sequence[MeasureName],
+    measures: Sequence[MetricName],
     real: Statistics | None,
     lacking: Mapping[str, str],
 ) -> BenchmarkSummary:
@@ -63,7 +63,7 @@ def summarize(
             if rows or features is not None:
                 totals.setdefault(subject, Totals(real)).add(rows, features)
 
-    def why_not(name: MeasureName) -> str:
+    def why_not(name: MetricName) -> str:
         needs_more = KINDS[name].needs_target and not benchmark.has_targets
         return NO_TARGET if needs_more else problems.get(name, UNDEFINED)
 

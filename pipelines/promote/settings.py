@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self, cast, get_args
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from daefr.metrics.base import MeasureName
 from daefr.settings.base import Settings, StageName
+from daefr.settings.metrics import MetricName
 from pipelines.engine.names import VALIDATION
 
 OF_TRAINING: dict[StageName, tuple[str, ...]] = {
@@ -23,10 +23,10 @@ OF_EVALUATION = ("psnr", "ssim", "lpips", "lpips_01", "niqe", "ida", "lmd", "fid
 """The figures of restored faces, which the step `evaluate` measures: one of each image, and one for all of FID."""
 
 
-def measure_of(figure: str) -> MeasureName:
+def measure_of(figure: str) -> MetricName:
     """Return the measure that a figure of `OF_EVALUATION` comes from: LPIPS has two under the paper's protocol."""
-    (name,) = [name for name in get_args(MeasureName) if name == figure.removesuffix("_01")]
-    return cast(MeasureName, name)
+    (name,) = [name for name in get_args(MetricName) if name == figure.removesuffix("_01")]
+    return cast(MetricName, name)
 
 
 WITHOUT_IMAGES = (*dict.fromkeys(name for names in OF_TRAINING.values() for name in names), "fid")

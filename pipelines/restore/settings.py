@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from daefr.data.images import MAX_PIXELS, MOST_PIXELS
 from daefr.settings.base import Settings
+from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 
 
 class RestoreConfig(Settings):
@@ -28,7 +28,7 @@ class RestoreConfig(Settings):
         "", pattern=r"^[\w.+-]*$", description="Of the job: goes between a result's name and its `.png`."
     )
     side_by_side: bool = Field(False, description="Of the job: write before and after beside each other.")
-    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+    max_pixels: Annotated[int, Field(gt=0, le=PIXEL_LIMIT)] = Field(
         MAX_PIXELS, description="Of the job: an image that says that it has more is not decoded."
     )
     shard_samples: PositiveInt | None = Field(

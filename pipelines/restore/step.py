@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
-from daefr.faces import find_detector
+from daefr.faces.detector import find_detector
+from daefr.files import file_digest
 from daefr.restore.masks import find_parser
 from pipelines.config import RunConfig
 from pipelines.engine import cluster

@@ -21,7 +21,7 @@ from ray import serve
 from ray.util.metrics import Counter, Gauge
 from starlette.exceptions import HTTPException
 
-from daefr.data.images import Image, count_pixels
+from daefr.images import Image, count_pixels
 from daefr.restore import ImageError, Restoration, Restorer
 from pipelines.restore.settings import RestoreConfig
 from pipelines.serve.budget import Budget

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 
 from daefr.errors import UserError
-from daefr.faces import find_detector
+from daefr.faces.detector import find_detector
 from pipelines.config import RunConfig
 from pipelines.engine import cluster
 from pipelines.engine.command import Command

@@ -5,8 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from daefr.data.images import MOST_PIXELS
 from daefr.settings.base import Settings
+from daefr.settings.images import PIXEL_LIMIT
 
 
 class ServeConfig(Settings):
@@ -16,7 +16,7 @@ class ServeConfig(Settings):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     token: Path | None = Field(None, description="A file with the token that requests must show.")
     max_bytes: PositiveInt = Field(20_000_000, description="What an upload may have.")
-    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+    max_pixels: Annotated[int, Field(gt=0, le=PIXEL_LIMIT)] = Field(
         25_000_000, description="What an image may say that it has."
     )
     upload_seconds: PositiveFloat = Field(30, description="How long an upload may take.")

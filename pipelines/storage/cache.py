@@ -12,8 +12,8 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from daefr.data.manifest import Shard
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.files import atomic_path, file_digest
 from pipelines.storage import s3
 
 
@@ -48,18 +48,15 @@ class ShardCache:
 
     def _download(self, shard: Shard, path: Path) -> None:
         address = f"{self.store}/{shard.name}"
-        temporary = path.with_suffix(".tmp")
         shutil.rmtree(path.parent, ignore_errors=True)  # what a killed process left
         try:
-            with self._reserve(temporary, shard.bytes) as stream:
-                s3.download(address, stream)
-            if file_digest(temporary) != shard.sha256:
-                raise UserError(f"shard {address} is damaged: it does not have the digest of the manifest")
-            temporary.replace(path)
+            with atomic_path(path) as temporary:
+                with self._reserve(temporary, shard.bytes) as stream:
+                    s3.download(address, stream)
+                if file_digest(temporary) != shard.sha256:
+                    raise UserError(f"shard {address} is damaged: it does not have the digest of the manifest")
         except FileNotFoundError:
             raise UserError(f"shard {address} is missing; the dataset's manifest lists it") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _reserve(self, path: Path, size: int) -> IO[bytes]:
         """Open a file that has all of its room on the disk already."""
@@ -68,7 +65,7 @@ class ShardCache:
         with FileLock(path.parent.with_name("room.lock")):
             while _total(path.parent.parent) + size > self.limit:
                 _evict_one(path.parent.parent)
-            path.parent.mkdir()
+            path.parent.mkdir(exist_ok=True)
             stream = path.open("wb")
             try:
                 os.posix_fallocate(stream.fileno(), 0, size)

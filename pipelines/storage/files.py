@@ -13,8 +13,9 @@ from errno import ESTALE
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from daefr.data.images import SUFFIXES, write_whole
 from daefr.errors import UserError
+from daefr.files import write_atomically
+from daefr.settings.images import IMAGE_SUFFIXES
 from pipelines.storage import s3
 from pipelines.storage.address import is_address
 
@@ -73,7 +74,7 @@ def write_file(place: str, name: str, data: bytes) -> None:
     if is_address(place):
         s3.write(f"{place}/{name}", data)
     else:
-        write_whole(Path(place) / name, data)
+        write_atomically(Path(place) / name, data)
 
 
 def remove_file(place: str, name: str) -> None:
@@ -125,7 +126,7 @@ def _members(file: File) -> Iterator[File]:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for member in tar:
-                    if member.isreg() and member.name.lower().endswith(SUFFIXES) and not _is_hidden(member.name):
+                    if member.isreg() and member.name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(member.name):
                         name = f"{file.name}/{member.name.removeprefix('./')}"
                         yield File(name, file.path, member.size, file.stamp, member.offset_data)
                     tar.members = []  # type: ignore[attr-defined]  # it would keep them all

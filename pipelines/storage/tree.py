@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from daefr.files import atomic_path
 from pipelines.storage import s3
 from pipelines.storage.address import is_address
 
@@ -20,11 +21,8 @@ def put(path: Path, place: str, name: str) -> None:
     if is_address(place):
         s3.upload(path, f"{place}/{name}")
         return
-    target = Path(place) / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(path, temporary)
-    temporary.replace(target)
+    with atomic_path(Path(place) / name) as temporary:
+        shutil.copyfile(path, temporary)
 
 
 def get(place: str, name: str, path: Path) -> None:

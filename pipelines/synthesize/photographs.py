@@ -6,12 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daefr.data.manifest import Rejection
-from daefr.faces import FaceFilters
+from daefr.faces.rejection import Rejection
+from daefr.settings.faces import FaceFilters
 from pipelines.synthesize.sources import Face, RejectedError, Source
 
 if TYPE_CHECKING:
-    from daefr.faces import Aligner
+    from daefr.faces.crops import Aligner
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def _aligner(photographs: Photographs, resolution: int, max_pixels: int) -> "Ali
     """
     import torch  # noqa: PLC0415  # it takes seconds and 500 MB, which only the tasks need
 
-    from daefr.faces import Aligner, Detector  # noqa: PLC0415
+    from daefr.faces.crops import Aligner  # noqa: PLC0415
+    from daefr.faces.detector import Detector  # noqa: PLC0415
 
     torch.set_num_threads(1)  # a task has one CPU
     detector = Detector.load(photographs.detector, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

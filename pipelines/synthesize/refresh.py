@@ -16,11 +16,11 @@ import cv2
 
 from daefr.data.dataset import Fetch
 from daefr.data.generations import Generation, commit_of, companion, failure_of, find_generation, listing_of
-from daefr.data.images import decode_image
 from daefr.data.manifest import DatasetManifest, Shard, list_shards, load_manifest, read_shards
 from daefr.data.shards import Sample, ShardReader, write_shard
 from daefr.errors import UserError, one_line
-from daefr.files import write_whole
+from daefr.files import write_atomically
+from daefr.images import decode_image
 from daefr.settings.training import TrainingConfig
 from pipelines.engine import cluster
 from pipelines.engine.errors import StepFailedError
@@ -118,7 +118,7 @@ def refreshing(dataset: Path, generations: int, fetch: Fetch | None, retries: in
         except Exception as error:  # whatever it is, the training must not wait for ever
             if not stop.is_set():
                 failures.append(error)
-                write_whole(failure_of(dataset), one_line(error))
+                write_atomically(failure_of(dataset), one_line(error))
 
     thread = threading.Thread(target=work, name="refresh", daemon=True)
     thread.start()
@@ -155,12 +155,12 @@ def _make(dataset: Path, number: int, fetch: Fetch | None, retries: int, stop: t
         lasting=False,  # a nice process stays so, and must not be lent to other tasks
     )
     for receipt, made in made_now:
-        write_whole(receipt, made.model_dump_json())
+        write_atomically(receipt, made.model_dump_json())
     if stop.is_set():
         return
     listing = list_shards(listing_of(dataset, number), (shard for task in tasks() if (shard := _finished(task))))
     generation = Generation(**listing.model_dump(), number=number, dataset=manifest.digest("train"))
-    write_whole(commit_of(dataset, number), generation.model_dump_json(indent=2) + "\n")
+    write_atomically(commit_of(dataset, number), generation.model_dump_json(indent=2) + "\n")
     say(f"generation {number} of the LQ images is there")
 
 

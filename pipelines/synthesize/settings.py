@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from daefr.data.images import MAX_PIXELS, MOST_PIXELS
-from daefr.faces import FaceFilters
 from daefr.settings.base import Settings
+from daefr.settings.faces import FaceFilters
+from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from degradations import RECIPES
 from pipelines.storage.address import is_address, split_address
 
@@ -33,7 +33,7 @@ class DataConfig(Settings):
         None, description="RetinaFace weights for `align`; by default the usual download of facexlib's."
     )
     filters: FaceFilters = Field(FaceFilters(), description="Which faces of photographs are taken.")
-    max_pixels: Annotated[int, Field(gt=0, le=MOST_PIXELS)] = Field(
+    max_pixels: Annotated[int, Field(gt=0, le=PIXEL_LIMIT)] = Field(
         MAX_PIXELS, description="An image that says that it has more is not decoded."
     )
     limit: PositiveInt | None = Field(None, description="Use that many of the faces only, the same ones in every run.")

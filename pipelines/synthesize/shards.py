@@ -13,11 +13,14 @@ import cv2
 import numpy as np
 
 import degradations
-from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import MAX_PIXELS, Image, encode_lossless
-from daefr.data.manifest import Rejection, Shard
+from daefr.data.manifest import Shard
 from daefr.data.shards import Sample, write_shard
+from daefr.faces.components import component_boxes
+from daefr.faces.rejection import Rejection
+from daefr.faces.template import template_landmarks
+from daefr.images import Image, encode_lossless
 from daefr.settings.base import Settings
+from daefr.settings.images import MAX_PIXELS
 from pipelines.storage import s3
 from pipelines.synthesize.photographs import Photographs, take_faces
 from pipelines.synthesize.sources import Face, Source, SourcesDigest

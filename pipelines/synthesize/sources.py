@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from daefr.data.images import MAX_PIXELS, Image, decode_image, shrink
 from daefr.data.manifest import Split
 from daefr.errors import UserError
+from daefr.images import Image, decode_image, shrink
 from daefr.portraits import draw_portrait
+from daefr.settings.images import MAX_PIXELS
 from pipelines.engine.digest import digest
 from pipelines.storage.files import list_files, read_file
 from pipelines.synthesize.settings import PORTRAITS, DataConfig
@@ -29,7 +30,7 @@ class RejectedError(Exception):
 class Face:
     """An aligned HQ crop: (R, R, 3) uint8 RGB, five (x, y) landmarks in pixels where known, digest of its source.
 
-    `crop` tells how it was cut out of a photograph, None where it came as it is; see `daefr.faces.Crop.facts`.
+    `crop` tells how it was cut out of a photograph, None where it came as it is; see `AlignedFace.facts`.
     """
 
     image: Image

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 from daefr.data import manifest as dataset_manifest
 from daefr.data.manifest import DatasetManifest, Shard, Split, load_manifest, read_rejected, read_shards, write_manifest
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
-from daefr.files import write_whole
+from daefr.files import file_digest, write_atomically
 from pipelines.engine import cluster
 from pipelines.engine.command import StepCommand
 from pipelines.engine.progress import Bar, bar
@@ -43,7 +42,7 @@ def synthesize(run: Run) -> Committed:
     }
     inputs = {"sources": StepInput(digest=head_digest(sources), origin=", ".join(data.places("faces")))}
     if data.align:
-        from daefr.faces import find_detector  # noqa: PLC0415  # it imports PyTorch, which aligned crops do without
+        from daefr.faces.detector import find_detector  # noqa: PLC0415  # it imports PyTorch, which aligned crops do without
 
         detector = find_detector(data.detector)
         inputs["detector"] = StepInput(digest=file_digest(detector), origin=str(detector))
@@ -161,7 +160,7 @@ def _make_all(run: Run, plan: Plan, run_id: str) -> None:
             retries=compute.task_retries,
             gpus=cluster.gpu_share if run.config.data.align else None,
         ):
-            write_whole(pending.receipt, receipt.model_dump_json())
+            write_atomically(pending.receipt, receipt.model_dump_json())
             tally.add(receipt, pending.sources, made_now=True)
         tally.tell()
 

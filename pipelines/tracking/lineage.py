@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
 from daefr.data.manifest import NAME, load_manifest
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.files import file_digest
 from daefr.settings.base import Settings, StageName
 from degradations import RECIPES
 from pipelines.engine.run import Run

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daefr.checkpoint import digest_of
-from daefr.data.shards import file_digest
 from daefr.errors import UserError, one_line
+from daefr.files import file_digest
 from daefr.restore import load_restoration
 from pipelines.engine.run import absolute
 from pipelines.restore.settings import RestoreConfig

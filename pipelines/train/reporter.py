@@ -12,7 +12,7 @@ import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.collective import barrier
 
-from daefr.data.images import Image
+from daefr.images import Image
 from daefr.training.errors import StoppedError
 from daefr.training.reporter import Save
 from pipelines.tracking.client import MetricWriter

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from daefr.data.images import Image
-from daefr.faces import DetectedFace, move_points
+from daefr.faces.alignment import move_points
+from daefr.faces.detected import DetectedFace
+from daefr.images import Image
 from daefr.portraits import Portrait, draw_portrait
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

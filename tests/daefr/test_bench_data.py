@@ -9,9 +9,10 @@ import pytest
 from daefr.__main__ import main
 from daefr.bench.data import Figures, PlainDataset, Stopwatch, _make, write_dataset
 from daefr.data.dataset import FaceDataset
-from daefr.data.images import encode_png, to_tensor
 from daefr.data.order import Position
+from daefr.images import encode_png
 from daefr.portraits import draw_portrait
+from daefr.tensors import to_tensor
 
 
 def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Figures:

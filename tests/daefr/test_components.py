@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from daefr import ranks
 from daefr.checkpoint import Checkpoint, load_checkpoint
-from daefr.data.components import COMPONENTS, component_boxes, flip_boxes, template_landmarks
 from daefr.data.dataset import Batch, FaceDataset
-from daefr.data.images import Image, encode_lossless, from_8_bit, to_tensor
 from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
 from daefr.data.shards import write_shard
 from daefr.errors import UserError
+from daefr.faces.components import COMPONENTS, component_boxes, flip_boxes
+from daefr.faces.template import template_landmarks
+from daefr.images import Image, encode_lossless
 from daefr.losses.logistic import logistic_discriminator_loss, logistic_generator_loss
 from daefr.losses.style import gram, style_loss
 from daefr.network.component_discriminator import ComponentDiscriminator
@@ -27,6 +28,7 @@ from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, Netwo
 from daefr.settings.training import AutoencoderTraining, ComponentsConfig
 from daefr.stages import AutoencoderStage, continue_from, stage_from_checkpoint, start_from
 from daefr.stages.components import PREFIX, ComponentDiscriminators
+from daefr.tensors import from_8_bit, to_tensor
 from daefr.training.loop import train
 from daefr.training.optimization import Optimization
 from daefr.training.reporter import FolderReporter, Save

@@ -12,11 +12,14 @@ import torch
 import webdataset
 
 from daefr.data.dataset import Batch, FaceDataset, check_resolution, training_batches, validation_batches
-from daefr.data.images import decode_image, encode_lossless, encode_png, from_8_bit, to_image, to_tensor
-from daefr.data.manifest import NAME, Rejection, Shard, load_manifest, read_rejected, read_shards, write_manifest
+from daefr.data.manifest import NAME, Shard, load_manifest, read_rejected, read_shards, write_manifest
 from daefr.data.order import BatchOrder, Position
-from daefr.data.shards import Sample, ShardReader, file_digest, write_shard
+from daefr.data.shards import Sample, ShardReader, write_shard
 from daefr.errors import UserError
+from daefr.faces.rejection import Rejection
+from daefr.files import file_digest
+from daefr.images import decode_image, encode_lossless, encode_png
+from daefr.tensors import from_8_bit, to_image, to_tensor
 from tests.daefr import tiny
 
 UNEVEN = (3, 1, 7, 2, 5, 4)

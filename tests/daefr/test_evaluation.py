@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from daefr.checkpoint import Checkpoint
-from daefr.data.images import Image, decode_image
 from daefr.errors import UserError
 from daefr.evaluation import Evaluated, Evaluator, Restored, Sample, TrainedModel, draw_grid
 from daefr.evaluation.grid import TILE_SIDE, TITLE_HEIGHT
+from daefr.images import Image, decode_image
 from daefr.metrics import fidelity
 from daefr.metrics.meter import Measures
 from daefr.metrics.registry import Setup

@@ -18,14 +18,18 @@ import torch
 from facexlib.detection.retinaface import RetinaFace
 
 from daefr.__main__ import main
-from daefr.data.components import template_landmarks
-from daefr.data.images import Image, decode_image, encode_png
 from daefr.errors import UserError
-from daefr.faces import Aligner, DetectedFace, Detector, FaceFilters, Found, align, move_points
-from daefr.faces.filters import NOSE_DEPTH, sharpness, turn
-from daefr.portraits import TEMPLATE, draw_portrait
+from daefr.faces.alignment import align, move_points
+from daefr.faces.crops import Aligner, AlignmentResult
+from daefr.faces.detected import DetectedFace
+from daefr.faces.detector import Detector
+from daefr.faces.quality import NOSE_DEPTH, sharpness, turn
+from daefr.faces.template import TEMPLATE, template_landmarks
+from daefr.images import Image, decode_image, encode_png
+from daefr.portraits import draw_portrait
 from daefr.portraits.geometry import lay_out, pose_head
 from daefr.portraits.traits import sample_traits
+from daefr.settings.faces import FaceFilters
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 
 LENIENT = FaceFilters(min_sharpness=0)
@@ -35,11 +39,13 @@ def _file(image: Image) -> bytes:
     return encode_png(image)
 
 
-def _found(image: Image, *faces: DetectedFace, filters: FaceFilters = LENIENT, resolution: int = 512) -> Found:
+def _found(
+    image: Image, *faces: DetectedFace, filters: FaceFilters = LENIENT, resolution: int = 512
+) -> AlignmentResult:
     return Aligner(Told(list(faces)), filters, resolution)(_file(image), "p.jpg")  # type: ignore[arg-type]
 
 
-def _reasons(found: Found) -> list[tuple[str, str]]:
+def _reasons(found: AlignmentResult) -> list[tuple[str, str]]:
     return [(rejection.source, rejection.kind) for rejection in found.rejected]
 
 

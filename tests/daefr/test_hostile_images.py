@@ -13,8 +13,8 @@ import pytest
 
 from daefr.__main__ import main
 from daefr.checkpoint import Checkpoint
-from daefr.data.images import Image, encode_png
-from daefr.faces import Detector
+from daefr.faces.detector import Detector
+from daefr.images import Image, encode_png
 from daefr.restore import ImageError, read_photograph
 from daefr.settings.base import StageName
 from tests.daefr import tiny

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from daefr.__main__ import main
-from daefr.data.images import Image
+from daefr.images import Image
 from daefr.metrics import fidelity
 from daefr.metrics.fid import Inception
 from daefr.metrics.pairs import AHEAD, Pair, batches, find_pairs, read_ahead

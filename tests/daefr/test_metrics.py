@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from daefr.data.images import Image
 from daefr.errors import UserError
+from daefr.images import Image
 from daefr.metrics import fidelity
 from daefr.metrics.niqe import Niqe
 from degradations import decode_image, enlarge

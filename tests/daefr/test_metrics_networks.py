@@ -15,7 +15,6 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from daefr.errors import UserError
 from daefr.losses.identity import ARCFACE, load_arcface
-from daefr.metrics.base import Protocol
 from daefr.metrics.fid import Accumulator, Inception, Statistics, frechet_distance
 from daefr.metrics.identity import angle
 from daefr.metrics.landmarks import AWING_FAN, LandmarkDistance, peaks
@@ -23,6 +22,7 @@ from daefr.metrics.meter import Meter, Totals
 from daefr.metrics.pairs import Images
 from daefr.metrics.registry import Setup
 from daefr.network.arcface import ArcFace
+from daefr.settings.metrics import Protocol
 
 TOLERANCE = 1e-4
 CPU = torch.device("cpu")

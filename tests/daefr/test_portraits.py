@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from daefr.portraits import TEMPLATE, Portrait, draw_portrait
+from daefr.faces.template import TEMPLATE
+from daefr.portraits import Portrait, draw_portrait
 
 COUNT = 50
 SIDE = 64

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from daefr.__main__ import main
 from daefr.checkpoint import load_checkpoint, save_checkpoint
-from daefr.data.images import decode_image
 from daefr.errors import UserError
+from daefr.images import decode_image
 from daefr.released import Unseen, export_released, import_released
 from daefr.released.layout import layout_of
 from daefr.settings.base import StageName

@@ -9,8 +9,9 @@ import pytest
 
 from daefr.__main__ import main
 from daefr.checkpoint import Checkpoint
-from daefr.data.images import Image, decode_image, encode_png
-from daefr.faces import DetectedFace, Detector
+from daefr.faces.detected import DetectedFace
+from daefr.faces.detector import Detector
+from daefr.images import Image, decode_image, encode_png
 from daefr.restore import ImageError, Restorer, Wanted, list_files, restore_files
 from daefr.settings.base import StageName
 from tests.daefr import tiny

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from daefr.data.__main__ import main
-from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import decode_image, encode_lossless
-from daefr.data.manifest import Rejection, load_manifest, write_manifest
+from daefr.data.manifest import load_manifest, write_manifest
 from daefr.data.shards import write_shard
 from daefr.data.show import CELL
+from daefr.faces.components import component_boxes
+from daefr.faces.rejection import Rejection
+from daefr.faces.template import template_landmarks
+from daefr.images import decode_image, encode_lossless
 from tests.daefr import tiny
 
 SIDE = 64

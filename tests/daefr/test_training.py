@@ -11,9 +11,9 @@ import torch
 
 from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.data.dataset import FaceDataset
-from daefr.data.images import Image
 from daefr.data.manifest import NAME
 from daefr.errors import UserError
+from daefr.images import Image
 from daefr.settings.base import StageName
 from daefr.settings.training import AutoencoderTraining, RestorationTraining, TrainingConfig
 from daefr.stages import STAGES, AutoencoderStage, RestorationStage, Stage, stage_from_checkpoint

@@ -8,8 +8,8 @@ import torch
 from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
 from daefr import ImageError, Restorer
-from daefr.data.images import Image
 from daefr.errors import UserError
+from daefr.images import Image
 from daefr.restore import restorer as module
 from daefr.restore.upscale import MARGIN, Upscaler, enlarge
 from daefr.stages import RestorationStage

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from daefr import ImageError, Restorer
-from daefr.data.images import encode_png
-from daefr.faces import DetectedFace, Detector, align, move_points
+from daefr.faces.alignment import align, move_points
+from daefr.faces.detected import DetectedFace
+from daefr.faces.detector import Detector
+from daefr.images import encode_png
 from daefr.restore.masks import FaceParser, face_mask, whole_mask
 from daefr.restore.paste import Patch, match_colours, paste
 from daefr.stages import RestorationStage

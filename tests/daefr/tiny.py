@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from daefr.data.components import component_boxes, template_landmarks
-from daefr.data.images import Image, encode_lossless
 from daefr.data.manifest import Shard, write_manifest
 from daefr.data.shards import Sample, write_shard
+from daefr.faces.components import component_boxes
+from daefr.faces.template import template_landmarks
+from daefr.images import Image, encode_lossless
 from daefr.settings.base import StageName
 from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.settings.training import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig

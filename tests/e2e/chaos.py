@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daefr.checkpoint import MODEL
-from daefr.data.shards import file_digest
+from daefr.files import file_digest
 from tests.e2e.command import ROOT, command, environment
 from tests.e2e.nodes import Nodes, start_cluster, training_processes
 

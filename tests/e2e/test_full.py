@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 
 from daefr.__main__ import main as daefr
 from daefr.checkpoint import load_checkpoint
-from daefr.data.images import decode_image, encode_png
 from daefr.data.manifest import load_manifest, read_shards
-from daefr.data.shards import file_digest
+from daefr.files import file_digest
+from daefr.images import decode_image, encode_png
 from daefr.portraits import draw_portrait
 from tests.e2e.command import Finished, kill_when, run
 

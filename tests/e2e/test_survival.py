@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from daefr.checkpoint import MODEL
-from daefr.data.shards import file_digest
+from daefr.files import file_digest
 from tests.e2e.command import ROOT, TINY, command, environment, run
 from tests.e2e.nodes import Nodes, start_cluster, training_processes
 from tests.e2e.servers import TrackingServer

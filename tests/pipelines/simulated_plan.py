@@ -13,7 +13,8 @@ from pathlib import Path
 START = time.time()
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from daefr.data.manifest import Rejection, Shard  # noqa: E402
+from daefr.data.manifest import Shard  # noqa: E402
+from daefr.faces.rejection import Rejection  # noqa: E402
 from pipelines.engine.command import run_command  # noqa: E402
 from pipelines.synthesize import step as synthesize  # noqa: E402
 from pipelines.synthesize.shards import Receipt, ShardTask  # noqa: E402

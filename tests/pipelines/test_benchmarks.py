@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daefr.data.images import encode_png
 from daefr.errors import UserError
+from daefr.images import encode_png
 from pipelines.engine.command import run_command
 from pipelines.evaluate.benchmarks import FileItem, UnreadableError, check_places, open_benchmark
 from pipelines.evaluate.settings import BenchmarkConfig

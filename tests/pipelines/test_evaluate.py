@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipelines.evaluate.step as evaluation
-from daefr.data.images import encode_png
+from daefr.images import encode_png
 from daefr.metrics.bootstrap import mean_difference
 from pipelines.config import load_config
 from pipelines.engine.command import run_command

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 
 from daefr.checkpoint import MODEL
 from daefr.data.manifest import load_manifest, read_shards
-from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.files import file_digest
 from pipelines.config import load_config
 from pipelines.engine import cluster
 from pipelines.engine.errors import StepFailedError

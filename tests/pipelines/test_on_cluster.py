@@ -18,10 +18,10 @@ import pytest
 import ray
 
 from daefr.data.generations import Generation, find_generation
-from daefr.data.images import decode_image, encode_png
 from daefr.data.manifest import NAME, Shard, load_manifest, read_rejected, read_shards
 from daefr.data.shards import ShardReader
 from daefr.errors import UserError
+from daefr.images import decode_image, encode_png
 from daefr.portraits import draw_portrait
 from degradations import replay
 from pipelines.config import load_config

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from daefr.__main__ import main as daefr
 from daefr.checkpoint import load_checkpoint
-from daefr.data.images import encode_png
+from daefr.images import encode_png
 from daefr.portraits import draw_portrait
 from pipelines.tracking import registry
 from pipelines.tracking.client import Tracking

@@ -14,8 +14,8 @@ import pytest
 import ray
 
 from daefr.__main__ import main as daefr
-from daefr.data.images import encode_png
 from daefr.errors import UserError
+from daefr.images import encode_png
 from pipelines.config import load_config
 from pipelines.engine.errors import StepFailedError
 from pipelines.engine.run import open_run, open_tracking, open_workdir

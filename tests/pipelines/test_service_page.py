@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
-from daefr.data.images import decode_image, encode_png
 from daefr.errors import UserError
+from daefr.images import decode_image, encode_png
 from daefr.restore import Restorer
 from pipelines.config import load_config
 from pipelines.engine.run import open_tracking, open_workdir

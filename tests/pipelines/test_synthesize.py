@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daefr.data.components import component_boxes, template_landmarks
 from daefr.data.dataset import FaceDataset
-from daefr.data.images import decode_image, encode_png
-from daefr.data.manifest import count_reasons, write_manifest
+from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
-from daefr.data.shards import ShardReader, file_digest
-from daefr.faces import Detector, FaceFilters, align
+from daefr.data.shards import ShardReader
+from daefr.faces.alignment import align
+from daefr.faces.components import component_boxes
+from daefr.faces.detector import Detector
+from daefr.faces.rejection import count_reasons
+from daefr.faces.template import template_landmarks
+from daefr.files import file_digest
+from daefr.images import decode_image, encode_png
+from daefr.settings.faces import FaceFilters
 from degradations import get_recipe, replay
 from pipelines.config import load_config
 from pipelines.synthesize import photographs, sources

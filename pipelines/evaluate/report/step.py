@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from daefr.files import write_whole
+from daefr.files import write_atomically
 from daefr.metrics.registry import higher_is_better
 from pipelines.engine.names import VALIDATION
 from pipelines.engine.run import Run
@@ -59,7 +59,7 @@ def report(run: Run, candidate: Committed, champion: Committed | None) -> Path:
             usage=code_usage(json.loads(codes.read_text())) if codes.is_file() else "",
             figures=str(candidate.folder),
         )
-        write_whole(folder / REPORT, page)
+        write_atomically(folder / REPORT, page)
         for target in (run_id, candidate.manifest.run_id, run.parent):
             run.tracking.client.log_artifact(target, str(folder / REPORT))
         return {"report": REPORT}, [REPORT]

@@ -10,7 +10,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from daefr.data.images import encode_png
+from daefr.images import encode_png
 from daefr.portraits import draw_portrait
 from pipelines.engine.cluster import ROOT
 from pipelines.tracking.registry import Package

@@ -1,28 +1,21 @@
 """Reading, writing and converting 8-bit RGB images. OpenCV's BGR order never leaves this file."""
 
-import hashlib
 import io
-import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-if TYPE_CHECKING:
-    import torch
+from daefr.files import write_atomically
+from daefr.settings.images import PIXEL_LIMIT
 
 Image = npt.NDArray[np.uint8]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-MAX_PIXELS = 100_000_000
-"""What an image from outside may have by default; decoded, it takes 300 MB."""
-MOST_PIXELS = 178_000_000
-"""The highest limit that can be set: Pillow opens nothing larger."""
 
 
 def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
@@ -61,7 +54,7 @@ def count_pixels(data: bytes) -> int:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.width * image.height
     except PIL.Image.DecompressionBombError:
-        return MOST_PIXELS + 1
+        return PIXEL_LIMIT + 1
     except Exception:  # a damaged or hostile file makes the header's reader raise anything
         raise ValueError("not a readable image") from None
 
@@ -99,44 +92,8 @@ def encode_webp(image: Image, quality: int = 90) -> bytes:
 
 
 def write_png(path: Path, image: Image) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG; `path` is whole or absent."""
-    write_whole(path, encode_png(image))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name first: `path` is whole, as it was before, or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # no longer than other names, as the name of `path` may be as long as names can be
-    temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def to_tensor(image: Image) -> "torch.Tensor":
-    """Turn (H, W, 3) uint8 RGB into (3, H, W) float32 in [-1, 1]."""
-    import torch  # noqa: PLC0415  # it takes seconds and 500 MB, which planning a data set does without
-
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(127.5).sub_(1.0)
-
-
-def from_8_bit(images: "torch.Tensor", layout: "torch.memory_format") -> "torch.Tensor":
-    """Turn (B, R, R, 3) uint8 RGB, wherever it is, into (B, 3, R, R) float32 in [-1, 1], laid out as asked."""
-    import torch  # noqa: PLC0415
-
-    return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout).div_(127.5).sub_(1.0)
-
-
-def to_image(tensor: "torch.Tensor") -> Image:
-    """Turn (3, H, W) in [-1, 1] into (H, W, 3) uint8 RGB, rounded, values outside clipped."""
-    return to_8_bit(tensor).permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-def to_8_bit(tensor: "torch.Tensor") -> "torch.Tensor":
-    """Turn values in [-1, 1] into uint8 of the same shape, rounded, values outside clipped."""
-    return tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
+    """Write (H, W, 3) uint8 RGB as PNG, in folders that need not exist; `path` has its old content or the new."""
+    write_atomically(path, encode_png(image))
 
 
 def shrink(image: Image, side: int) -> Image:

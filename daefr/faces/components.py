@@ -6,22 +6,15 @@ A box is (x0, y0, x1, y1) in pixels of an image that spans [0, R]; a box of the 
 import numpy as np
 import numpy.typing as npt
 
-from daefr.portraits import TEMPLATE
+from daefr.settings.faces import CROP_SIDE
 
 COMPONENTS = ("left_eye", "right_eye", "mouth")
 """In the order of a batch's boxes. The left eye is the one with the smaller x, as in GFP-GAN."""
 
-RELEASED_SIDE = 512
 EYE_SIDE = 80
 MOUTH_SIDE = 120
 
 Boxes = npt.NDArray[np.float32]
-
-
-def template_landmarks(resolution: int) -> list[list[float]]:
-    """Return where an aligned crop of `resolution` pixels has its five points, as far as the alignment says."""
-    scaled: list[list[float]] = (TEMPLATE * (resolution / RELEASED_SIDE)).tolist()
-    return scaled
 
 
 def component_boxes(landmarks: list[list[float]], resolution: int) -> dict[str, list[float]]:
@@ -37,7 +30,7 @@ def component_boxes(landmarks: list[list[float]], resolution: int) -> dict[str, 
 
     """
     left_eye, right_eye, _, left_corner, right_corner = np.asarray(landmarks, np.float64)
-    eye, mouth = (side * resolution / RELEASED_SIDE for side in (EYE_SIDE, MOUTH_SIDE))
+    eye, mouth = (side * resolution / CROP_SIDE for side in (EYE_SIDE, MOUTH_SIDE))
     squares = ((left_eye, eye), (right_eye, eye), ((left_corner + right_corner) / 2, mouth))
     boxes = [np.concatenate([centre - side / 2, centre + side / 2]).tolist() for centre, side in squares]
     return dict(zip(COMPONENTS, boxes, strict=True))

@@ -1,0 +1,7 @@
+"""Image files: the suffixes that are looked for, and how many pixels an image from outside may have."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_PIXELS = 100_000_000
+"""Default limit of an image from outside; decoded, it takes 300 MB."""
+PIXEL_LIMIT = 178_000_000
+"""The highest limit that can be set: Pillow opens nothing larger."""
