@@ -18,6 +18,11 @@ from pipelines.training.job import Job
 from pipelines.training.worker import train_worker
 
 REPORTS = "ray"
+NCCL_MARGIN = 180
+"""Seconds that NCCL's watchdog, which aborts the process, waits longer than the ranks, which name the one that hangs.
+
+They need 10 of them to find it, and the rest to raise and to be heard by Ray.
+"""
 
 
 def fit(job: Job) -> dict[str, float]:
@@ -58,9 +63,7 @@ def _trainer(job: Job) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(
-            backend=compute.backend or ("nccl" if compute.gpu else "gloo"), timeout_s=compute.timeout
-        ),
+        torch_config=TorchConfig(backend=_backend(compute), timeout_s=collective_timeout(compute)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=compute.workers,
             use_gpu=compute.gpu,
@@ -75,6 +78,15 @@ def _trainer(job: Job) -> TorchTrainer:
             worker_runtime_env=_environment(job),
         ),
     )
+
+
+def _backend(compute: StageCompute) -> str:
+    return compute.backend or ("nccl" if compute.gpu else "gloo")
+
+
+def collective_timeout(compute: StageCompute) -> int:
+    """Return the seconds after which a collective of the process group fails."""
+    return compute.timeout + (NCCL_MARGIN if _backend(compute) == "nccl" else 0)
 
 
 def _environment(job: Job) -> dict[str, Any]:
