@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from daefr.config import StageName
 from pipelines import cluster
 from pipelines.cli import StepCommand
-from pipelines.preflight import remarks
+from pipelines.preflight import check_nodes, remarks
 from pipelines.progress import say
 from pipelines.run import Run
 from pipelines.steps import Committed
@@ -30,6 +30,7 @@ def run_all(run: Run) -> list[str]:
     """Run every step that is not committed; return the lines that tell the result."""
     for line in remarks(run.config):
         say(line)
+    check_nodes(run.config)
     dataset = synthesize(run)
 
     # only now: training's libraries take seconds and 500 MB, which planning millions of faces does without

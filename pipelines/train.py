@@ -28,6 +28,7 @@ from daefr.stages import UPSTREAM
 from pipelines import cluster, registry
 from pipelines.cli import StageCommand
 from pipelines.errors import StepFailedError
+from pipelines.preflight import check_nodes
 from pipelines.progress import Board, say
 from pipelines.promotion import lineage, validation
 from pipelines.pyfunc.package import pack
@@ -200,6 +201,7 @@ class _Train(StageCommand):
         return (options.stage,)
 
     def work(self, run: Run, options: argparse.Namespace) -> list[str]:
+        check_nodes(run.config, [options.stage])
         return [f"model: {train_with_upstream(run, options.stage, synthesize(run)).folder / CHECKPOINT}"]
 
 
