@@ -98,7 +98,7 @@ REAL_ERRORS = [
         DistBackendError(
             "NCCL error in: ProcessGroupNCCL.cpp:3763, remote process exited or there was a network error, NCCL "
             "version 2.28.8\nncclRemoteError: A call failed possibly due to a network error or a remote process "
-            "exiting prematurely.\nLast error:\nNET/IB : Got completion from peer 10.0.0.2<39138> with error 12, opcode 0"
+            "exiting prematurely.\nLast error:\nNET/IB : Got completion from peer 10.0.0.2<39138> with error 12"
         ),
         Symptom.LOST_PEER,
     ),
