@@ -32,7 +32,7 @@ from pipelines.evaluation.benchmarks import Benchmark, Shards, open_benchmark, o
 from pipelines.evaluation.contenders import Contender, OurModel
 from pipelines.evaluation.figures import FIGURES, Summary, summary_of
 from pipelines.evaluation.parts import PARTS, THUMBNAIL, THUMBNAILS, Evaluate, Part, divide, is_whole
-from pipelines.evaluation.summarize import count_codes, resolution_of, summarize, usage, write_figures
+from pipelines.evaluation.summarize import computed_by, count_codes, resolution_of, summarize, usage, write_figures
 from pipelines.progress import bar, say
 from pipelines.registry import Version
 from pipelines.run import Run
@@ -107,6 +107,7 @@ def evaluate(run: Run, contender: Contender, benchmarks: Sequence[Benchmark]) ->
             },
             codebook=None if counts is None else usage(counts),
             resolution=resolution_of([part for each in parts.values() for part in each]),
+            computed=computed_by([part for each in parts.values() for part in each]),
         )
         files = [FIGURES, PARTS]
         if counts is not None:

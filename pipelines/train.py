@@ -31,6 +31,7 @@ from pipelines.errors import StepFailedError
 from pipelines.preflight import check_nodes
 from pipelines.progress import Board, say
 from pipelines.promotion import lineage, validation
+from pipelines.promotion.computed import Computed
 from pipelines.pyfunc.package import pack
 from pipelines.registry import Version
 from pipelines.run import Run
@@ -86,6 +87,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             upstream=champions,
             tracking=run.tracking,
             run_id=run_id,
+            stop_timeout=run.config.compute.stop_timeout,
             # where its node is lost, it begins anew on another
             board=ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
         )
@@ -114,7 +116,9 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
 
         def register(checkpoint: Path, measured: Mapping[str, float], more: Mapping[str, str], alias: str) -> int:
             fingerprint = digest_of(checkpoint)
-            known = {**validation.tags(measured, manifest, training), **tags, **more}
+            # validation is computed in float32 whatever training is
+            computed = Computed(device="cuda" if run.config.compute.of(name).gpu else "cpu")
+            known = {**validation.tags(measured, manifest, training, computed), **tags, **more}
             return registry.register(
                 run.tracking, name, checkpoint, run_id, fingerprint=fingerprint, pack=packing, tags=known, alias=alias
             ).number

@@ -15,6 +15,7 @@ from daefr.stages.config import AutoencoderTraining, RestorationTraining, Traini
 from daefr.training.validation import validate
 from pipelines import registry
 from pipelines.config import digest
+from pipelines.promotion.computed import Computed
 from pipelines.promotion.gates import Figure
 from pipelines.promotion.settings import Gate
 from pipelines.registry import Version
@@ -24,15 +25,25 @@ Measured = Mapping[str, float]
 
 MEASURED = "daefr.validation"
 MEASURED_ON = "daefr.measured_on"
+COMPUTED = "daefr.computed"
+MEASURED_HERE = Computed(device="cpu")
+"""How `measure` computes: everywhere in the same way, whatever the cluster trains on."""
 
 
-def tags(measured: Measured, manifest: DatasetManifest, training: TrainingConfig) -> dict[str, str]:
+def tags(measured: Measured, manifest: DatasetManifest, training: TrainingConfig, computed: Computed) -> dict[str, str]:
     """Return what a version tells of its validation."""
     return {
         "daefr.validation_loss": repr(measured["validation_loss"]),
         MEASURED: json.dumps(measured),
         MEASURED_ON: measured_on(manifest, training),
+        COMPUTED: computed.model_dump_json(),
     }
+
+
+def computed(version: Version) -> Computed | None:
+    """Return how a version's validation was computed, None where that was not recorded."""
+    tag = version.tags.get(COMPUTED)
+    return None if tag is None else Computed.model_validate_json(tag)
 
 
 def measured_on(manifest: DatasetManifest, training: TrainingConfig) -> str:
@@ -57,7 +68,10 @@ def recorded(version: Version, manifest: DatasetManifest, training: TrainingConf
 def measure(
     tracking: Tracking, version: Version, training: TrainingConfig, dataset: Path, fetch: Fetch | None
 ) -> Measured | None:
-    """Measure a version on the validation faces of a dataset; None where it cannot take images of that size."""
+    """Measure a version on the validation faces of a dataset; None where it cannot take images of that size.
+
+    It is computed as `MEASURED_HERE` says.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = load_checkpoint(registry.download(tracking, version, Path(scratch)))
         if checkpoint.network.autoencoder.resolution != load_manifest(dataset).resolution:
@@ -68,7 +82,7 @@ def measure(
     return measured
 
 
-def figure(measured: Measured, gate: Gate) -> Figure:
+def figure(measured: Measured, gate: Gate, computed: Computed | None) -> Figure:
     """Return what training measured for a gate."""
     value = measured.get(gate.metric, measured.get(f"validation_{gate.metric}"))
-    return Figure(value, "" if value is not None else "training did not measure it")
+    return Figure(value, "" if value is not None else "training did not measure it", computed=computed)

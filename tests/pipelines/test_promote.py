@@ -19,6 +19,7 @@ from pipelines import cluster, registry
 from pipelines.config import load_config
 from pipelines.promote import promote
 from pipelines.promotion import champions, lineage, validation
+from pipelines.promotion.computed import Computed
 from pipelines.promotion.lineage import Ancestor, tree
 from pipelines.run import Run, open_run
 from pipelines.steps import Committed, StepInput
@@ -85,7 +86,7 @@ def _trained(run: Run, dataset: Committed, name: StageName, stage: Stage, label:
         run.tracking.client.log_dict(run_id, told.model_dump(mode="json"), lineage.LINEAGE)
         version = registry.register(
             run.tracking, name, checkpoint, run_id, fingerprint=digest_of(checkpoint),
-            tags=validation.tags(measured, manifest, training),
+            tags=validation.tags(measured, manifest, training, Computed(device="cpu")),
         )  # fmt: skip
         return {"version": version.number, **measured}, []
 
