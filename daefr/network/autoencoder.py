@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daefr.network.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample, group_norm
+from daefr.network.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
 from daefr.network.config import AutoencoderConfig
+from daefr.network.normalization import group_norm
 
 IMAGE_CHANNELS = 3
 
