@@ -45,10 +45,10 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, settings: tuple[int, floa
 def group_norm_channels_last(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """Group normalization of (B, C, H, W) whose result has the memory layout of `x`.
 
-    PyTorch's CUDA kernel returns channels-first memory in some versions, which costs a copy before the next convolution.
+    PyTorch's CUDA kernel returns channels-first memory in some versions, which the next convolution has to copy.
     """
     batch, channels = x.shape[:2]
-    variance, mean = torch.var_mean(x.unflatten(1, (groups, channels // groups)), dim=(2, 3, 4), correction=0)
+    variance, mean = torch.var_mean(x.view(batch, groups, -1, *x.shape[2:]), dim=(2, 3, 4), correction=0)
     scale = (variance + epsilon).rsqrt()[:, :, None] * weight.view(groups, -1)
     shift = bias.view(groups, -1) - mean[:, :, None] * scale
     return torch.addcmul(shift.view(batch, channels, 1, 1), x, scale.view(batch, channels, 1, 1))

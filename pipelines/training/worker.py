@@ -50,11 +50,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
             device=ray.train.torch.get_device(),
             from_scratch=job.start is None and not job.upstream,
             resume=resume,
-            workers=job.compute.loaders,
+            dataloader_workers=job.compute.loaders,
             refresh=job.refresh,
             check_digests=job.compute.check_digests,
             fetch=job.fetch,
-            patience=job.compute.timeout,
+            timeout_seconds=job.compute.timeout,
         )
 
 
