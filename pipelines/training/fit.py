@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from math import ceil
 from typing import Any
 
 import ray.train
@@ -10,6 +11,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 
 from daefr.memory import KEEP_FREED_MEMORY
+from daefr.training.rank_vote import nccl_timeout_seconds
 from pipelines import cluster, termination
 from pipelines.config import StageCompute
 from pipelines.progress import Reading, bar, follow, say
@@ -18,11 +20,6 @@ from pipelines.training.job import Job
 from pipelines.training.worker import train_worker
 
 REPORTS = "ray"
-NCCL_MARGIN = 180
-"""Seconds that NCCL's watchdog, which aborts the process, waits longer than the ranks, which name the one that hangs.
-
-They need 10 of them to find it, and the rest to raise and to be heard by Ray.
-"""
 
 
 def fit(job: Job) -> dict[str, float]:
@@ -86,7 +83,7 @@ def _backend(compute: StageCompute) -> str:
 
 def collective_timeout(compute: StageCompute) -> int:
     """Return the seconds after which a collective of the process group fails."""
-    return compute.timeout + (NCCL_MARGIN if _backend(compute) == "nccl" else 0)
+    return ceil(nccl_timeout_seconds(compute.timeout)) if _backend(compute) == "nccl" else compute.timeout
 
 
 def _environment(job: Job) -> dict[str, Any]:
