@@ -81,7 +81,11 @@ def wrap(module: torch.nn.Module, device: torch.device, exchange: Exchange | Non
         return module
     # BatchNorm statistics stay each rank's own: sending them before every pass would undo the pass before
     wrapped = torch.nn.parallel.DistributedDataParallel(
-        module, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        # gradients then take their memory once, not once more for the exchange
+        gradient_as_bucket_view=True,
     )
     if exchange is not None:
         wrapped.register_comm_hook(None, exchange)

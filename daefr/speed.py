@@ -22,7 +22,7 @@ IMAGE_DIMENSIONS = 4
 class Speed(Settings):
     """How the networks are computed; None is what suits the device.
 
-    On CUDA the first three are on, which is what such devices are built for; that choice was not measured. On a CPU
+    On CUDA the first three are on, which is what such devices are built for. On a CPU
     only memory is kept, as measured on 2 cores: that takes a quarter off a training step at 256x256. Channels-last
     makes the forward pass faster (restoration of 512x512 images by half, which is why `daefr.restore` has it on), but
     normalizations and gradients of weights slower, so that a training step takes 1.1 times as long; bfloat16 autocast
@@ -36,6 +36,15 @@ class Speed(Settings):
     compile: bool | None = Field(None, description="Compile the levels of the networks with torch.compile.")
     keep_memory: bool | None = Field(
         None, description="Keep what tensors freed for the next ones, on a CPU; GPUs always do."
+    )
+    cudnn_benchmark: bool | None = Field(
+        None, description="Let cuDNN time its algorithms once per shape, in the whole process; not reproducible."
+    )
+    group_norm: Literal["torch", "channels_last"] | None = Field(
+        None, description="PyTorch's kernel, or operations that keep the channels of a pixel together in memory."
+    )
+    upsample: Literal["transposed", "nearest"] | None = Field(
+        None, description="One transposed convolution, or nearest-neighbour upsampling and a 3x3 convolution."
     )
     recompute: bool = Field(
         False, description="Compute the levels again in the backward pass rather than keep what they hold: less memory."
@@ -58,6 +67,9 @@ class Speed(Settings):
             "autocast": self.autocast or ("bfloat16" if cuda else "off"),
             "compile": cuda if self.compile is None else self.compile,
             "keep_memory": not cuda if self.keep_memory is None else self.keep_memory,
+            "cudnn_benchmark": cuda if self.cudnn_benchmark is None else self.cudnn_benchmark,
+            "group_norm": self.group_norm or "torch",
+            "upsample": self.upsample or "transposed",
         }
         return self.model_copy(update=chosen)
 
@@ -70,23 +82,44 @@ class Speed(Settings):
         """Move a network to a device, arrange its weights there, and compile its parts; names and values stay."""
         # a configuration holds these options and is read without PyTorch
         import torch  # noqa: PLC0415
-        from torch.utils.checkpoint import checkpoint  # noqa: PLC0415
 
         chosen = self.on(device)
         module.to(device)
         if chosen.channels_last:
             module.to(memory_format=torch.channels_last)
-        if chosen.tf32 is not None and device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = chosen.tf32
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = bool(chosen.cudnn_benchmark)
+            if chosen.tf32 is not None:
+                # see `daefr.precision` for why not the newer fp32_precision
+                torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = chosen.tf32
         for part in module.modules():
+            chosen._choose_kernels(part)
             if isinstance(part, compiled_parts()):
-                if chosen.recompute:
-                    part.forward = partial(checkpoint, part.forward, use_reentrant=False)
-                if chosen.compile:
-                    part.compile()
+                chosen._replace_forward(part)
         if chosen.keep_memory:
             keep_freed_memory()
         return module
+
+    def _choose_kernels(self, part: "nn.Module") -> None:
+        from daefr.network.blocks import Upsample  # noqa: PLC0415
+        from daefr.network.normalization import GroupNorm  # noqa: PLC0415
+
+        if isinstance(part, GroupNorm):
+            part.keep_channels_last = self.group_norm == "channels_last"
+        elif isinstance(part, Upsample):
+            part.transposed = self.upsample == "transposed"
+
+    def _replace_forward(self, part: "nn.Module") -> None:
+        from torch.utils.checkpoint import checkpoint  # noqa: PLC0415
+
+        # an earlier call may have replaced it
+        part.__dict__.pop("forward", None)
+        if self.compile:
+            from daefr.compilation import compile_forward  # noqa: PLC0415  # imports the compiler
+
+            part.forward = compile_forward(part)
+        if self.recompute:
+            part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
     def arrange(self, batch: "Mapping[str, Tensor]", device: "torch.device") -> "dict[str, Tensor]":
         """Move a batch to a device and arrange its images there; other tensors are only moved.

@@ -20,7 +20,7 @@ from pipelines.engine.progress import say
 from pipelines.engine.run import Run
 from pipelines.engine.signals import TerminatedError
 from pipelines.engine.step import Committed
-from pipelines.preflight import remarks
+from pipelines.preflight import check_nodes, remarks
 from pipelines.synthesize.step import synthesize
 
 CODEBOOKS: tuple[StageName, StageName] = ("hq_codebook", "lq_codebook")
@@ -30,6 +30,7 @@ def run_all(run: Run) -> list[str]:
     """Run every step that is not committed; return the lines that tell the result."""
     for line in remarks(run.config):
         say(line)
+    check_nodes(run.config)
     dataset = synthesize(run)
 
     # only now: training's libraries take seconds and 500 MB, which planning millions of faces does without

@@ -1,9 +1,16 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
+from collections.abc import Iterable
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from daefr.compiler import missing_compiler
 from daefr.errors import UserError
-from daefr.settings.base import STAGES
+from daefr.settings.base import STAGES, StageName
 from daefr.settings.training import AutoencoderTraining
 from pipelines.config import RunConfig
+from pipelines.engine import cluster
 from pipelines.promote.settings import OF_EVALUATION, measure_of
 
 
@@ -33,6 +40,48 @@ def check(config: RunConfig) -> None:
             from daefr.losses.identity import find_arcface  # noqa: PLC0415
 
             find_arcface(training.identity.arcface)
+
+
+def check_nodes(config: RunConfig, stages: Iterable[StageName] = STAGES) -> None:
+    """Look for a compiler on every node on which a stage may compile its network; raises `UserError`.
+
+    Nodes that join later are checked by the workers themselves. Connects to the cluster where a stage compiles.
+    """
+    compiling = [name for name in stages if _compiles(config, name)]
+    if not compiling:
+        return
+    cluster.connect()
+    missing = ray.remote(missing_compiler)
+    for gpu in (True, False):
+        names = [name for name in compiling if config.compute.of(name).gpu == gpu]
+        kind, device = ("GPU", "cuda") if gpu else ("CPU", "cpu")
+        nodes = [node for node in ray.nodes() if names and node["Alive"] and node["Resources"].get(kind)]
+        asked = {
+            node["NodeManagerAddress"]: missing.options(
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(device)
+            for node in nodes
+        }
+        for address, answer in asked.items():
+            try:
+                lacks = ray.get(answer)
+            except ray.exceptions.RayError:  # the node has gone meanwhile
+                continue
+            if lacks is not None:
+                raise UserError(no_compiler(names[0], address, lacks))
+
+
+def no_compiler(stage: StageName, node: str, lacks: str) -> str:
+    """Return the sentence on a node that cannot compile a stage's network."""
+    return (
+        f"{stage} compiles its network, but node {node} has {lacks}: install it, as infra/Dockerfile does, or set "
+        f"stages.{stage}.speed.compile=false, which trains slower"
+    )
+
+
+def _compiles(config: RunConfig, name: StageName) -> bool:
+    chosen = config.stages.of(name).speed.compile
+    return config.compute.of(name).gpu if chosen is None else chosen
 
 
 def remarks(config: RunConfig) -> list[str]:

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import boto3
 
-Fault = Literal["500", "503", "refuse", "cut", "lose"]
+Fault = Literal["500", "503", "refuse", "cut", "lose", "slow"]
 """An answer of 500 or 503; the connection closed before the request reaches the server; in the middle of the answer's
-body; after the server has done what was asked."""
+body; after the server has done what was asked; an answer that takes a second."""
 Wanted = Callable[[str, str], bool]
 
 
@@ -72,6 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "refuse":
             self.close_connection = True
             return
+        if fault == "slow":
+            time.sleep(1)
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.server, timeout=30)
         pages = "&max-keys=3" if "list-type=2" in self.path else ""
         headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}

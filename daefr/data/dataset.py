@@ -5,9 +5,11 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -23,6 +25,11 @@ from daefr.tensors import from_8_bit
 from degradations import enlarge
 
 logger = logging.getLogger(__name__)
+
+PROCESSES = multiprocessing.get_context("forkserver")
+"""How processes that decode are started: never as a fork of one that has threads, CUDA or connections, whose copies of
+locks and sockets do not work. They are forks of a server that has imported this module and done nothing else."""
+PROCESSES.set_forkserver_preload([__name__])
 
 Part = Literal["hq", "mild", "severe", "components"]
 Batch = dict[str, torch.Tensor]
@@ -65,7 +72,8 @@ class FaceDataset(Dataset[Batch]):
         self._flip, self._draw = flip, draw
         self._check_digests, self._fetch = check_digests, fetch or self._beside
         self._readers: dict[tuple[int, int], ShardReader] = {}
-        self._skipped = multiprocessing.Value("q", 0)
+        self._skipped = 0
+        self._skipped_by_processes: Synchronized[int] | None = None
         for part in self._parts:
             if part in ("mild", "severe") and self.manifest.variants.get(part, 0) < 1:
                 raise UserError(f"dataset {folder} has no {part} images; it has {', '.join(self.manifest.variants)}")
@@ -75,6 +83,10 @@ class FaceDataset(Dataset[Batch]):
             raise UserError(f"the shards of {folder} are at {self.manifest.store}: copy them beside its manifest")
         self._shards = {0: list(read_shards(folder, self.manifest.listing(split)))}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the open shards, which a process that decodes opens for itself."""
+        return self.__dict__ | {"_readers": {}}
+
     @property
     def sizes(self) -> list[int]:
         """The number of samples in each shard."""
@@ -83,7 +95,11 @@ class FaceDataset(Dataset[Batch]):
     @property
     def skipped(self) -> int:
         """How often a damaged sample was passed over until now, by this process and those that load for it."""
-        return int(self._skipped.value)
+        return self._skipped + (self._skipped_by_processes.value if self._skipped_by_processes else 0)
+
+    def count_in_processes(self) -> None:
+        """Prepare for being copied into processes that decode, whose damaged samples this one counts too."""
+        self._skipped_by_processes = PROCESSES.Value("q", 0)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -105,9 +121,15 @@ class FaceDataset(Dataset[Batch]):
                 logger.warning(
                     "%s: sample %s is damaged and passed over: %s", reader.path, reader.key(number % size), error
                 )
-                with self._skipped:
-                    self._skipped.value += 1
+                self._count_skipped()
         raise UserError(f"shard {self._reader(position.shard).path} is damaged: none of its samples can be read")
+
+    def _count_skipped(self) -> None:
+        if self._skipped_by_processes is None:
+            self._skipped += 1
+        else:
+            with self._skipped_by_processes.get_lock():
+                self._skipped_by_processes.value += 1
 
     def _load(self, position: Position) -> Batch:
         rng = np.random.default_rng([self._seed, *position])
@@ -178,12 +200,16 @@ def training_batches(
     the device. `workers` is the number of processes that decode, 0 for none but this one.
     """
     order = BatchOrder(dataset.sizes, seed=seed, batch=batch, rank=rank, ranks=ranks, step=step)
+    if workers:
+        dataset.count_in_processes()
     loader = DataLoader(
         dataset,
         batch_sampler=order,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
+        multiprocessing_context=PROCESSES if workers else None,
+        worker_init_fn=_start_decoding,
     )
     try:
         yield from loader
@@ -191,6 +217,11 @@ def training_batches(
         raise UserError(
             str(error).rstrip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")
         ) from None
+
+
+def _start_decoding(worker: int) -> None:  # noqa: ARG001  # the loader gives it
+    # as PyTorch's own operations in such a process: there are as many processes as there are cores for them
+    cv2.setNumThreads(1)
 
 
 def validation_batches(dataset: FaceDataset, *, batch: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:

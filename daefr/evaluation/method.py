@@ -15,6 +15,9 @@ from daefr.restore import FOR_RESTORING, open_model
 from daefr.stages import RestorationStage
 from daefr.tensors import to_image, to_tensor
 
+FOR_COMPARING = FOR_RESTORING.model_copy(update={"autocast": "off"})
+"""In float32 on every device, so that what is measured of two models differs by the models."""
+
 
 @dataclass(frozen=True)
 class Restored:
@@ -44,7 +47,7 @@ class TrainedModel:
 
     def __init__(self, stage: RestorationStage, device: torch.device) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint."""
-        self._stage, self._device = FOR_RESTORING.prepare(stage, device).eval(), device
+        self._stage, self._device = FOR_COMPARING.prepare(stage, device).eval(), device
         self.resolution: int = stage.network.autoencoder.resolution
         self.codes: int = stage.network.autoencoder.codes
 
@@ -56,7 +59,7 @@ class TrainedModel:
     @torch.no_grad()
     def restore(self, images: Sequence[Image]) -> list[Restored]:
         """See `Method`."""
-        with FOR_RESTORING.autocast_on(self._device):
+        with FOR_COMPARING.autocast_on(self._device):
             output = self._stage.generator.restore(self._batch(images))
         codes = output.indices.cpu().numpy()
         return [Restored(to_image(image), mine) for image, mine in zip(output.image, codes, strict=True)]
@@ -64,10 +67,10 @@ class TrainedModel:
     @torch.no_grad()
     def reconstruct(self, images: Sequence[Image]) -> list[Image]:
         """Return HQ faces, (R, R, 3) uint8 RGB, as their true codes render them."""
-        with FOR_RESTORING.autocast_on(self._device):
+        with FOR_COMPARING.autocast_on(self._device):
             decoded = self._stage.generator.decode(self._stage.target(self._batch(images)).indices)
         return [to_image(image) for image in decoded]
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
         stacked = torch.stack([to_tensor(image) for image in images])
-        return FOR_RESTORING.arrange({"images": stacked}, self._device)["images"]
+        return FOR_COMPARING.arrange({"images": stacked}, self._device)["images"]

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daefr.network.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample, group_norm
+from daefr.network.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
+from daefr.network.normalization import group_norm
 from daefr.settings.network import AutoencoderConfig
 
 IMAGE_CHANNELS = 3

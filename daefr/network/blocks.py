@@ -4,13 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daefr.network.convolution import convolve_normed
-
-NORM_EPSILON = 1e-6
-
-
-def group_norm(groups: int, channels: int) -> nn.GroupNorm:
-    """Group normalization with the lineage's epsilon, which is not PyTorch's default."""
-    return nn.GroupNorm(groups, channels, eps=NORM_EPSILON)
+from daefr.network.normalization import group_norm
 
 
 class ResidualBlock(nn.Module):
@@ -91,9 +85,13 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double the sides: every position repeated, then a 3x3 convolution.
 
-    Computed as one transposed convolution with stride 2, which is the same map. Repeated positions meet several of the
-    nine weights with one value; adding those weights up beforehand leaves four products a pixel of the nine.
+    Computed in one of two ways that give the same result; which is faster depends on the device. The transposed
+    convolution with stride 2 adds up beforehand those of the nine weights that meet the same repeated position, which
+    leaves four products per pixel out of nine.
     """
+
+    transposed = True
+    """Whether to compute it as one transposed convolution; see `daefr.speed.Speed.upsample`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -101,6 +99,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        if not self.transposed:
+            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
         # (C_out, C_in, 3, 3) -> (C_in, C_out, 4, 4): the flipped weight, spread by the 2x2 of a repeated position
         weight = F.pad(self.conv.weight.flip(2, 3), (1, 1, 1, 1))
         weight = weight[:, :, 1:, 1:] + weight[:, :, :-1, 1:] + weight[:, :, 1:, :-1] + weight[:, :, :-1, :-1]

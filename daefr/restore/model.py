@@ -14,8 +14,8 @@ from daefr.speed import Speed
 from daefr.stages import RestorationStage, stage_from_checkpoint
 from daefr.tensors import to_image, to_tensor
 
-# compiling takes longer than restoring many faces
-FOR_RESTORING = Speed(channels_last=True, compile=False)
+# compiling takes longer than restoring many faces, and the size of batches varies
+FOR_RESTORING = Speed(channels_last=True, compile=False, cudnn_benchmark=False)
 
 
 def load_restoration(directory: Path) -> Checkpoint:

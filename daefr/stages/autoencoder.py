@@ -77,6 +77,7 @@ class AutoencoderStage(Stage):
         self._training = training
         self._gather = isinstance(training, AssociationTraining) and training.gather
         self.branches = self.BRANCHES[name]
+        self.compares_samples = len(self.branches) > 1
         self.parts = tuple(self.PARTS[branch] for branch in self.branches)
         self.generator = Autoencoders({branch: VQGAN(network.autoencoder) for branch in self.branches})
         critics = {branch: Discriminator(network.discriminator) for branch in self.branches}

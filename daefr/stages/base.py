@@ -32,6 +32,8 @@ class Stage(nn.Module, ABC):
     """
 
     parts: tuple[Part, ...]
+    compares_samples = False
+    """Whether the loss of a sample depends on the others in its batch."""
     generator: nn.Module
     discriminator: nn.Module | None
 

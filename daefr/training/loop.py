@@ -13,9 +13,9 @@ from daefr.settings.training import TrainingConfig
 from daefr.stages.base import Stage
 from daefr.training.clock import Clock
 from daefr.training.errors import StoppedError
-from daefr.training.meeting import Meeting
 from daefr.training.metrics import MetricWindow
 from daefr.training.optimization import Optimization
+from daefr.training.rank_vote import RankVote
 from daefr.training.reporter import Reporter
 from daefr.training.saving import Saving
 from daefr.training.state import TrainingState
@@ -32,24 +32,26 @@ def train(
     device: torch.device | None = None,
     from_scratch: bool = True,
     resume: Checkpoint | None = None,
-    workers: int = 0,
+    dataloader_workers: int = 0,
     refresh: int | None = None,
     check_digests: bool = False,
     fetch: Fetch | None = None,
-    patience: float = 1800,
+    timeout_seconds: float = 1800,
 ) -> dict[str, float]:
     """Train a stage to its last step, and return its last validation.
 
     Runs alone or on every rank of an initialized process group. `from_scratch` says that the stage's weights are
     fresh, to be prepared with the first batch. `resume` continues a training exactly where that checkpoint left it;
-    `workers` is the number of processes that decode images; `refresh`, `check_digests` and `fetch` are those of
-    `daefr.data.dataset.FaceDataset`. `patience` is how many seconds the ranks wait for each other.
+    `dataloader_workers` is the number of processes that decode images; `refresh`, `check_digests` and `fetch` are those
+    of `daefr.data.dataset.FaceDataset`. `timeout_seconds` is how long the ranks wait for each other; that of an NCCL
+    process group has to be longer (see `daefr.training.rank_vote.nccl_timeout_seconds`).
 
     Raises:
         UserError: when the dataset does not suit the stage, or the device the settings.
-        NonFiniteLossError: naming the term and the step, on every rank, before any optimizer steps on it.
-        StoppedError: when the reporter wanted to stop; there is a checkpoint of the last step.
-        HungRankError: naming a rank that did not come.
+        NonFiniteLossError: naming the term and the step, on every rank; no optimizer has stepped on it, and no
+            checkpoint is of that step or a later one.
+        StoppedError: when the reporter asked to stop; there is a checkpoint of the last step.
+        HungRankError: naming a rank that did not answer.
 
     """
     device = device or torch.device("cpu")
@@ -67,35 +69,43 @@ def train(
         state.resume(resume)
     batches = training_batches(
         train_set, seed=seed, batch=training.part, rank=ranks.rank(), ranks=ranks.count(),
-        step=state.step * training.accumulate, workers=workers,
+        step=state.step * training.accumulate, workers=dataloader_workers,
     )  # fmt: skip
-    clock, meeting, saving = Clock(device), Meeting(patience), Saving(state, reporter)
+    clock, rank_vote, saving = Clock(device), RankVote(timeout_seconds), Saving(state, reporter)
     optimization = Optimization(state, device, clock)
     window = MetricWindow(stage.network.autoencoder.codes, clock, device)
-    validation = Validation(state, validation_set, reporter, device)
+    validation = Validation(state, validation_set, reporter, device, rank_vote)
     measured: dict[str, float] = {}
 
     for parts in islice(_steps(batches, training, device, clock), training.last_step - state.step):
         if state.step == 0 and from_scratch:
             stage.before_training(parts[0], seed)
-        with meeting.watching(f"{stage.name}, step {state.step + 1}"):
-            taken = optimization.differentiate(parts)
-            stop, save = meeting.any(reporter.should_stop(), saving.is_time())
+        with rank_vote.watching(f"{stage.name}, step {state.step + 1}"):
+            # before the step's work: no host is blocked by a GPU that waits for another rank's
+            stop, save = rank_vote.any(reporter.should_stop(), saving.is_time())
+            taken = optimization.compute_gradients(parts)
             optimization.apply(taken)
         stage.after_step(state.step, taken.output, taken.indices, seed)
         window.add(taken.terms, taken.indices, training.batch)
 
         step, last = state.step, state.step == training.last_step
-        if last or stop or step % training.log_every == 0:
-            values = window.flush() | {"learning_rate": training.learning_rate_at(step - 1)} | saving.flush()
-            values["skipped_samples"] = float(sum(ranks.gather(train_set.skipped + validation_set.skipped)))
-            if ranks.rank() == 0:
-                reporter.metrics(step, values)
-        if last or (step % training.validate_every == 0 and not stop):
-            measured, is_best = validation()
-            save = save or is_best
-        if last or stop or save or step % training.checkpoint_every == 0:
-            saving()
+        logs, validates, saves = _is_due(training, step, stop=stop, save=save)
+        if not (logs or validates or saves):
+            continue
+        with rank_vote.watching(f"{stage.name}, step {step}"):
+            rank_vote.wait()
+            optimization.check_finite()
+            values = window.flush() if logs else {}
+            skipped = sum(ranks.gather(train_set.skipped + validation_set.skipped))
+        if logs and ranks.rank() == 0:
+            values |= {"learning_rate": training.learning_rate_at(step - 1), "skipped_samples": float(skipped)}
+            reporter.metrics(step, values | saving.flush())
+        with window.paused():
+            if validates:
+                measured, is_best = validation()
+                saves = saves or is_best
+            if saves:
+                saving()
         if stop and not last:
             saving.finish()
             raise StoppedError(f"{stage.name}: stopped as asked, after step {step}")
@@ -105,6 +115,16 @@ def train(
         measured, _ = validation()
     saving.finish()
     return measured
+
+
+def _is_due(training: TrainingConfig, step: int, *, stop: bool, save: bool) -> tuple[bool, bool, bool]:
+    """Return whether a step is followed by logging, by validation, and by a checkpoint."""
+    last = step == training.last_step
+    return (
+        last or stop or step % training.log_every == 0,
+        last or (step % training.validate_every == 0 and not stop),
+        last or stop or save or step % training.checkpoint_every == 0,
+    )
 
 
 def _steps(

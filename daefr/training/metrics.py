@@ -4,6 +4,8 @@ import resource
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -29,6 +31,16 @@ class MetricWindow:
         self._steps = self._samples = 0
         self._start, self._start_of_process = time.perf_counter(), time.process_time()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what a block does, such as a validation, out of the times and rates of the steps."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the steps that it still computes are not the block's
+        start, start_of_process = time.perf_counter(), time.process_time()
+        yield
+        self._start += time.perf_counter() - start
+        self._start_of_process += time.process_time() - start_of_process
+
     def add(self, terms: dict[str, Tensor], indices: dict[str, Tensor], samples: int) -> None:
         """Add one step: its terms (scalars), the codes it used by codebook, and the size of its global batch."""
         for name, term in terms.items():
@@ -53,7 +65,7 @@ class MetricWindow:
         return values
 
     def _costs(self) -> dict[str, float]:
-        """Return seconds a step of each of its parts, and what of the machine this rank uses."""
+        """Return the seconds per step of each phase, and the resources that this rank uses."""
         seconds = time.perf_counter() - self._start
         costs = {f"{phase}_seconds": spent / self._steps for phase, spent in self._clock.flush().items()}
         costs["step_seconds"] = seconds / self._steps

@@ -67,7 +67,10 @@ class StepCommand(Command):
     def run(self, config: RunConfig, options: argparse.Namespace) -> list[str]:
         """See `Command`."""
         self.check(config)
-        with heeded(), open_run(config, self.title(options), only=self.steps(options)) as run:
+        with (
+            heeded(config.compute.stop_timeout),
+            open_run(config, self.title(options), only=self.steps(options)) as run,
+        ):
             return self.work(run, options)
 
     @abstractmethod

@@ -23,6 +23,11 @@ class EngineCompute(Settings):
     patience: NonNegativeInt = Field(
         600, description="Seconds that a stage waits for nodes, and any step for an MLflow server that is away."
     )
+    stop_timeout: PositiveInt = Field(
+        25,
+        description="Seconds after SIGTERM in which trainings store a checkpoint, before everything is killed. Less "
+        "than what the scheduler gives: 30 s for a spot machine at Google, 120 s at AWS (see infra/README.md).",
+    )
     checkpoints: str | None = Field(
         None,
         description="Folder that all nodes see, or s3://bucket/prefix, for the checkpoints of trainings on their way; "

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from pipelines.engine.progress import say
 
 EXIT_CODE = 128 + signal.SIGTERM
-SECONDS = 25.0
-"""After that long everything ends, whatever it is doing."""
-
 requested = threading.Event()
+_stop_timeout = 25.0
 _trainings = 0
 _counting = threading.Lock()
 
@@ -22,8 +20,13 @@ class TerminatedError(BaseException):
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
-    """Heed SIGTERM while the block runs, which the main thread enters."""
+def heeded(stop_timeout: float) -> Iterator[None]:
+    """Heed SIGTERM while the block runs, which the main thread enters.
+
+    `stop_timeout` seconds after it everything ends, whatever it is doing.
+    """
+    global _stop_timeout  # noqa: PLW0603  # as are signals
+    _stop_timeout = stop_timeout
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -51,7 +54,7 @@ def _terminate(*_: object) -> None:
     if requested.is_set():
         return
     requested.set()
-    timer = threading.Timer(SECONDS, _give_up)
+    timer = threading.Timer(_stop_timeout, _give_up)
     timer.daemon = True
     timer.start()
     if not _trainings:
@@ -60,5 +63,5 @@ def _terminate(*_: object) -> None:
 
 
 def _give_up() -> None:
-    say(f"it did not end within {SECONDS:.0f} s: the same command goes on from the last checkpoint")
+    say(f"it did not end within {_stop_timeout:g} s: the same command goes on from the last checkpoint")
     os._exit(EXIT_CODE)

@@ -37,8 +37,10 @@ def run_tasks(
     A task is taken from `tasks` when there is room for it, and forgotten when it is done. By default there are two
     for each CPU of the cluster, which is connected to for the first of them; `gpus` is asked then for a task's share of
     a GPU. What is in flight when `stop` is set, or when the caller leaves, is cancelled. With `lasting` a process of
-    the cluster runs task after task, without each has one of its own. Raises `UserError` as a task raised it, and
-    `StepFailedError` when one failed for good.
+    the cluster runs task after task, without each has one of its own. A task with a share of a GPU always has one of
+    its own: only the end of a process gives all of a GPU's memory back, and an idle one would hold it into the next
+    step. That costs the start of a process and of CUDA per task, some ten seconds of a task of minutes. Raises
+    `UserError` as a task raised it, and `StepFailedError` when one failed for good.
     """
     waiting = iter(tasks)
     first = next(waiting, None)
@@ -46,12 +48,13 @@ def run_tasks(
         return
     cluster.connect()
     room = in_flight or 2 * max(1, int(cluster.cpus()))
+    gpu_share = gpus() if gpus else 0
     remote = ray.remote(
-        max_calls=0 if lasting else 1,
+        max_calls=0 if lasting and not gpu_share else 1,
         max_retries=retries,
         retry_exceptions=[StorageError],
         num_cpus=cpus,
-        num_gpus=gpus() if gpus else 0,
+        num_gpus=gpu_share,
     )(function)
     stop = stop or threading.Event()
     flying: dict[Any, Key] = {}

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from daefr.evaluation.subjects import Subject
 from daefr.settings.base import Settings
 from daefr.settings.metrics import Protocol
+from pipelines.promote.computed import Computed
 
 FIGURES = "figures.parquet"
 
@@ -72,6 +73,8 @@ class Summary(Settings):
     """None where no model of ours was evaluated."""
     resolution: int | None = None
     """The side of the restored faces, at which they were measured; None where they were restored elsewhere."""
+    computed: Computed | None = None
+    """How faces were restored and measured; devices of several kinds are listed. None in older evaluations."""
 
 
 def summary_of(outputs: Mapping[str, Any]) -> Summary:

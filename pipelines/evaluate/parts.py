@@ -25,6 +25,7 @@ from daefr.settings.base import Settings
 from daefr.settings.metrics import MetricName
 from pipelines.evaluate.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
 from pipelines.evaluate.contenders import Contender
+from pipelines.promote.computed import Computed
 
 IMAGES = 16
 """In a part: some half a minute of a CPU's work at 512 pixels."""
@@ -47,6 +48,8 @@ class PartAbout(Settings):
     """The size of the codebook, None where there is none."""
     resolution: int | None = None
     """At which faces were restored, None where they were elsewhere."""
+    computed: Computed | None = None
+    """How faces were restored and measured; None in older evaluations."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Evaluate:
     def __call__(self) -> Callable[[Part], int]:
         """Load. Raises `UserError` when the contender cannot be."""
         torch.set_num_threads(max(1, int(self.cpus)))
+        # in full float32 on any device, as gates compare what is measured; this process does nothing else
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         device = torch.device("cuda" if self.gpu else "cpu")
         setup = Setup(self.protocol, device, self.weights, self.statistics)
         return _Worker(self.contender.load(device), Measures(self.measures, setup), setup).evaluate
@@ -97,6 +102,8 @@ class _Worker:
         self._method, self._measures = method, measures
         self._batch = BATCH_ON_GPU if setup.device.type == "cuda" else BATCH_ON_CPU
         self._datasets: dict[Shards, Any] = {}
+        name = torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else "cpu"
+        self._computed = Computed(device=name)
 
     def evaluate(self, part: Part) -> int:
         """Evaluate a part, write its file, and return the number of its images."""
@@ -107,7 +114,7 @@ class _Worker:
         rows = [problems.get(number) or next(evaluated) for number in range(len(part.items))]
         part.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(part.path) as temporary:
-            about = PartAbout(unavailable=self._measures.unavailable)
+            about = PartAbout(unavailable=self._measures.unavailable, computed=self._computed)
             if self._method is not None:
                 about = about.model_copy(update={"codes": self._method.codes, "resolution": self._method.resolution})
             pq.write_table(_table(rows, about), temporary)

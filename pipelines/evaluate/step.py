@@ -27,7 +27,7 @@ from pipelines.evaluate.benchmarks import Benchmark, Shards, open_benchmark, ope
 from pipelines.evaluate.contenders import Contender, OurModel
 from pipelines.evaluate.figures import FIGURES, Summary, summary_of
 from pipelines.evaluate.parts import PARTS, THUMBNAIL, THUMBNAILS, Evaluate, Part, divide, is_whole
-from pipelines.evaluate.summarize import count_codes, resolution_of, summarize, usage, write_figures
+from pipelines.evaluate.summarize import computed_by, count_codes, resolution_of, summarize, usage, write_figures
 from pipelines.synthesize.step import DATASET, shard_cache
 from pipelines.tracking import registry
 from pipelines.tracking.registry import Version
@@ -99,6 +99,7 @@ def evaluate(run: Run, contender: Contender, benchmarks: Sequence[Benchmark]) ->
             },
             codebook=None if counts is None else usage(counts),
             resolution=resolution_of([part for each in parts.values() for part in each]),
+            computed=computed_by([part for each in parts.values() for part in each]),
         )
         files = [FIGURES, PARTS]
         if counts is not None:

@@ -20,6 +20,7 @@ from daefr.settings.metrics import MetricName
 from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.figures import FIGURES, BenchmarkSummary, CodebookUsage, MeasuredFigure, schema
 from pipelines.evaluate.parts import FEATURES, Part, read_about
+from pipelines.promote.computed import Computed
 
 MISSING = "missing"
 
@@ -95,6 +96,16 @@ def count_codes(parts: Sequence[Part]) -> NDArray[np.int64] | None:
 def resolution_of(parts: Sequence[Part]) -> int | None:
     """Return the side of the restored faces, None where they were restored elsewhere."""
     return next((read_about(part.path).resolution for part in parts), None)
+
+
+def computed_by(parts: Sequence[Part]) -> Computed | None:
+    """Return how faces were restored and measured, None where a part does not tell."""
+    found = [read_about(part.path).computed for part in parts]
+    known = [computed for computed in found if computed is not None]
+    if not known or len(known) < len(found):
+        return None
+    devices, precisions = (sorted({getattr(each, name) for each in known}) for name in ("device", "precision"))
+    return Computed(device=", ".join(devices), precision=", ".join(precisions))
 
 
 def usage(counts: NDArray[np.int64]) -> CodebookUsage:

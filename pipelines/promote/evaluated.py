@@ -8,7 +8,8 @@ from pipelines.promote.settings import Gate
 
 def figure(evaluated: Committed, gate: Gate) -> Figure:
     """Return the figure of restored images for a gate, and that of each image."""
-    benchmark = summary_of(evaluated.manifest.outputs).benchmarks[gate.benchmark]
+    summary = summary_of(evaluated.manifest.outputs)
+    benchmark = summary.benchmarks[gate.benchmark]
     found = benchmark.figures["restored"].get(gate.metric)
     if found is None:
         return Figure(None, "it was not measured")
@@ -17,4 +18,4 @@ def figure(evaluated: Committed, gate: Gate) -> Figure:
     column = f"{gate.metric}/restored"
     rows = read_figures(evaluated.folder, gate.benchmark, [column])
     images = {} if gate.metric == "fid" else {image: row[column] for image, row in rows.items()}
-    return Figure(found.value, images=images)
+    return Figure(found.value, images=images, computed=summary.computed)

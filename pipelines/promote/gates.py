@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from daefr.errors import UserError
 from daefr.metrics.bootstrap import Interval, mean_difference
 from pipelines.engine.names import VALIDATION
+from pipelines.promote.computed import Computed, rounding
 from pipelines.promote.settings import Gate
 
 DEFAULT_CONFIDENCE = 0.95
 """Of the interval that is told where a gate asks for none."""
-
-ROUNDING = 1e-5
-"""By less than this share of itself, a model's figure differs between machines, numbers of threads and batches."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,8 @@ class Figure:
     value: float | None
     problem: str = ""
     images: Mapping[str, float] = field(default_factory=dict)
+    computed: Computed | None = None
+    """How, None where that was not recorded."""
 
 
 Figures = Callable[[Gate], Figure]
@@ -115,14 +115,18 @@ def _compare(gate: Gate, mine: Figure, theirs: Figure) -> tuple[bool, str]:
         )
     elif gate.confidence is not None:
         return False, f"not to be compared with {champions}: there are no figures of each image"
-    rounding = ROUNDING * max(abs(mine.value), abs(theirs.value))
+    allowance = rounding(mine.computed, theirs.computed) * max(abs(mine.value), abs(theirs.value))
+    if mine.computed and theirs.computed and mine.computed != theirs.computed:
+        sure += (
+            f" (computed {mine.computed}, the champion's {theirs.computed}: {allowance:.2g} is allowed for rounding)"
+        )
     if gate.minimum is not None:
-        holds = better_by > gate.minimum + rounding
+        holds = better_by > gate.minimum + allowance
         by = f" by more than {gate.minimum:g}" if gate.minimum else ""
         word = "" if holds else "not surely " if gate.confidence else "not "
         return holds, f"{word}{gate.direction} than {champions}{by}{sure}"
     tolerance, worse = gate.tolerance or 0, "lower" if gate.direction == "higher" else "higher"
-    holds = better_by >= -tolerance - rounding
+    holds = better_by >= -tolerance - allowance
     word = "no " if holds else "perhaps " if gate.confidence else ""
     return holds, f"{word}more than {tolerance:g} {worse} than {champions}{sure}"
 

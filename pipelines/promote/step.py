@@ -19,6 +19,7 @@ from pipelines.engine.step import Committed, StepInput
 from pipelines.engine.tasks import run_task
 from pipelines.evaluate.step import evaluate_version
 from pipelines.promote import validation
+from pipelines.promote.computed import Computed
 from pipelines.promote.evaluated import figure as evaluation_figure
 from pipelines.promote.gates import Decision, Figure, Figures, decide
 from pipelines.promote.settings import OF_EVALUATION, Gate, StagePromotion
@@ -114,17 +115,19 @@ def _decide(candidacy: Candidacy, champion: Version | None) -> Decision:
         return Decision(
             refusal=f"it was rolled back ({candidate.tags[ROLLED_BACK]}): delete its tag {ROLLED_BACK} first"
         )
-    mine = _figures(candidacy, candidate, candidacy.trained.manifest.outputs)
+    mine = _figures(candidacy, candidate, candidacy.trained.manifest.outputs, validation.computed(candidate))
     if champion is None:
         return decide(gates, mine, None, "there is no champion")
-    measured = _measured(candidacy, champion)
+    measured, computed = _measured(candidacy, champion)
     if measured is None:
         size = candidacy.run.config.resolution
         return decide(gates, mine, None, f"the champion {champion.address} is for other image sizes than {size}")
-    return decide(gates, mine, _figures(candidacy, champion, measured))
+    return decide(gates, mine, _figures(candidacy, champion, measured, computed))
 
 
-def _figures(candidacy: Candidacy, version: Version, measured: validation.Measured) -> Figures:
+def _figures(
+    candidacy: Candidacy, version: Version, measured: validation.Measured, computed: Computed | None
+) -> Figures:
     """Return a version's figures: those of its validation, and of an evaluation that is made when a gate needs it."""
 
     @cache
@@ -134,20 +137,24 @@ def _figures(candidacy: Candidacy, version: Version, measured: validation.Measur
     def figure(gate: Gate) -> Figure:
         if gate.metric in OF_EVALUATION:
             return evaluation_figure(evaluated(), gate)
-        return validation.figure(measured, gate)
+        return validation.figure(measured, gate, computed)
 
     return figure
 
 
-def _measured(candidacy: Candidacy, champion: Version) -> validation.Measured | None:
-    """Return what validation says of the champion on the candidate's images; None where it cannot take them."""
+def _measured(candidacy: Candidacy, champion: Version) -> tuple[validation.Measured | None, Computed | None]:
+    """Return what validation says of the champion on the candidate's images, and how that was computed.
+
+    There is no validation where it cannot take them.
+    """
     run, folder = candidacy.run, candidacy.dataset.folder / DATASET
     training = run.config.stages.of(candidacy.stage)
     recorded = validation.recorded(champion, load_manifest(folder), training)
     if recorded is not None:
-        return recorded
+        return recorded, validation.computed(champion)
     arguments = (run.tracking, champion, training, folder, shard_cache(run, folder))
-    return run_task(f"promote_{candidacy.stage}", validation.measure, *arguments)
+    measured = run_task(f"promote_{candidacy.stage}", validation.measure, *arguments)
+    return measured, validation.MEASURED_HERE
 
 
 def _record(candidacy: Candidacy, outcome: str, decision: Decision, run_id: str) -> None:

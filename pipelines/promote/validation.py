@@ -14,6 +14,7 @@ from daefr.settings.training import AutoencoderTraining, RestorationTraining, Tr
 from daefr.stages import stage_from_checkpoint
 from daefr.training.validation import validate
 from pipelines.engine.digest import digest
+from pipelines.promote.computed import Computed
 from pipelines.promote.gates import Figure
 from pipelines.promote.settings import Gate
 from pipelines.tracking import registry
@@ -24,15 +25,25 @@ Measured = Mapping[str, float]
 
 MEASURED = "daefr.validation"
 MEASURED_ON = "daefr.measured_on"
+COMPUTED = "daefr.computed"
+MEASURED_HERE = Computed(device="cpu")
+"""How `measure` computes: everywhere in the same way, whatever the cluster trains on."""
 
 
-def tags(measured: Measured, manifest: DatasetManifest, training: TrainingConfig) -> dict[str, str]:
+def tags(measured: Measured, manifest: DatasetManifest, training: TrainingConfig, computed: Computed) -> dict[str, str]:
     """Return what a version tells of its validation."""
     return {
         "daefr.validation_loss": repr(measured["validation_loss"]),
         MEASURED: json.dumps(measured),
         MEASURED_ON: measured_on(manifest, training),
+        COMPUTED: computed.model_dump_json(),
     }
+
+
+def computed(version: Version) -> Computed | None:
+    """Return how a version's validation was computed, None where that was not recorded."""
+    tag = version.tags.get(COMPUTED)
+    return None if tag is None else Computed.model_validate_json(tag)
 
 
 def measured_on(manifest: DatasetManifest, training: TrainingConfig) -> str:
@@ -57,7 +68,10 @@ def recorded(version: Version, manifest: DatasetManifest, training: TrainingConf
 def measure(
     tracking: Tracking, version: Version, training: TrainingConfig, dataset: Path, fetch: Fetch | None
 ) -> Measured | None:
-    """Measure a version on the validation faces of a dataset; None where it cannot take images of that size."""
+    """Measure a version on the validation faces of a dataset; None where it cannot take images of that size.
+
+    It is computed as `MEASURED_HERE` says.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = load_checkpoint(registry.download(tracking, version, Path(scratch)))
         if checkpoint.network.autoencoder.resolution != load_manifest(dataset).resolution:
@@ -68,7 +82,7 @@ def measure(
     return measured
 
 
-def figure(measured: Measured, gate: Gate) -> Figure:
+def figure(measured: Measured, gate: Gate, computed: Computed | None) -> Figure:
     """Return what training measured for a gate."""
     value = measured.get(gate.metric, measured.get(f"validation_{gate.metric}"))
-    return Figure(value, "" if value is not None else "training did not measure it")
+    return Figure(value, "" if value is not None else "training did not measure it", computed=computed)

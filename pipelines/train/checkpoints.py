@@ -7,7 +7,6 @@ what counts: the newest checkpoint that is whole is where a training goes on, wh
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from ray.train import Checkpoint as RayCheckpoint
 
 from daefr.checkpoint import MANIFEST, Checkpoint, load_checkpoint
 from daefr.errors import UserError
-from pipelines.storage import tree
+from pipelines.storage import s3, tree
 from pipelines.storage.address import is_address
+from pipelines.storage.shared import shared_on_node
 
 MEASURES = "measures.json"
 """What was measured of a checkpoint, beside it."""
@@ -53,6 +53,7 @@ class Checkpoints:
 
         Gives None where there are none at all; raises `UserError` when all are damaged.
         """
+        self._forget_unfinished_uploads()
         names = self.names()
         with contextlib.ExitStack() as stack:
             for name in reversed(names):
@@ -69,14 +70,21 @@ class Checkpoints:
 
     @contextmanager
     def open(self, name: str) -> Iterator[Checkpoint]:
-        """Give a checkpoint, on this machine while the block runs. Raises `UserError` when it is not whole."""
+        """Give a checkpoint, on this machine while the block runs. Raises `UserError` when it is not whole.
+
+        Processes of one machine that open it together download it once.
+        """
         if not is_address(self.place):
             yield load_checkpoint(Path(self.place) / name)
             return
-        with tempfile.TemporaryDirectory(prefix="daefr-") as scratch:
-            for file in tree.names(f"{self.place}/{name}"):
-                tree.get(f"{self.place}/{name}", file, Path(scratch) / name / file)
-            yield load_checkpoint(Path(scratch) / name)
+        address = f"{self.place}/{name}"
+
+        def download(folder: Path) -> None:
+            for file in tree.names(address):
+                tree.get(address, file, folder / name / file)
+
+        with shared_on_node(address, download) as folder:
+            yield load_checkpoint(folder / name)
 
     def best(self) -> str | None:
         """Return the name of the checkpoint with the lowest validation loss, None where none was measured."""
@@ -109,6 +117,12 @@ class Checkpoints:
         except (FileNotFoundError, ValueError):
             return {}
         return measured
+
+    def _forget_unfinished_uploads(self) -> None:
+        """Drop the parts of uploads that a killed training left: they are no objects, but are paid for."""
+        if is_address(self.place):
+            with contextlib.suppress(PermissionError, s3.StorageError):  # this only tidies up
+                s3.forget_unfinished_uploads(f"{self.place}/")
 
     def _delete(self, name: str) -> None:
         place = f"{self.place}/{name}".rstrip("/")

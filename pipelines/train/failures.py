@@ -8,13 +8,13 @@ import ray
 from ray.train import ControllerError, TrainingFailedError, UserCallback, WorkerGroupError
 
 from daefr.errors import UserError, one_line
-from daefr.training.errors import NonFiniteLossError, StoppedError
+from daefr.training.errors import NonFiniteLossError
 from pipelines.engine.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
+from pipelines.train.symptoms import Symptom, symptom
 
 _LASTING = (ENOSPC, EDQUOT, EACCES, EROFS)
-_LOST_PEERS = ("connection closed by peer", "connection reset", "connection refused", "broken pipe", "peer")
-"""What the ranks say whose only trouble is that another rank has gone."""
+_PASSING = (Symptom.HARDWARE, Symptom.DIED, Symptom.LOST_PEER)
 
 
 class GiveUpEarly(UserCallback):  # type: ignore[misc]  # Ray has no types
@@ -27,13 +27,14 @@ class GiveUpEarly(UserCallback):  # type: ignore[misc]  # Ray has no types
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:  # noqa: ARG002
         """Raise what ends the training. Ray calls this with the errors of the ranks that have failed."""
         rank, error = first_cause(worker_exceptions)
-        told = describe(rank, error)
-        if isinstance(error, UserError | NonFiniteLossError | StoppedError):
+        told, kind = describe(rank, error), symptom(error)
+        if kind is Symptom.FINAL:
             raise error
+        if kind is Symptom.OUT_OF_MEMORY:
+            raise StepFailedError(_out_of_memory(self._stage, rank))
         if isinstance(error, OSError) and error.errno in _LASTING:
             raise StepFailedError(told)
-        rays_own = type(error).__module__.startswith("ray.")  # of a worker or node that is gone
-        passing = rays_own or isinstance(error, OSError | StorageError) or _is_of_a_lost_peer(error)
+        passing = kind in _PASSING or isinstance(error, OSError | StorageError)
         if told == self._before and not passing:
             raise StepFailedError(f"{told} (twice in the same way, so it is not tried again)")
         self._before = told
@@ -42,7 +43,7 @@ class GiveUpEarly(UserCallback):  # type: ignore[misc]  # Ray has no types
 
 def first_cause(failures: Mapping[int, BaseException]) -> tuple[int, BaseException]:
     """Return the rank and the error that the errors of other ranks come from, as far as can be told."""
-    return min(failures.items(), key=lambda failure: (_is_of_a_lost_peer(failure[1]), failure[0]))
+    return min(failures.items(), key=lambda failure: (symptom(failure[1]), failure[0]))
 
 
 def describe(rank: int, error: BaseException) -> str:
@@ -59,12 +60,18 @@ def translate(stage: str, error: BaseException) -> Exception:
             return cause if isinstance(cause, UserError) else StepFailedError(str(cause))
         return StepFailedError(f"{stage}: {one_line(cause, 500)}")
     if isinstance(error, WorkerGroupError) and error.worker_failures:
-        return StepFailedError(f"{stage}: {describe(*first_cause(error.worker_failures))}")
+        rank, cause = first_cause(error.worker_failures)
+        if symptom(cause) is Symptom.OUT_OF_MEMORY:
+            return StepFailedError(f"{stage}: {_out_of_memory(stage, rank)}")
+        return StepFailedError(f"{stage}: {describe(rank, cause)}")
     return StepFailedError(f"{stage}: {one_line(error, 500)}")
 
 
-def _is_of_a_lost_peer(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _LOST_PEERS)
+def _out_of_memory(stage: str, rank: int) -> str:
+    return (
+        f"rank {rank}: its GPU is out of memory: compute the batch in more parts with a higher "
+        f"stages.{stage}.accumulate, or set stages.{stage}.speed.recompute=true"
+    )
 
 
 CONTROLLER_LOST = (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError)

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from math import ceil
 from typing import Any
 
 import ray.train
@@ -11,6 +12,7 @@ from ray.util.placement_group import PlacementGroup
 
 from daefr.errors import one_line
 from daefr.memory import KEEP_FREED_MEMORY
+from daefr.training.rank_vote import nccl_timeout_seconds
 from pipelines.engine import cluster
 from pipelines.engine import signals as termination
 from pipelines.engine.progress import Reading, bar, follow, say
@@ -58,9 +60,7 @@ def _trainer(job: Job) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(
-            backend=compute.backend or ("nccl" if compute.gpu else "gloo"), timeout_s=compute.timeout
-        ),
+        torch_config=TorchConfig(backend=_backend(compute), timeout_s=collective_timeout(compute)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=compute.workers,
             use_gpu=compute.gpu,
@@ -75,6 +75,15 @@ def _trainer(job: Job) -> TorchTrainer:
             worker_runtime_env=_environment(job),
         ),
     )
+
+
+def _backend(compute: StageCompute) -> str:
+    return compute.backend or ("nccl" if compute.gpu else "gloo")
+
+
+def collective_timeout(compute: StageCompute) -> int:
+    """Return the seconds after which a collective of the process group fails."""
+    return ceil(nccl_timeout_seconds(compute.timeout)) if _backend(compute) == "nccl" else compute.timeout
 
 
 def _environment(job: Job) -> dict[str, Any]:

@@ -35,4 +35,6 @@ class Job:
     upstream: Mapping[StageName, Version]
     tracking: Tracking
     run_id: str
+    stop_timeout: int
+    """Seconds that the driver gives the training to end when it is asked to stop."""
     board: Any

@@ -20,7 +20,7 @@ from pipelines.train.checkpoints import MEASURES, checkpoint_name
 from pipelines.train.job import Job
 from pipelines.train.machine import MachineMetrics
 from pipelines.train.startup import Startup
-from pipelines.train.stopping import Asked
+from pipelines.train.stopping import Asked, StoreTime
 
 UNSENT = "unsent.json"
 """Beside a checkpoint: values on their way to MLflow."""
@@ -39,7 +39,7 @@ class RayReporter:
         self._machines_writer = writer
         self._writer = writer if context.get_world_rank() == 0 else None
         self._measured: tuple[int, dict[str, float]] = (-1, {})
-        self._asked = Asked(job.board)
+        self._asked, self._store_time = Asked(job.board, job.stop_timeout), StoreTime()
         self._unstored = Queue[str]()
         self._saves = dict[str, Save]()
 
@@ -79,7 +79,7 @@ class RayReporter:
         """Have a checkpoint written and stored while the training goes on."""
         measured = self._measured[1] if self._measured[0] == step else {}
         mine = None
-        if self._writer is not None:
+        if self._writer is not None and self._can_be_stored(step):
             folder = Path(tempfile.mkdtemp(prefix="daefr-"))
             self._saves[str(folder)] = save
             (folder / MEASURES).write_text(json.dumps(measured))
@@ -94,6 +94,18 @@ class RayReporter:
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self._store,
         )
+
+    def _can_be_stored(self, step: int) -> bool:
+        """Tell whether there is time for a checkpoint, which only one of a training that is to stop may not have."""
+        left = self._asked.seconds_left()
+        expected = self._store_time.expected(self._unstored.unfinished_tasks)
+        if step == self._job.training.last_step or expected <= left:
+            return True
+        self._job.board.tell.remote(
+            f"{self._job.stage}: no checkpoint of step {step}: storing it would take {expected:.0f} s and {left:.0f} s "
+            "are left; those that are being stored are finished"
+        )
+        return False
 
     def should_stop(self) -> bool:
         """Tell whether the driver, or the node's own end, asks the training to stop."""
@@ -117,11 +129,12 @@ class RayReporter:
 
     def _store(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
         """Write a checkpoint, store it, tell the time of that, and delete those that are not to be kept."""
-        job, folder = self._job, Path(checkpoint.path)
+        job, folder, begin = self._job, Path(checkpoint.path), time.monotonic()
         try:
             self._saves.pop(checkpoint.path)(folder)
             start = time.monotonic()
             job.checkpoints.put(folder, name)
+            self._store_time.note(time.monotonic() - begin)
             job.checkpoints.prune(job.compute.keep)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

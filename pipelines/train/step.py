@@ -21,7 +21,9 @@ from pipelines.engine.errors import StepFailedError
 from pipelines.engine.progress import Board, say
 from pipelines.engine.run import Run
 from pipelines.engine.step import Committed, StepInput
+from pipelines.preflight import check_nodes
 from pipelines.promote import validation
+from pipelines.promote.computed import Computed
 from pipelines.storage.address import is_address
 from pipelines.synthesize.refresh import digests, last_generation, refreshing
 from pipelines.synthesize.step import DATASET, shard_cache, synthesize
@@ -76,6 +78,7 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
             upstream=champions,
             tracking=run.tracking,
             run_id=run_id,
+            stop_timeout=run.config.compute.stop_timeout,
             # where its node is lost, it begins anew on another
             board=ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
         )
@@ -104,7 +107,9 @@ def train_stage(run: Run, name: StageName, dataset: Committed, upstream: Mapping
 
         def register(checkpoint: Path, measured: Mapping[str, float], more: Mapping[str, str], alias: str) -> int:
             fingerprint = digest_of(checkpoint)
-            known = {**validation.tags(measured, manifest, training), **tags, **more}
+            # validation is computed in float32 whatever training is
+            computed = Computed(device="cuda" if run.config.compute.of(name).gpu else "cpu")
+            known = {**validation.tags(measured, manifest, training, computed), **tags, **more}
             return registry.register(
                 run.tracking, name, checkpoint, run_id, fingerprint=fingerprint, pack=packing, tags=known, alias=alias
             ).number
@@ -191,6 +196,7 @@ class _Train(StageCommand):
         return (options.stage,)
 
     def work(self, run: Run, options: argparse.Namespace) -> list[str]:
+        check_nodes(run.config, [options.stage])
         return [f"model: {train_with_upstream(run, options.stage, synthesize(run)).folder / CHECKPOINT}"]
 
 

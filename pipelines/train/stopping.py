@@ -9,20 +9,34 @@ import ray
 from ray.train.v2._internal.execution.context import get_train_context
 
 EVERY = 1.0
+NOTICING = 2.0
+"""Seconds that it may take until a worker hears that the driver asks."""
 
 
 class Asked:
     """Listens on a thread of its own, so that a step only looks at a flag."""
 
-    def __init__(self, board: Any) -> None:
-        """Begin to listen to a `Board` actor, and to Ray's news of nodes that are drained."""
-        self._board, self._closed = board, threading.Event()
-        self._by_driver = False
+    def __init__(self, board: Any, stop_timeout: float) -> None:
+        """Begin to listen to a `Board` actor, and to Ray's news of nodes that are drained.
+
+        `stop_timeout` is how many seconds the driver gives a training to end.
+        """
+        self._board, self._stop_timeout, self._closed = board, stop_timeout, threading.Event()
+        self._by_driver, self._heard = False, 0.0
         threading.Thread(target=self._listen, name="stopping", daemon=True).start()
 
     def to_stop(self) -> bool:
         """Tell whether the training is to stop."""
         return self._by_driver or self._preemption() is not None
+
+    def seconds_left(self) -> float:
+        """Return how long a training that is to stop has until it is killed; infinity as long as it is not to stop."""
+        left = [float("inf")]
+        if self._by_driver:
+            left.append(self._heard + self._stop_timeout - NOTICING - time.monotonic())
+        if (news := self._preemption()) is not None and news.deadline_ms:
+            left.append(news.deadline_ms / 1000 - time.time())
+        return min(left)
 
     def close(self) -> None:
         """Listen no more."""
@@ -45,4 +59,22 @@ class Asked:
     def _listen(self) -> None:
         while not self._closed.wait(EVERY) and not self._by_driver:
             with suppress(ray.exceptions.RayError):  # the board's node is lost, or the driver, and then this worker
-                self._by_driver = ray.get(self._board.stopping.remote(), timeout=10)
+                asked: bool = ray.get(self._board.stopping.remote(), timeout=10)
+                self._heard = time.monotonic()
+                self._by_driver = asked
+
+
+class StoreTime:
+    """How long it takes to write and store a checkpoint, as far as that is known."""
+
+    def __init__(self) -> None:
+        """Begin with nothing known."""
+        self._last: float | None = None
+
+    def note(self, seconds: float) -> None:
+        """Take note of how long one took."""
+        self._last = seconds
+
+    def expected(self, pending: int) -> float:
+        """Return the seconds until another one would be stored, beside `pending` ones that are not stored yet."""
+        return 0.0 if self._last is None else self._last * (1 + pending)

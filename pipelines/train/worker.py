@@ -12,8 +12,11 @@ import torch
 from ray.train.collective import broadcast_from_rank_zero
 
 from daefr.checkpoint import Checkpoint, load_checkpoint
+from daefr.compiler import missing_compiler
+from daefr.errors import UserError
 from daefr.stages import build_stage, continue_from, start_from
 from daefr.training.loop import train
+from pipelines.preflight import no_compiler
 from pipelines.tracking import registry
 from pipelines.tracking.registry import Version
 from pipelines.train.job import Job
@@ -26,6 +29,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
     job: Job = settings["job"]
     startup = Startup(ray.get(job.board.begin.remote(ray.util.get_current_placement_group())))
     startup.reached("workers")
+    _check_compiler(job)
     torch.set_num_threads(max(1, int(job.compute.cpus)))
     stage = build_stage(job.stage, job.network, job.training, job.seed)
     startup.reached("building")
@@ -46,12 +50,19 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
             device=ray.train.torch.get_device(),
             from_scratch=job.start is None and not job.upstream,
             resume=resume,
-            workers=job.compute.loaders,
+            dataloader_workers=job.compute.loaders,
             refresh=job.refresh,
             check_digests=job.compute.check_digests,
             fetch=job.fetch,
-            patience=job.compute.timeout,
+            timeout_seconds=job.compute.timeout,
         )
+
+
+def _check_compiler(job: Job) -> None:
+    device = ray.train.torch.get_device()
+    lacks = missing_compiler(device.type) if job.training.speed.on(device).compile else None
+    if lacks is not None:
+        raise UserError(no_compiler(job.stage, ray.util.get_node_ip_address(), lacks))
 
 
 @contextmanager

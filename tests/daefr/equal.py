@@ -13,7 +13,7 @@ from daefr.settings.base import StageName
 from daefr.stages import STAGES
 from daefr.training.errors import HungRankError
 from daefr.training.loop import train
-from daefr.training.meeting import Meeting
+from daefr.training.rank_vote import RankVote
 from daefr.training.reporter import FolderReporter
 from tests.daefr import tiny
 
@@ -62,18 +62,18 @@ def _without_batch_norm(module: nn.Module) -> None:
             _without_batch_norm(child)
 
 
-def hang(rank: int, folder: Path, hung: int, patience: float) -> None:
-    """Meet for the second time without rank `hung`; what the others find goes into files."""
-    limit = timedelta(seconds=patience)
+def hang(rank: int, folder: Path, hung: int, timeout_seconds: float) -> None:
+    """Exchange something without rank `hung`; the others' errors are written to files."""
+    limit = timedelta(seconds=timeout_seconds)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=3, timeout=limit)
-    meeting = Meeting(patience, roll_call=2 * patience)
-    if meeting.any(False, rank == 1) != (False, True):
-        raise AssertionError("what one rank wishes, all hear")
+    rank_vote = RankVote(timeout_seconds, find_missing_seconds=2 * timeout_seconds)
+    if rank_vote.any(False, rank == 1) != (False, True):
+        raise AssertionError("one rank's vote counts on all")
     if rank == hung:
-        time.sleep(6 * patience)
+        time.sleep(6 * timeout_seconds)
         return
     try:
-        with meeting.watching("hq_codebook, step 2"):
+        with rank_vote.watching("hq_codebook, step 2"):
             dist.all_reduce(torch.ones(1))
     except HungRankError as error:
         (folder / f"rank-{rank}").write_text(str(error))

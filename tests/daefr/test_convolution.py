@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daefr.network.convolution import convolve_normed
+from daefr.network.normalization import group_norm
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -30,7 +31,7 @@ def test_gradients_are_those_of_pytorch(layout: torch.memory_format, bias: bool)
     torch.manual_seed(0)
     x = _input(layout)
     conv = nn.Conv2d(8, 12, 3, padding=1, bias=bias).double().to(memory_format=layout)
-    norm = nn.GroupNorm(4, 8).double()
+    norm = group_norm(4, 8).double()
     ours = _gradients(lambda x: convolve_normed(conv, norm, x), x, [conv, norm])
     theirs = _gradients(lambda x: conv(F.silu(norm(x))), x, [conv, norm])
     for got, wanted in zip(ours, theirs, strict=True):
@@ -40,7 +41,7 @@ def test_gradients_are_those_of_pytorch(layout: torch.memory_format, bias: bool)
 def test_under_autocast_gradients_keep_the_types_of_weights_and_inputs() -> None:
     torch.manual_seed(0)
     x = _input(torch.channels_last).float().detach().requires_grad_()
-    conv, norm = nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(4, 8)
+    conv, norm = nn.Conv2d(8, 8, 3, padding=1), group_norm(4, 8)
     with torch.autocast("cpu", torch.bfloat16):
         ours = _gradients(lambda x: convolve_normed(conv, norm, x).float(), x, [conv, norm])
         theirs = _gradients(lambda x: conv(F.silu(norm(x))).float(), x, [conv, norm])
@@ -50,7 +51,7 @@ def test_under_autocast_gradients_keep_the_types_of_weights_and_inputs() -> None
 
 
 def test_what_is_frozen_gets_no_gradient_and_lets_others_pass() -> None:
-    conv, norm = nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(4, 8)
+    conv, norm = nn.Conv2d(8, 8, 3, padding=1), group_norm(4, 8)
     conv.requires_grad_(False)
     x = torch.randn(1, 8, 4, 4, requires_grad=True)
     convolve_normed(conv, norm, x).sum().backward()

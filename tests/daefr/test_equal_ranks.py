@@ -56,7 +56,7 @@ def _assert_equal_measures(mine: dict[str, float], theirs: dict[str, float]) -> 
             assert theirs[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize(("hung", "told"), [(1, "nothing comes from rank 1"), (0, "nothing comes from rank 0")])
+@pytest.mark.parametrize(("hung", "told"), [(1, "no answer from rank 1"), (0, "no answer from rank 0")])
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path, hung: int, told: str) -> None:
     torch.multiprocessing.spawn(equal.hang, (tmp_path, hung, 2.0), nprocs=3)
     first = min(rank for rank in range(3) if rank != hung)

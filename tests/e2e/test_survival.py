@@ -140,7 +140,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(wanted: str, nodes: Nodes, tm
     os.kill(_workers(nodes)[0], signal.SIGSTOP)
     code, said = driver.end()
     assert code == 0, said
-    assert re.search(r"HungRankError: .* after 20 s nothing comes from rank [01].*it goes on from its last", said), said
+    assert re.search(r"HungRankError: .* after 20 s no answer from rank [01].*it goes on from its last", said), said
     assert _digest(tmp_path) == wanted
 
 

@@ -1,7 +1,9 @@
 """Checkpoints of a training on its way, in a folder and on a real S3 server, with all that can befall them."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from unittest.mock import Mock
 
 import pytest
@@ -89,6 +91,53 @@ def test_the_last_ones_and_the_best_are_kept(checkpoints: Checkpoints, tmp_path:
     checkpoints.remove()
     assert tree.names(checkpoints.place) == []
     checkpoints.remove()
+
+
+def test_the_ranks_of_a_machine_download_a_checkpoint_once(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    direct(s3).create_bucket(Bucket="together")
+    checkpoints = Checkpoints("s3://together/ray")
+    _put(checkpoints, tmp_path, 4)
+
+    def resume(opened: Barrier) -> float:
+        with checkpoints.open(checkpoint_name(4)) as found:
+            opened.wait()
+            return float(found.tensors()["weight"][0])
+
+    for ranks in (1, 4):
+        s3.fail([])
+        opened = Barrier(ranks)
+        with ThreadPoolExecutor(ranks) as pool:
+            assert list(pool.map(resume, [opened] * ranks)) == [4.0] * ranks
+        assert len([path for method, path in s3.requests if method == "GET" and path.endswith(MODEL)]) == 1
+        assert not list(tmp_path.glob("daefr-*/*/")), "the last one deletes it"
+
+
+def test_a_download_that_failed_is_no_download(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("time.sleep", Mock())
+    direct(s3).create_bucket(Bucket="broken")
+    checkpoints = Checkpoints("s3://broken/ray")
+    _put(checkpoints, tmp_path, 4)
+    s3.fail(["503"] * 20, lambda method, path: method == "GET" and MODEL in path)
+    with pytest.raises(StorageError), checkpoints.open(checkpoint_name(4)):
+        pass
+    s3.fail([])
+    assert _newest(checkpoints) == (4, [])
+
+
+def test_what_a_killed_upload_left_is_dropped(s3: Proxy, tmp_path: Path) -> None:
+    client = direct(s3)
+    client.create_bucket(Bucket="parts")
+    checkpoints = Checkpoints("s3://parts/ray")
+    _put(checkpoints, tmp_path, 4)
+    client.create_multipart_upload(Bucket="parts", Key=f"ray/{checkpoint_name(8)}/{MODEL}")
+    client.create_multipart_upload(Bucket="parts", Key=f"ray-of-another/{MODEL}")
+    assert _newest(checkpoints) == (4, [])
+    left = client.list_multipart_uploads(Bucket="parts")["Uploads"]
+    assert [upload["Key"] for upload in left] == [f"ray-of-another/{MODEL}"]
 
 
 def test_a_store_that_fails_for_a_moment_is_asked_again(s3: Proxy, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from daefr.data.manifest import DatasetManifest, Shard, write_manifest
 from daefr.errors import UserError
 from daefr.settings.training import AutoencoderTraining, RestorationTraining
 from pipelines.config import load_config
+from pipelines.promote.computed import Computed
 from pipelines.promote.gates import Decision, Figure, decide
 from pipelines.promote.settings import LOWER_LOSS, Gate
 from pipelines.promote.validation import measured_on
@@ -41,6 +42,27 @@ def test_what_another_machine_rounds_otherwise_is_equal() -> None:
     assert not _decide(LOWER_LOSS, 0.5930081, 0.5930083).promoted
     assert _decide(LOWER_LOSS, 0.5929, 0.5930083).promoted
     assert _decide(Gate(metric="ida", direction="lower", tolerance=0), 0.5930083, 0.5930081).promoted
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "better_by", "holds"),
+    [
+        (Computed(device="cpu"), Computed(device="cpu"), 5e-5, True),
+        (Computed(device="cpu"), None, 5e-5, True),
+        (Computed(device="NVIDIA H100"), Computed(device="cpu"), 5e-5, False),
+        (Computed(device="NVIDIA H100"), Computed(device="cpu"), 5e-4, True),
+        (Computed(device="NVIDIA H100", precision="bfloat16"), Computed(device="NVIDIA H100"), 5e-3, False),
+        (Computed(device="NVIDIA H100", precision="bfloat16"), Computed(device="NVIDIA H100"), 5e-2, True),
+    ],
+)
+def test_what_was_computed_otherwise_must_differ_by_more_and_says_so(
+    mine: Computed, theirs: Computed | None, better_by: float, holds: bool
+) -> None:
+    candidate, champion = Figure(1 - better_by, computed=mine), Figure(1.0, computed=theirs)
+    decision = _decide(LOWER_LOSS, candidate, champion)
+    assert decision.promoted == holds
+    for computed in (mine, theirs):
+        assert (str(computed) in decision.reason) == (theirs is not None and mine != theirs)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from daefr.errors import UserError
 from pipelines.config import load_config
-from pipelines.preflight import check, remarks
+from pipelines.engine import cluster
+from pipelines.preflight import check, check_nodes, remarks
 
 DEMO = Path(__file__).parents[2] / "pipelines/configs/demo.yaml"
 FFHQ = DEMO.with_name("ffhq512.yaml")
@@ -46,3 +49,46 @@ def test_a_gate_that_cannot_hold_is_told_before_the_training(tmp_path: Path, mon
     gate = "promotion.restoration.gates=[{metric: ida, most: 1}]"
     (line,) = remarks(load_config(FFHQ, [gate]))
     assert line.startswith("a gate of restoration cannot hold, as ida is unavailable: arcface_resnet18.pth")
+
+
+@pytest.fixture
+def a_node_without_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster of one node with a GPU, as far as Ray knows, whose processes find no compiler; the driver finds one."""
+    (tmp_path / "gcc").touch(0o755)
+    for name in ("CC", "CXX"):
+        monkeypatch.setenv(name, str(tmp_path / "gcc"))
+    ray.init(
+        address="local",
+        num_cpus=1,
+        num_gpus=1,
+        runtime_env={
+            "env_vars": {"CC": "no-such-compiler", "CXX": "no-such-compiler", "PYTHONPATH": str(cluster.ROOT)}
+        },
+        object_store_memory=100 * 1024**2,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("a_node_without_compiler")
+def test_a_node_that_cannot_compile_is_named_before_the_first_task() -> None:
+    with pytest.raises(UserError, match=r"stages\.hq_codebook\.speed\.compile=false") as caught:
+        check_nodes(load_config(FFHQ))
+    assert ray.util.get_node_ip_address() in str(caught.value)
+    assert "CC=no-such-compiler" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"stages\.restoration\.speed\.compile=false"):
+        check_nodes(load_config(FFHQ), ["restoration"])
+    check_nodes(load_config(DEMO))
+    with pytest.raises(UserError, match="CXX=no-such-compiler"):
+        check_nodes(load_config(DEMO, ["stages.association.speed.compile=true"]))
+
+
+def test_stages_that_do_not_compile_need_no_cluster() -> None:
+    check_nodes(load_config(DEMO))
+    eager = [
+        f"stages.{name}.speed.compile=false" for name in ("hq_codebook", "lq_codebook", "association", "restoration")
+    ]
+    check_nodes(load_config(FFHQ, eager))
+    assert not ray.is_initialized()

@@ -20,6 +20,7 @@ from pipelines.engine import cluster
 from pipelines.engine.run import Run, open_run
 from pipelines.engine.step import Committed, StepInput
 from pipelines.promote import validation
+from pipelines.promote.computed import Computed
 from pipelines.promote.step import promote
 from pipelines.synthesize.step import DATASET
 from pipelines.tracking import champions, lineage, registry
@@ -86,7 +87,7 @@ def _trained(run: Run, dataset: Committed, name: StageName, stage: Stage, label:
         run.tracking.client.log_dict(run_id, told.model_dump(mode="json"), lineage.LINEAGE)
         version = registry.register(
             run.tracking, name, checkpoint, run_id, fingerprint=digest_of(checkpoint),
-            tags=validation.tags(measured, manifest, training),
+            tags=validation.tags(measured, manifest, training, Computed(device="cpu")),
         )  # fmt: skip
         return {"version": version.number, **measured}, []
 
