@@ -25,7 +25,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Update with the weights after `step`, from 1; the first steps decay faster, as their weights are soon obsolete."""
+        """Update with the weights after `step`, from 1; the first steps, soon obsolete, decay faster."""
         decay = min(self._decay, step / (step + 9))
         torch._foreach_lerp_(list(self.tensors.values()), list(self._weights.values()), 1 - decay)
 

@@ -52,7 +52,7 @@ class MetricWindow:
         self._samples += samples
 
     def flush(self) -> dict[str, float]:
-        """Return the averages over steps and ranks, and start a new window. Every rank must call it at the same step."""
+        """Return averages over steps and ranks, and start a new window. Every rank must call it at the same step."""
         # all in one transfer: each value by itself would be a wait of its own
         means = ranks.average(torch.stack([torch.stack(self._values[name]).mean() for name in sorted(self._values)]))
         values = dict(zip(sorted(self._values), means.tolist(), strict=True))

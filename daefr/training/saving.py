@@ -31,7 +31,7 @@ class Saving:
         self._costs["checkpoint_wait_seconds"] = self._last - start
 
     def flush(self) -> dict[str, float]:
-        """Return the metrics of checkpoints since the last call: seconds that training waited, seconds to write, size."""
+        """Return the metrics of checkpoints since the last call: seconds of waiting, seconds of writing, size."""
         costs, self._costs = self._costs, {}
         return costs
 
