@@ -22,14 +22,18 @@ from tests.daefr import tiny
 CPU = torch.device("cpu")
 # operations that promote or convert types by definition, on every device
 CONVERTING = ("_to_copy", "copy_", "clone", "detach", "_foreach_", "lerp", "cat", "stack", "_fused_adam", "where")
+# batch normalization takes such types on every device; layer normalization, which is PyTorch's own in both passes, is
+# called by CUDA's autocast with one type, by the CPU's with several
+EXEMPT = ("native_batch_norm", "native_layer_norm")
 
 
-class NoMixedTypes(TorchDispatchMode):
-    """Refuses operations with floating-point tensors of several types, but for scalars and elementwise promotion."""
+class MixedTypes(TorchDispatchMode):
+    """Finds operations on floating-point tensors of several types, but for scalars and elementwise promotion."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls = 0
+        self.found: set[tuple[str, ...]] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -39,8 +43,8 @@ class NoMixedTypes(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.calls += 1
         pointwise = torch.Tag.pointwise in func.tags
-        if len({tensor.dtype for tensor in tensors}) > 1 and not pointwise and not name.startswith(CONVERTING):
-            raise TypeError(f"{name} of {[str(tensor.dtype) for tensor in tensors]}")
+        if len({tensor.dtype for tensor in tensors}) > 1 and not pointwise and not name.startswith(CONVERTING + EXEMPT):
+            self.found.add((name, *(str(tensor.dtype) for tensor in tensors)))
         return func(*args, **(kwargs or {}))
 
 
@@ -66,14 +70,16 @@ def test_no_operation_of_a_step_mixes_types_under_autocast(name: StageName, vgg1
     images = {part: torch.rand((2, 3, tiny.SIDE, tiny.SIDE), generator=generator) * 2 - 1 for part in ("hq", "lq")}
     images["components"] = torch.tensor([[[1.0, 1, 7, 7], [8, 1, 15, 7], [4, 9, 12, 15]]]).repeat(2, 1, 1)
     optimization = Optimization(TrainingState(stage, settings), CPU)
-    with NoMixedTypes() as mode:
+    with MixedTypes() as mode:
         optimization.step(images)
     assert mode.calls > 100
+    assert not mode.found
 
 
 def test_the_mode_finds_a_mixed_normalization() -> None:
-    with NoMixedTypes(), pytest.raises(TypeError, match="group_norm"):
+    with MixedTypes() as mode:
         torch.nn.functional.group_norm(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16), 2, torch.ones(4), torch.ones(4))
+    assert [name for name, *_ in mode.found] == ["native_group_norm"]
 
 
 def test_the_distance_has_the_gradient_of_its_values() -> None:
