@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import nn
 
 BACKEND = "inductor"
@@ -22,6 +23,8 @@ def compile_forward(module: nn.Module) -> Callable[..., Any]:
 
     A module that still reaches the limit, or that cannot be compiled as one graph, raises an error (`fullgraph`).
     """
+    # DistributedDataParallel exchanges gradients between these parts; splitting them once more only hinders fusion
+    torch._dynamo.config.optimize_ddp = False
     forward = type(module).forward
     name = f"{forward.__name__}_{next(_numbers)}_of_{type(module).__name__}"
     own = types.FunctionType(

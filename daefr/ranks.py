@@ -1,4 +1,4 @@
-"""The few things that the ranks of a training do together; alone, all of them are no-ops."""
+"""The collectives of a training; with one rank, all of them are no-ops."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -79,7 +79,7 @@ def wrap(module: torch.nn.Module, device: torch.device, exchange: Exchange | Non
     """Make a module average its gradients over the ranks, through `exchange` if it is given."""
     if count() == 1:
         return module
-    # BatchNorm statistics stay each rank's own: sending them before every pass would undo the pass before
+    # each rank keeps its own BatchNorm statistics: a broadcast before every pass would undo the pass before
     wrapped = torch.nn.parallel.DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from daefr import ranks
 from daefr.data.dataset import Batch
 from daefr.losses.adversarial import discriminator_loss, generator_loss, gradient_ratio
-from daefr.losses.contrastive import contrast
+from daefr.losses.contrastive import contrastive_loss
 from daefr.losses.perceptual import LENGTH_FLOOR, PerceptualLoss
 from daefr.network.blocks import AttentionBlock, ResidualBlock, Upsample
 from daefr.network.predictor import PredictorLayer
@@ -124,7 +124,7 @@ def _autoencoder_loss(stage: AutoencoderStage, training: Any, kind: str, branch:
     terms: dict[str, Tensor] = {}
     contrastive = torch.zeros((), device=images[branch].device)
     if len(stage.branches) > 1:
-        contrastive, terms["association_accuracy"] = contrast(outputs["hq"].z, outputs["lq"].z)
+        contrastive, terms["association_accuracy"] = contrastive_loss(outputs["hq"].z, outputs["lq"].z)
         terms["contrastive"] = contrastive
 
     output, target, critic = outputs[branch], images[branch], stage.discriminator.get_submodule(branch)
@@ -139,9 +139,9 @@ def _autoencoder_loss(stage: AutoencoderStage, training: Any, kind: str, branch:
             reconstruction = reconstruction + training.perceptual.weight * terms["perceptual"]
         terms["generator"] = generator_loss(critic(output.reconstruction))
         last_layer = stage.generator.branch(branch).decoder.last_layer
-        (pull,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
-        (push,) = torch.autograd.grad(terms["generator"], last_layer, retain_graph=True)
-        terms["adaptive_weight"] = gradient_ratio(pull, push)
+        (reconstruction_grad,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+        (adversarial_grad,) = torch.autograd.grad(terms["generator"], last_layer, retain_graph=True)
+        terms["adaptive_weight"] = gradient_ratio(reconstruction_grad, adversarial_grad)
         weight = training.adversarial.weight * terms["adaptive_weight"]
         loss = reconstruction + weight * terms["generator"] + output.loss + contrastive
     shared = ("contrastive", "association_accuracy")

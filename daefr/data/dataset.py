@@ -99,7 +99,8 @@ class FaceDataset(Dataset[Batch]):
 
     def count_in_processes(self) -> None:
         """Prepare for being copied into processes that decode, whose damaged samples this one counts too."""
-        self._skipped_by_processes = PROCESSES.Value("q", 0)
+        if self._skipped_by_processes is None:
+            self._skipped_by_processes = PROCESSES.Value("q", 0)
 
     def __len__(self) -> int:
         """Return the number of samples."""

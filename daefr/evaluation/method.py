@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from daefr.images import Image
+from daefr.precision import evaluation_precision
 from daefr.restore import FOR_RESTORING, open_model
 from daefr.stages import RestorationStage
 from daefr.tensors import to_image, to_tensor
-
-FOR_COMPARING = FOR_RESTORING.model_copy(update={"autocast": "off"})
-"""In float32 on every device, so that what is measured of two models differs by the models."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,11 @@ class Method(Protocol):
 
 
 class TrainedModel:
-    """A restoration model of ours."""
+    """A restoration model of ours, computed in `daefr.precision.evaluation_precision`."""
 
     def __init__(self, stage: RestorationStage, device: torch.device) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint."""
-        self._stage, self._device = FOR_COMPARING.prepare(stage, device).eval(), device
+        self._stage, self._device = FOR_RESTORING.prepare(stage, device).eval(), device
         self.resolution: int = stage.network.autoencoder.resolution
         self.codes: int = stage.network.autoencoder.codes
 
@@ -59,7 +57,7 @@ class TrainedModel:
     @torch.no_grad()
     def restore(self, images: Sequence[Image]) -> list[Restored]:
         """See `Method`."""
-        with FOR_COMPARING.autocast_on(self._device):
+        with evaluation_precision(self._device):
             output = self._stage.generator.restore(self._batch(images))
         codes = output.indices.cpu().numpy()
         return [Restored(to_image(image), mine) for image, mine in zip(output.image, codes, strict=True)]
@@ -67,10 +65,10 @@ class TrainedModel:
     @torch.no_grad()
     def reconstruct(self, images: Sequence[Image]) -> list[Image]:
         """Return HQ faces, (R, R, 3) uint8 RGB, as their true codes render them."""
-        with FOR_COMPARING.autocast_on(self._device):
+        with evaluation_precision(self._device):
             decoded = self._stage.generator.decode(self._stage.target(self._batch(images)).indices)
         return [to_image(image) for image in decoded]
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
         stacked = torch.stack([to_tensor(image) for image in images])
-        return FOR_COMPARING.arrange({"images": stacked}, self._device)["images"]
+        return FOR_RESTORING.arrange({"images": stacked}, self._device)["images"]

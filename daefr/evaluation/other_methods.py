@@ -13,6 +13,7 @@ from torch import Tensor
 from daefr.errors import UserError
 from daefr.evaluation.method import Restored
 from daefr.images import Image
+from daefr.precision import evaluation_precision
 from daefr.tensors import to_image, to_tensor
 
 MethodName = Literal["gfpgan", "restoreformer", "codeformer"]
@@ -84,7 +85,8 @@ class OtherMethod:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             # its own call: spandrel's scales images as not all of these networks want them
-            restored: Tensor = self._network(to_tensor(image)[None].to(self._device))[0]
+            with evaluation_precision(self._device):
+                restored: Tensor = self._network(to_tensor(image)[None].to(self._device))[0]
         return restored[0]
 
 

@@ -29,44 +29,45 @@ def generator_loss(generated: Tensor) -> Tensor:
 
 def adaptive_weight(
     image: Tensor,
-    pull: Tensor,
-    push: Tensor,
+    reconstruction_grad: Tensor,
+    adversarial_grad: Tensor,
     last_layer: Tensor,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """How much to weigh the adversarial term so that it pulls the last layer as hard as the reconstruction does.
+    """The weight of the adversarial term at which its gradient in the last layer is as large as the reconstruction's.
 
     |d reconstruction / d last_layer| / (|d adversarial / d last_layer| + 1e-4), clamped to [0, 1e4] (the
     reference's ``calculate_adaptive_weight``, before its constant factor 0.8).
 
-    It takes the losses' gradients with respect to the image, which the training step needs anyway, and follows them
-    from there through the last layer alone: perceptual network and discriminator see no further backward pass.
+    It takes the losses' gradients with respect to the image, which the training step needs anyway, and propagates them
+    through the last layer only: perceptual network and discriminator need no second backward pass.
 
     Args:
         image: (B, 3, R, R), as the decoder gave it; its graph is kept for the backward pass.
-        pull: gradient of the reconstruction loss, L1 + perceptual, with respect to `image`.
-        push: likewise of the adversarial loss, from `generator_loss`.
+        reconstruction_grad: gradient of the reconstruction loss, L1 + perceptual, with respect to `image`.
+        adversarial_grad: likewise of the adversarial loss, from `generator_loss`.
         last_layer: the weight of the decoder's last convolution.
-        reduce: averages a gradient over all ranks, in place of which each rank would find a weight of its own.
+        reduce: averages a gradient over all ranks; without it, each rank computes a weight of its own.
 
     Returns:
         A detached scalar.
 
     """
     average = reduce or _unchanged
-    (reconstruction,) = torch.autograd.grad(image, last_layer, pull, retain_graph=True)
-    (adversarial,) = torch.autograd.grad(image, last_layer, push, retain_graph=True)
+    (reconstruction,) = torch.autograd.grad(image, last_layer, reconstruction_grad, retain_graph=True)
+    (adversarial,) = torch.autograd.grad(image, last_layer, adversarial_grad, retain_graph=True)
     return gradient_ratio(average(reconstruction), average(adversarial))
 
 
 def gradient_ratio(reconstruction: Tensor, adversarial: Tensor) -> Tensor:
     """The adaptive weight, from the two gradients of the last layer (any equal shapes): a detached scalar."""
-    pull, push = torch.linalg.vector_norm(reconstruction.detach()), torch.linalg.vector_norm(adversarial.detach())
-    return torch.clamp(pull / (push + GRADIENT_FLOOR), 0, WEIGHT_LIMIT)
+    reconstruction_norm = torch.linalg.vector_norm(reconstruction.detach())
+    adversarial_norm = torch.linalg.vector_norm(adversarial.detach())
+    return torch.clamp(reconstruction_norm / (adversarial_norm + GRADIENT_FLOOR), 0, WEIGHT_LIMIT)
 
 
 def with_gradient(loss: Tensor, image: Tensor, gradient: Tensor) -> Tensor:
-    """Return the value of `loss`, a scalar, to be differentiated as one that has this `gradient` at `image`."""
+    """Return `loss`, a scalar, with the given `gradient` with respect to `image` in place of its own."""
     differentiable: Tensor = _WithGradient.apply(loss.detach(), image, gradient)
     return differentiable
 

@@ -11,24 +11,24 @@ from daefr import ranks
 TEMPERATURE = 0.07
 
 
-class Contrast(NamedTuple):
-    """How well the two sides recognize each other; both are scalars."""
+class ContrastiveLoss(NamedTuple):
+    """How well the two sides are matched; both are scalars."""
 
     loss: Tensor
     accuracy: Tensor
-    """Share of the positions, HQ and LQ alike, whose closest partner is the right one: in [0, 1], detached."""
+    """Share of the positions, HQ and LQ alike, whose nearest neighbour is the matching one: in [0, 1], detached."""
 
 
-def contrast(hq: Tensor, lq: Tensor, *, gather: bool = False) -> Contrast:
-    """Symmetric cross-entropy that makes each HQ position recognize the LQ position of the same place and face.
+def contrastive_loss(hq: Tensor, lq: Tensor, *, gather: bool = False) -> ContrastiveLoss:
+    """Symmetric cross-entropy (InfoNCE) that matches each HQ position with the LQ position of the same place and face.
 
-    The temperature is constant, as it is in the reference, where no optimizer holds it.
+    The temperature is constant, as in the reference, where it is in no optimizer.
 
     Args:
         hq: (B, C, H, W), the HQ latent before quantization.
         lq: (B, C, H, W), the LQ latent of the same faces.
-        gather: whether the positions to choose from are those of all ranks, who must have equal parts, rather than
-            this one's. The mean over the ranks is then the loss of the whole batch, and so are its gradients.
+        gather: whether the candidates are the positions of all ranks, which must have equal parts, rather than this
+            rank's. The mean over the ranks is then the loss of the global batch, and so are its gradients.
 
     """
     with torch.autocast(hq.device.type, enabled=False):
@@ -37,14 +37,14 @@ def contrast(hq: Tensor, lq: Tensor, *, gather: bool = False) -> Contrast:
         if gather:
             others = ranks.concatenate(mine[0]), ranks.concatenate(mine[1])
             partners = partners + ranks.rank() * len(partners)
-        losses, right = zip(
-            *(_recognize(*sides, partners) for sides in zip(mine, reversed(others), strict=True)), strict=True
+        losses, accuracies = zip(
+            *(_info_nce(*sides, partners) for sides in zip(mine, reversed(others), strict=True)), strict=True
         )
-        return Contrast(torch.stack(losses).mean(), torch.stack(right).mean())
+        return ContrastiveLoss(torch.stack(losses).mean(), torch.stack(accuracies).mean())
 
 
-def _recognize(rows: Tensor, others: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
-    """Return loss and accuracy of finding each of `rows` (M, C) at its place among `others` (N, C)."""
+def _info_nce(rows: Tensor, others: Tensor, partners: Tensor) -> tuple[Tensor, Tensor]:
+    """Return loss and accuracy of finding the partner of each of `rows` (M, C) among `others` (N, C)."""
     logits = rows @ others.t() / TEMPERATURE
     return F.cross_entropy(logits, partners), (logits.argmax(1) == partners).float().mean()
 

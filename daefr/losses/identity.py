@@ -38,7 +38,7 @@ class IdentityLoss(nn.Module):
         return cls(load_arcface(find_arcface(path)))
 
     def train(self, mode: bool = True) -> "IdentityLoss":  # noqa: ARG002 - the signature is PyTorch's
-        """Stay in eval mode: this network is a yardstick, whatever mode the module around it is in."""
+        """Stay in eval mode: a frozen network, whatever the mode of the module around it."""
         return super().train(mode=False)
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
@@ -82,6 +82,7 @@ def load_arcface(path: Path) -> ArcFace:
 
 def gray_face(image: Tensor) -> Tensor:
     """Turn color into what ArcFace sees: (B, 3, H, W) RGB -> (B, 1, 128, 128), in the same range."""
-    weights = image.new_tensor(GRAY).view(1, 3, 1, 1)
-    gray = (image * weights).sum(1, keepdim=True)
+    # numbers rather than a tensor, which would have to be copied to the image's device, with a wait for it
+    red, green, blue = GRAY
+    gray = red * image[:, 0:1] + green * image[:, 1:2] + blue * image[:, 2:3]
     return F.interpolate(gray, (IMAGE_SIDE, IMAGE_SIDE), mode="bilinear", align_corners=False)

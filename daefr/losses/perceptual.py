@@ -56,7 +56,7 @@ class PerceptualLoss(nn.Module):
         return loss
 
     def train(self, mode: bool = True) -> "PerceptualLoss":  # noqa: ARG002 - the signature is PyTorch's
-        """Stay in eval mode: this network is a yardstick, whatever mode the module around it is in."""
+        """Stay in eval mode: a frozen network, whatever the mode of the module around it."""
         return super().train(mode=False)
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
@@ -68,14 +68,14 @@ class PerceptualLoss(nn.Module):
 
         """
         with torch.no_grad():
-            wanted = self.net(self.scaling_layer(target))
-        seen = self.net(self.scaling_layer(image))
+            target_features = self.net(self.scaling_layer(target))
+        image_features = self.net(self.scaling_layer(image))
         # under autocast the features may be coarse, their distances not
         with torch.autocast(image.device.type, enabled=False):
             distances = [
                 # channel weights and mean over positions are both linear: the mean first, as it leaves less to weigh
                 self.get_submodule(f"lin{index}")(_Distance.apply(feature.float(), other.float()))
-                for index, (feature, other) in enumerate(zip(seen, wanted, strict=True))
+                for index, (feature, other) in enumerate(zip(image_features, target_features, strict=True))
             ]
             return torch.stack(distances).sum(0).flatten()
 
@@ -138,8 +138,8 @@ class _Channels(nn.Module):
 class _Distance(torch.autograd.Function):
     """Squared differences of two features, each position's vector at length 1, averaged over the positions.
 
-    (B, C, H, W) twice -> (B, C, 1, 1). Gradients flow to the first alone. Features are large and this is all about
-    memory's speed: it takes a third of the passes over them that PyTorch's own derivatives would.
+    (B, C, H, W) twice -> (B, C, 1, 1), all float32. Gradients flow to the first alone. Features are large and the speed
+    of memory is the limit: this takes a third of the passes over them that PyTorch's own derivatives would.
     """
 
     @staticmethod
@@ -154,10 +154,10 @@ class _Distance(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         feature, difference, length, scale = context.saved_tensors
-        of_unit = difference * (gradient * 2 / feature[0, 0].numel())
+        unit_grad = difference * (gradient * 2 / feature[0, 0].numel())
         # as a longer vector has a shorter unit
-        along = (feature * of_unit).sum(1, keepdim=True) * scale.square() / length
-        return of_unit.mul_(scale).addcmul_(feature, along, value=-1), None
+        along = (feature * unit_grad).sum(1, keepdim=True) * scale.square() / length
+        return unit_grad.mul_(scale).addcmul_(feature, along, value=-1), None
 
 
 def _length(feature: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from daefr.data.dataset import Batch, Part
 from daefr.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss, with_gradient
-from daefr.losses.contrastive import contrast
+from daefr.losses.contrastive import contrastive_loss
 from daefr.losses.identity import IdentityLoss
 from daefr.losses.perceptual import PerceptualLoss
 from daefr.network.discriminator import Discriminator
@@ -115,9 +115,9 @@ class AutoencoderStage(Stage):
                 total_loss = total_loss + extra.total
                 terms |= {self._label(branch, name): term for name, term in extra.terms.items()}
         if len(self.branches) > 1:
-            # a batch of validation is whole already, on one rank
+            # in validation, one rank has all samples of the batch
             gather = self._gather and self.training
-            contrastive, accuracy = contrast(output["hq"].z, output["lq"].z, gather=gather)
+            contrastive, accuracy = contrastive_loss(output["hq"].z, output["lq"].z, gather=gather)
             total_loss = total_loss + contrastive
             terms |= {"contrastive": contrastive.detach(), "association_accuracy": accuracy}
         return Loss(total_loss, terms)
@@ -133,20 +133,24 @@ class AutoencoderStage(Stage):
             terms["perceptual"] = self.perceptual(image, target).mean()
             reconstruction = l1 + self._training.perceptual.weight * terms["perceptual"]
         if adversarial:
-            # the gradients at the image, once: they give the weight, and they are what the decoder's pass begins with
-            (pull,) = torch.autograd.grad(reconstruction, image)
+            # the gradients at the image, once: the weight needs them, and the decoder's backward pass starts there
+            (reconstruction_grad,) = torch.autograd.grad(reconstruction, image)
             terms["generator"] = generator_loss(self._score_frozen(branch, image))
-            (push,) = torch.autograd.grad(terms["generator"], image)
+            (adversarial_grad,) = torch.autograd.grad(terms["generator"], image)
             last_layer = self.generator.branch(branch).decoder.last_layer
-            terms["adaptive_weight"] = adaptive_weight(image, pull, push, last_layer, average)
+            terms["adaptive_weight"] = adaptive_weight(
+                image, reconstruction_grad, adversarial_grad, last_layer, average
+            )
             weight = self._training.adversarial.weight * terms["adaptive_weight"]
-            reconstruction = with_gradient(reconstruction + weight * terms["generator"], image, pull + weight * push)
+            reconstruction = with_gradient(
+                reconstruction + weight * terms["generator"], image, reconstruction_grad + weight * adversarial_grad
+            )
         return Loss(reconstruction + output.loss, {name: term.detach() for name, term in terms.items()})
 
     def _family_losses(self, branch: str, image: Tensor, batch: Batch, *, adversarial: bool) -> Iterator[Loss]:
-        """Yield the terms that DAEFR's relatives have and it has not; none by default.
+        """Yield the terms of related methods that DAEFR does not have; none by default.
 
-        As there, they are outside of the reconstruction loss that the adaptive weight looks at.
+        As in those methods, the adaptive weight does not include them in the reconstruction loss.
         """
         if self.identity is not None:
             identity = self.identity(image, batch[branch]).mean()
@@ -155,7 +159,7 @@ class AutoencoderStage(Stage):
             yield self.discriminator.components.generator_loss(branch, image, batch[branch], batch["components"])
 
     def _score_frozen(self, branch: str, image: Tensor) -> Tensor:
-        """Score an image with gradients to the image alone: the discriminator learns in its own turn."""
+        """Score an image with gradients to the image alone: the discriminator has a backward pass of its own."""
         critic = self.discriminator[branch]
         frozen = {name: parameter.detach() for name, parameter in critic.named_parameters()}
         scores: Tensor = torch.func.functional_call(critic, frozen, (image,))

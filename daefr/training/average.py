@@ -1,4 +1,4 @@
-"""The moving average of the weights (EMA), which often restores better than the last of them."""
+"""The exponential moving average (EMA) of the weights, which often restores better than the weights themselves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from daefr.stages.base import Stage
 
 
 class WeightAverage:
-    """An exponential moving average of what a stage's generator trains, on the device of its weights."""
+    """The EMA of the trained weights of a stage's generator, on their device."""
 
     def __init__(self, stage: Stage, decay: float) -> None:
-        """Begin with the weights as they are."""
+        """Start with the current weights."""
         self._decay = decay
         self._weights = {
             f"generator.{name}": parameter.detach()
@@ -25,13 +25,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after `step` (from 1 on); the first ones, which soon mean nothing, fade faster."""
+        """Update with the weights after `step`, from 1; the first steps, soon obsolete, decay faster."""
         decay = min(self._decay, step / (step + 9))
         torch._foreach_lerp_(list(self.tensors.values()), list(self._weights.values()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the averages in the place of the weights while a block runs."""
+        """Replace the weights by the averages while a block runs."""
         kept = {name: weight.clone() for name, weight in self._weights.items()}
         _copy(self.tensors, self._weights)
         try:
@@ -40,7 +40,7 @@ class WeightAverage:
             _copy(kept, self._weights)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from earlier averages."""
+        """Restore averages from a checkpoint."""
         _copy(tensors, self.tensors)
 
 

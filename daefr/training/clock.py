@@ -1,4 +1,4 @@
-"""What the time of a step goes into, told without making any step wait."""
+"""The time that each phase of a step takes, measured without making any step wait."""
 
 import time
 from collections import defaultdict
@@ -17,19 +17,19 @@ Mark = float | torch.cuda.Event
 
 
 class Clock:
-    """Times phases of steps by the host's clock on a CPU, by marks in the stream of work on a GPU.
+    """Times phases of steps: by the host's clock on a CPU, by events in the stream on a GPU.
 
-    `communication` is the exchange of gradients between ranks. It runs beside `backward`, as far as it can.
+    `communication` is the exchange of gradients between ranks, which overlaps with `backward` as far as it can.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Begin, for work on `device`."""
+        """Time work on `device`."""
         self._on_gpu = device.type == "cuda"
         self._spans: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Time a phase, which a block starts."""
+        """Time a block as part of a phase."""
         start = self._mark()
         try:
             yield
@@ -38,13 +38,13 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time how long the host waits for data, whatever the device does meanwhile."""
+        """Time how long the host waits for data, whatever the device does in that time."""
         start = time.perf_counter()
         yield
         self._spans["data"].append((start, time.perf_counter()))
 
     def exchange(self, group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        """Average a bucket of gradients over the ranks, as distributed training does by itself, and time it."""
+        """Average a bucket of gradients over the ranks, as DistributedDataParallel does by default, and time it."""
         start = self._mark()
 
         def done(averaged: torch.futures.Future[Tensor]) -> Tensor:
@@ -54,7 +54,7 @@ class Clock:
         return allreduce_hook(group, bucket).then(done)  # type: ignore[arg-type]
 
     def flush(self) -> dict[str, float]:
-        """Return the seconds of every phase since the last call. The device must have done all its work."""
+        """Return the seconds of every phase since the last call. The device must have finished its work."""
         spans, self._spans = self._spans, defaultdict(list)
         return {phase: _covered([self._seconds(span, spans[phase][0][0]) for span in spans[phase]]) for phase in spans}
 
@@ -71,7 +71,7 @@ class Clock:
 
 
 def _between(start: Mark, end: Mark) -> float:
-    # marks of one phase are of one kind
+    # all marks of a phase are of the same type
     if isinstance(start, float) and isinstance(end, float):
         return end - start
     assert isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event)  # noqa: S101
@@ -79,7 +79,7 @@ def _between(start: Mark, end: Mark) -> float:
 
 
 def _covered(spans: list[tuple[float, float]]) -> float:
-    """Return how much time spans (start, end) cover; where they overlap, it counts once."""
+    """Return the time that spans (start, end) cover, counting overlaps once."""
     covered, until = 0.0, float("-inf")
     for start, end in sorted(spans):
         covered += max(0.0, end - max(start, until))

@@ -40,9 +40,9 @@ class FiniteCheck:
     validation, checkpoints) calls `raise_if_found` before.
     """
 
-    def __init__(self, stage: str, device: torch.device, *, later: bool) -> None:
-        """Examine the steps of a stage on a device."""
-        self._stage, self._device, self._later = stage, device, later
+    def __init__(self, stage: str, *, later: bool) -> None:
+        """Examine the steps of a stage; errors name it."""
+        self._stage, self._later = stage, later
         self._examined: _Examined | None = None
 
     def examine(self, step: int, losses: Mapping[str, NetworkLosses], norms: Iterable[Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from daefr import ranks
 from daefr.checkpoint import Checkpoint
 from daefr.data.dataset import Batch, FaceDataset, Fetch, check_resolution, training_batches
+from daefr.precision import evaluation_precision
 from daefr.settings.training import TrainingConfig
 from daefr.stages.base import Stage
 from daefr.training.clock import Clock
@@ -79,7 +80,9 @@ def train(
 
     for parts in islice(_steps(batches, training, device, clock), training.last_step - state.step):
         if state.step == 0 and from_scratch:
-            stage.before_training(parts[0], seed)
+            # a single pass, which is not worth compiling for
+            with evaluation_precision(device):
+                stage.before_training(parts[0], seed)
         with rank_vote.watching(f"{stage.name}, step {state.step + 1}"):
             # before the step's work: no host is blocked by a GPU that waits for another rank's
             stop, save = rank_vote.any(reporter.should_stop(), saving.is_time())

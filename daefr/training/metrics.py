@@ -1,4 +1,4 @@
-"""Averages of what training steps report, kept on the device until somebody asks."""
+"""Averages of the metrics of training steps, kept on the device until they are read."""
 
 import resource
 import sys
@@ -18,10 +18,10 @@ KIBIBYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class MetricWindow:
-    """The steps since the last `flush`. Nothing is moved off the device before, so no step waits for it."""
+    """The steps since the last `flush`. Values stay on the device until then, so that no step waits for them."""
 
     def __init__(self, codes: int, clock: Clock, device: torch.device) -> None:
-        """Begin, for codebooks of `codes` entries, and steps on `device` whose parts `clock` times."""
+        """Collect metrics of steps on `device`, with codebooks of `codes` entries; `clock` times their phases."""
         self._codes, self._clock, self._device = codes, clock, device
         self._clear()
 
@@ -52,8 +52,8 @@ class MetricWindow:
         self._samples += samples
 
     def flush(self) -> dict[str, float]:
-        """Return the averages over steps and ranks, and begin anew. Every rank must call it at the same step."""
-        # all at once: every value by itself would be a wait of its own
+        """Return averages over steps and ranks, and start a new window. Every rank must call it at the same step."""
+        # all in one transfer: each value by itself would be a wait of its own
         means = ranks.average(torch.stack([torch.stack(self._values[name]).mean() for name in sorted(self._values)]))
         values = dict(zip(sorted(self._values), means.tolist(), strict=True))
         for name, counts in sorted(self._counts.items()):
@@ -77,7 +77,7 @@ class MetricWindow:
 
 
 def _peak_bytes(device: torch.device) -> int:
-    """The most that tensors took on a GPU since the last call, or that the process took of a machine since it began."""
+    """Peak memory: of tensors on a GPU since the last call, or of the process since its start."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

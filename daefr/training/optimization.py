@@ -51,7 +51,7 @@ class Optimization:
         }
         self._losses: dict[str, NetworkLosses] = {}
         self._check_later = device.type == "cuda" if check_later is None else check_later
-        self._finite = FiniteCheck(state.stage.name, device, later=self._check_later)
+        self._finite = FiniteCheck(state.stage.name, later=self._check_later)
 
     def step(self, *parts: Batch) -> tuple[Any, dict[str, Tensor]]:
         """Train on one batch; return the generator's output of the last part, and the scalars."""

@@ -15,29 +15,29 @@ from daefr.images import Image
 BEST = "best.json"
 
 Save = Callable[[Path], None]
-"""Writes a checkpoint into a directory, on any thread, also while the training goes on."""
+"""Writes a checkpoint into a directory, on any thread, also while training continues."""
 
 
 class Reporter(Protocol):
-    """Takes what a training has to tell: `metrics` and `image` from rank 0 only, the rest from every rank."""
+    """Receives the results of a training: `metrics` and `image` from rank 0 only, the rest from every rank."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Take numbers by name."""
+        """Receive metrics by name."""
 
     def image(self, step: int, name: str, image: Image) -> None:
-        """Take a picture, (H, W, 3) uint8 RGB."""
+        """Receive a picture, (H, W, 3) uint8 RGB."""
 
     def checkpoint(self, step: int, save: Save) -> None:
-        """Keep a checkpoint that `save` writes, now or soon; only rank 0's `save` may be called.
+        """Store a checkpoint that `save` writes, now or later; only rank 0's `save` may be called.
 
-        Where the same step was validated, its measures have been told before.
+        If the same step was validated, its metrics have been reported before.
         """
 
     def should_stop(self) -> bool:
-        """Tell whether the training is to stop: asked every step. If one rank's answer is yes, all stop."""
+        """Return whether the training should stop; called once per step. If one rank returns true, all stop."""
 
     def finish(self) -> None:
-        """Return when all checkpoints are kept."""
+        """Return when all checkpoints are stored."""
 
 
 class FolderReporter:

@@ -1,4 +1,4 @@
-"""When a training saves itself, and what that costs."""
+"""When a training saves checkpoints, and how long that takes."""
 
 import time
 from pathlib import Path
@@ -9,21 +9,21 @@ from daefr.training.state import TrainingState
 
 
 class Saving:
-    """Gives checkpoints to the reporter: copies of the training, which goes on while they are written."""
+    """Gives checkpoints to the reporter: copies of the training state, written while training continues."""
 
     def __init__(self, state: TrainingState, reporter: Reporter) -> None:
-        """Begin to count the minutes."""
+        """Start the timer of `checkpoint_minutes`."""
         self._state, self._reporter = state, reporter
         self._last = time.monotonic()
         self._costs: dict[str, float] = {}
 
     def is_time(self) -> bool:
-        """Tell whether the wall clock asks for a checkpoint; that of rank 0 decides."""
+        """Return whether a checkpoint is due by time; rank 0's clock decides."""
         minutes = self._state.training.checkpoint_minutes
         return minutes is not None and ranks.rank() == 0 and time.monotonic() - self._last >= 60 * minutes
 
     def __call__(self) -> None:
-        """Have a checkpoint kept. Every rank must call it at the same step."""
+        """Save a checkpoint. Every rank must call it at the same step."""
         start = time.monotonic()
         save = self._watch(self._state.snapshot()) if ranks.rank() == 0 else _save_elsewhere
         self._reporter.checkpoint(self._state.step, save)
@@ -31,12 +31,12 @@ class Saving:
         self._costs["checkpoint_wait_seconds"] = self._last - start
 
     def flush(self) -> dict[str, float]:
-        """Return what checkpoints have cost since the last call: seconds that training waited, and that they took."""
+        """Return the metrics of checkpoints since the last call: seconds of waiting, seconds of writing, size."""
         costs, self._costs = self._costs, {}
         return costs
 
     def finish(self) -> None:
-        """Wait until all checkpoints are kept, and report what is left to tell of them."""
+        """Wait until all checkpoints are stored, and report the remaining metrics."""
         self._reporter.finish()
         costs = self.flush()
         if costs and ranks.rank() == 0:

@@ -1,4 +1,4 @@
-"""Everything of a training that must survive its end."""
+"""The state of a training that its checkpoints hold."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ class TrainingState:
     """
 
     def __init__(self, stage: Stage, training: TrainingConfig) -> None:
-        """Begin at step 0 with fresh optimizers."""
+        """Start at step 0 with fresh optimizers."""
         self.stage, self.training, self.step = stage, training, 0
         self.best_loss = float("inf")
         self.average = WeightAverage(stage, training.ema) if training.ema else None
@@ -38,9 +38,9 @@ class TrainingState:
         }
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of this stage.
+        """Resume from a checkpoint of this stage.
 
-        Raises `UserError` where it is of another stage, or has no training or no averages to go on with.
+        Raises `UserError` when it is of another stage, or lacks the training state or the averages.
         """
         self.stage.load_weights(checkpoint.tensors(), str(checkpoint.path))
         saved = checkpoint.trainer()
@@ -52,11 +52,11 @@ class TrainingState:
         if self.average is not None:
             average = checkpoint.average()
             if not average:
-                raise UserError(f"{checkpoint.path} has no averaged weights to go on with: it was trained without ema")
+                raise UserError(f"{checkpoint.path} has no averaged weights to resume from: it was trained without ema")
             self.average.load(average)
 
     def snapshot(self) -> Callable[[Path], None]:
-        """Copy all of it to the CPU; the result writes the copy as a checkpoint, whenever and on whatever thread."""
+        """Copy the state to the CPU; the result writes the copy as a checkpoint, at any time and on any thread."""
         stage = self.stage
         trainer = {
             "step": self.step,

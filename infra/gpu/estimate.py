@@ -82,10 +82,10 @@ def main() -> int:
         hours = training.last_step * training.batch / (rate * options.gpus) / 3600
         total += hours
         lines.append(
-            f"| `{stage}` | {cost.flops / 1e12:.2f} | {training.last_step:,} | {rate:.0f} | {hours:.0f} "
+            f"| `{stage}` | {cost.flops / 1e12:.2f} | {training.last_step:,} | {rate:.0f} | {hours:.1f} "
             f"| {cost.checkpoint_bytes / 1e9:.2f} GB | {BYTES_OF_FLOAT * cost.trained / 1e9:.2f} GB |"
         )
-    lines.append(f"| all | | | | {total:.0f} | | |")
+    lines.append(f"| all | | | | {total:.1f} | | |")
     shown = ", ".join(f"{stage} {share:g}" for stage, share in shares.items())
     lines += ["", f"{options.gpus} GPUs of {options.matrix_rate / 1e12:g} TFLOP/s; share of it: {shown}"]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -1,11 +1,15 @@
 """Shards, the order of the samples, and the samples themselves."""
 
+import json
+import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -406,3 +410,40 @@ def test_a_damaged_shard_is_named_in_one_line(tmp_path: Path, workers: int) -> N
     checked = FaceDataset(tmp_path, "train", ("hq",), check_digests=True)
     with pytest.raises(UserError, match=r"^shard .*train-1\.tar is damaged: it does not have the digest"):
         list(islice(training_batches(checked, seed=0, batch=4, rank=0, ranks=1, step=0, workers=workers), 8))
+
+
+class RecordsThreads:
+    """Opens shards beside their manifest, and records in which process and with how many threads of OpenCV."""
+
+    def __init__(self, folder: Path, records: Path) -> None:
+        self._folder, self._records = folder, records
+
+    def __call__(self, shard: Shard) -> AbstractContextManager[Path]:
+        record = {"pid": os.getpid(), "opencv": cv2.getNumThreads(), "start": start_method()}
+        (self._records / f"{os.getpid()}-{shard.name}.json").write_text(json.dumps(record))
+        return nullcontext(self._folder / shard.name)
+
+
+def start_method() -> str:
+    """How this process was started: what a fork inherits is missing in a child of a server."""
+    return "fork" if INHERITED else "server"
+
+
+INHERITED: list[int] = []
+
+
+def test_processes_that_decode_inherit_nothing_and_use_one_thread(dataset: Path, tmp_path: Path) -> None:
+    INHERITED.append(1)
+    try:
+        faces = FaceDataset(dataset, "train", ("hq",), fetch=RecordsThreads(dataset, tmp_path))
+        assert len(faces[Position(0, 0, 0)]) == 1, "a shard that is open here is opened again there"
+        for path in tmp_path.iterdir():
+            path.unlink()
+        list(islice(training_batches(faces, seed=0, batch=12, rank=0, ranks=1, step=0, workers=1), 3))
+    finally:
+        INHERITED.clear()
+    records = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+    assert records
+    assert {record["opencv"] for record in records} == {1}
+    assert {record["start"] for record in records} == {"server"}
+    assert len({record["pid"] for record in records}) == 1, "one process for all passes over the data"

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from daefr.settings.base import StageName
 from daefr.stages import STAGES
+from daefr.training.rank_vote import FIND_MISSING_SECONDS, is_timeout, nccl_timeout_seconds
 from tests.daefr import equal
 
 COSTS = ("seconds", "samples_per_second", "cores_in_use", "memory_megabytes")
@@ -63,3 +65,26 @@ def test_a_rank_that_does_not_come_is_named(tmp_path: Path, hung: int, told: str
     said = (tmp_path / f"rank-{first}").read_text()
     assert said.startswith(f"hq_codebook, step 2: after 2 s {told}")
     assert (tmp_path / "rank-2").exists()
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 2000ms for recv operation to complete"),
+    dist.DistBackendError("WorkNCCL(SeqNum=199, OpType=ALLREDUCE) ran for 600090 milliseconds before timing out."),
+    dist.DistStoreError("Socket Timeout"),
+])  # fmt: skip
+def test_timeouts_of_every_backend_are_recognized(error: Exception) -> None:
+    assert is_timeout(error)
+
+
+@pytest.mark.parametrize("error", [
+    RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:52021"),
+    dist.DistBackendError("NCCL error in: NCCLUtils.hpp:268, remote process exited or there was a network error"),
+    dist.DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed."),
+    ValueError("timed out"),
+])  # fmt: skip
+def test_a_lost_rank_is_no_timeout(error: Exception) -> None:
+    assert not is_timeout(error)
+
+
+def test_nccl_aborts_later_than_the_vote() -> None:
+    assert nccl_timeout_seconds(600) >= 600 + FIND_MISSING_SECONDS + 120

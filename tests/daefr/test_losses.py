@@ -9,8 +9,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from daefr.errors import UserError
-from daefr.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss, gradient_ratio, with_gradient
-from daefr.losses.contrastive import contrast
+from daefr.losses.adversarial import (
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+    gradient_ratio,
+    with_gradient,
+)
+from daefr.losses.contrastive import contrastive_loss
 from daefr.losses.perceptual import PerceptualLoss, find_vgg16
 
 
@@ -65,34 +71,34 @@ def test_contrastive_loss_is_the_mean_of_both_cross_entropies(generator: torch.G
     logits = hq_rows @ lq_rows.t() / 0.07
     diagonal = torch.arange(len(logits))
     expected = (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.t(), diagonal)) / 2
-    torch.testing.assert_close(contrast(hq, lq).loss, expected)
+    torch.testing.assert_close(contrastive_loss(hq, lq).loss, expected)
 
 
 def test_contrastive_loss_prefers_matching_places(generator: torch.Generator) -> None:
     z = torch.randn(2, 8, 3, 3, generator=generator)
-    assert contrast(z, z).loss < contrast(z, z.flip(3)).loss
+    assert contrastive_loss(z, z).loss < contrastive_loss(z, z.flip(3)).loss
 
 
 def test_contrastive_accuracy_is_the_share_of_positions_that_find_their_partner(generator: torch.Generator) -> None:
     z = torch.randn(2, 8, 4, 3, generator=generator).requires_grad_()
-    assert contrast(z, 2 * z).accuracy == 1
+    assert contrastive_loss(z, 2 * z).accuracy == 1
     # the middle column of three keeps its place in a mirror image
-    assert contrast(z, z.flip(3)).accuracy == pytest.approx(1 / 3)
-    assert not contrast(z, z).accuracy.requires_grad
+    assert contrastive_loss(z, z.flip(3)).accuracy == pytest.approx(1 / 3)
+    assert not contrastive_loss(z, z).accuracy.requires_grad
 
 
 def test_contrastive_loss_pulls_both_sides_and_is_symmetric(generator: torch.Generator) -> None:
     hq, lq = torch.randn(2, 2, 8, 3, 3, generator=generator).requires_grad_().unbind()
-    gradients = torch.autograd.grad(contrast(hq, lq).loss, [hq, lq])
+    gradients = torch.autograd.grad(contrastive_loss(hq, lq).loss, [hq, lq])
     assert all(gradient.norm() > 0 for gradient in gradients)
-    torch.testing.assert_close(contrast(hq, lq).loss, contrast(lq, hq).loss)
+    torch.testing.assert_close(contrastive_loss(hq, lq).loss, contrastive_loss(lq, hq).loss)
 
 
 def test_contrastive_loss_is_float32_under_autocast(generator: torch.Generator) -> None:
     hq, lq = torch.randn(2, 2, 8, 3, 3, generator=generator)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = contrast(hq, lq).loss
-    assert torch.equal(inside, contrast(hq, lq).loss)
+        inside = contrastive_loss(hq, lq).loss
+    assert torch.equal(inside, contrastive_loss(hq, lq).loss)
 
 
 def test_perceptual_loss_is_zero_for_equal_images_and_has_finite_gradients(generator: torch.Generator) -> None:

@@ -77,13 +77,13 @@ def encode_jpeg(image: Image, side: int) -> bytes:
     return cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
-def samples(count: int, seed: int, variants: dict[str, int] | None = None) -> Iterator[Sample]:
+def samples(count: int, seed: int, variants: dict[str, int] | None = None, side: int = SIDE) -> Iterator[Sample]:
     """Samples as a dataset has them; the variants of one face differ in brightness."""
     rng = np.random.default_rng(seed)
     for number in range(count):
-        hq = face(rng)
+        hq = face(rng, side)
         sample: dict[str, str | bytes] = {"__key__": f"{seed:03d}-{number:03d}", "hq.webp": encode_lossless(hq)}
-        about = {"components": component_boxes(template_landmarks(SIDE), SIDE)}
+        about = {"components": component_boxes(template_landmarks(side), side)}
         sample["json"] = json.dumps(about).encode()
         for kind, kinds in (VARIANTS if variants is None else variants).items():
             for variant in range(kinds):
@@ -92,18 +92,18 @@ def samples(count: int, seed: int, variants: dict[str, int] | None = None) -> It
         yield sample
 
 
-def write_dataset(folder: Path, variants: dict[str, int] | None = None) -> Path:
+def write_dataset(folder: Path, variants: dict[str, int] | None = None, side: int = SIDE) -> Path:
     """Write a whole dataset."""
     variants = VARIANTS if variants is None else variants
     shards: dict[str, list[Shard]] = {}
     for split, sizes, first in (("train", TRAIN_SIZES, 0), ("validation", VALIDATION_SIZES, 100)):
         shards[split] = [
-            write_shard(folder / f"{split}-{number}.tar", samples(size, first + number, variants))
+            write_shard(folder / f"{split}-{number}.tar", samples(size, first + number, variants, side))
             for number, size in enumerate(sizes)
         ]
     write_manifest(
         folder,
-        resolution=SIDE,
+        resolution=side,
         recipes={kind: f"daefr-{kind}" for kind in variants},
         variants=variants,
         seed=0,
