@@ -37,7 +37,7 @@ chaos: setup
 
 # FACES=FOLDER takes those instead of drawn portraits.
 bench-data: setup
-	@$(BIN)/python -m daefr bench-data $(FACES)
+	@$(BIN)/daefr bench-data $(FACES)
 
 ui: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(RUN_DIR)/mlflow.db --host 127.0.0.1 --port 5000

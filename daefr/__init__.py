@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daefr.restore import ImageError, Restoration, RestoredFace, Restorer
 
-__all__ = ["ImageError", "Restoration", "RestoredFace", "Restorer"]
+__all__ = ["ImageError", "Restoration", "RestoredFace", "Restorer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from daefr.version import find_version  # noqa: PLC0415  # most who import this package do not ask
+
+        return find_version()
     # PyTorch takes seconds to import, which only those who restore have to wait for
     if name in __all__:
         import daefr.restore  # noqa: PLC0415

@@ -2,8 +2,7 @@
 
 import argparse
 import sys
-
-from pipelines.engine.command import run_command
+from importlib.util import find_spec
 
 COMMANDS = {
     "full": ("pipelines.full", "run the pipeline from faces to a promoted model"),
@@ -14,10 +13,15 @@ COMMANDS = {
     "restore": ("pipelines.restore.step", "restore many photographs"),
     "serve": ("pipelines.serve.run", "serve restoration over HTTP"),
 }
+NEEDS = ("ray", "mlflow")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the step that the first argument names; return its exit code."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        sys.stderr.write(f"error: {', '.join(missing)} is not installed: pip install 'daefr[cluster]'\n")
+        return 2
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m pipelines", description="The pipeline, and each of its steps.")
     commands = parser.add_subparsers(dest="command", metavar="STEP", required=True)
@@ -28,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         from pipelines.promote.command import main as promote  # noqa: PLC0415  # loads MLflow, which others do without
 
         return promote(arguments[1:])
+    from pipelines.engine.command import run_command  # noqa: PLC0415  # it needs what was looked for above
+
     return run_command(COMMANDS[name][0], arguments[1:])
 
 

@@ -1,4 +1,4 @@
-"""The command `python -m daefr bench-data`: what making and reading samples costs, beside the plain way to do it.
+"""Measure the speed of making and reading samples, beside the plain way to do it.
 
 Plain is how the public reference degrades: a full `filter2D` for every LQ image, and all of it again each time that a
 sample is read, from the PNG file of its face to float tensors. Our loader reads a shard and stops at 8 bits, which the
@@ -100,7 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resolution", type=int, default=512, help="side of the images (default %(default)s)")
 
 
-def bench_data(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measure and print one JSON object; return 0. Raises `UserError` where there is nothing to measure."""
     for name in ("faces", "variants", "resolution"):
         if getattr(options, name) < 1:

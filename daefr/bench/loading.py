@@ -1,4 +1,4 @@
-"""The command `python -m daefr bench-loader`: does training wait for its data?
+"""Measure whether training waits for its data.
 
 Each stage takes steps on one batch that is in memory, then as many on batches that the loader brings.
 """
@@ -18,6 +18,7 @@ import torch
 from daefr.bench.cases import Case, CaseName, build_side
 from daefr.bench.data import degrade_face, write_dataset
 from daefr.bench.report import network_of
+from daefr.cli.device import add_device_option, resolve_device
 from daefr.data.dataset import Batch, FaceDataset, training_batches
 from daefr.errors import UserError
 from daefr.portraits import draw_portrait
@@ -40,7 +41,7 @@ class Loading:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options; the defaults are for a GPU."""
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    add_device_option(parser)
     parser.add_argument("--batch", type=int, default=4, help="samples a step (default %(default)s)")
     parser.add_argument("--channels", type=int, default=64, help="width of the finest level (default %(default)s)")
     parser.add_argument("--resolution", type=int, default=512, help="side of the images (default %(default)s)")
@@ -49,8 +50,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--faces", type=int, default=32, help="drawn portraits to read (default %(default)s)")
 
 
-def bench_loader(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measure and print one JSON object; return 0. Raises `UserError` for sizes that do not fit together."""
+    options.device = str(resolve_device(options.device))
     for name in ("batch", "channels", "resolution", "steps", "faces"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be 1 or more")

@@ -1,4 +1,4 @@
-"""The command `python -m daefr bench`: its options, and what it prints."""
+"""Measure the speed of training and restoring beside the same network computed the way of the public reference."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from daefr.bench.cases import CASES, Case, CaseName, Side
 from daefr.bench.measure import SIDES, Measured, measure, products_type
 from daefr.bench.worker import matrix_rate
+from daefr.cli.device import add_device_option, resolve_device
 from daefr.errors import UserError
 from daefr.settings.network import AutoencoderConfig, NetworkConfig
 from daefr.speed import Speed
@@ -30,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stages", type=_names, default=CASES, help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--repetitions", type=int, default=3, help="timed runs a side, after one to warm up")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    add_device_option(parser)
     parser.add_argument("--batch", type=int, default=2, help="samples a training step")
     parser.add_argument("--channels", type=int, default=64, help="width of the finest level")
     parser.add_argument("--resolution", type=int, default=256, help="side of the images in training")
@@ -48,8 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--autocast", choices=("bfloat16", "off"), help="likewise")
 
 
-def bench(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measure and print; return 0. Raises `UserError` for sizes that do not fit together."""
+    options.device = str(resolve_device(options.device))
     cases = [_case(name, options) for name in options.stages]
     rate = matrix_rate(torch.device(options.device), products_type(cases[0]))
     if not options.json:

@@ -1,4 +1,4 @@
-"""Aligned crops of a folder of photographs, as files: what `python -m daefr align` does."""
+"""Aligned crops of a folder of photographs, as files: what `daefr align` does."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

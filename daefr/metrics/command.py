@@ -1,4 +1,4 @@
-"""The commands `python -m daefr measure` and `fid-statistics`: what they do and print."""
+"""The work of the commands `daefr measure` and `daefr fid-statistics`, and what they print."""
 
 import argparse
 import contextlib

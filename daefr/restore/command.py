@@ -1,4 +1,4 @@
-"""The command `python -m daefr restore`: its options, and what it does and prints."""
+"""The work of the command `daefr restore`, and what it prints."""
 
 import argparse
 import sys
@@ -13,27 +13,7 @@ from daefr.errors import UserError
 from daefr.files import file_digest
 from daefr.restore.files import Wanted, list_files, restore_files
 from daefr.restore.masks import find_parser
-from daefr.restore.restorer import BATCH, SCALES, Restorer
-
-
-def add_restore_options(parser: argparse.ArgumentParser) -> None:
-    """Describe the options."""
-    parser.add_argument("source", metavar="IN", type=Path, help="a photograph, or a folder of photographs")
-    parser.add_argument(
-        "target", metavar="OUT", type=Path, help="folder for the results (for one photograph: or a .png)"
-    )
-    parser.add_argument("--model", required=True, type=Path, help="a restoration checkpoint directory, or a .ckpt file")
-    parser.add_argument("--aligned", action="store_true", help="the files are aligned crops of faces")
-    parser.add_argument("--only-center-face", action="store_true", help="restore only the face next to the middle")
-    parser.add_argument(
-        "--upscale", type=int, choices=SCALES, default=1, help="how many times as large photographs become"
-    )
-    parser.add_argument("--upscaler", metavar="PATH", type=Path, help="spandrel model (default: resampling)")
-    parser.add_argument("--detector", metavar="PATH", type=Path, help="RetinaFace weights (default: facexlib's)")
-    parser.add_argument("--parser", metavar="PATH", type=Path, help="ParseNet weights, for tighter masks")
-    parser.add_argument("--suffix", default="", help="goes between a result's name and .png")
-    parser.add_argument("--side-by-side", action="store_true", help="write before and after beside each other")
-    parser.add_argument("--batch", type=int, default=BATCH, help="photographs and faces at once (default %(default)s)")
+from daefr.restore.restorer import Restorer
 
 
 def restore(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Restored photographs of a folder, as files: what `python -m daefr restore` does."""
+"""Restored photographs of a folder, as files: what `daefr restore` does."""
 
 import errno
 import json

@@ -16,6 +16,7 @@ from daefr.faces.detected import DetectedFace
 from daefr.faces.detector import Detector
 from daefr.faces.template import template_landmarks
 from daefr.images import Image
+from daefr.locate import find_model
 from daefr.restore.colours import Colours
 from daefr.restore.masks import FaceParser, Mask, find_parser, whole_mask
 from daefr.restore.model import FOR_RESTORING, CropRestorer, open_model
@@ -23,11 +24,10 @@ from daefr.restore.paste import Patch, match_colours, paste
 from daefr.restore.photograph import ImageError, Photograph, Source, read_photograph
 from daefr.restore.upscale import Upscaler, enlarge
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
+from daefr.settings.restore import BATCH_SIZE, SCALES
 from daefr.speed import Speed
 from daefr.stages import RestorationStage
 
-BATCH = 4
-SCALES = (1, 2, 4)
 LEAST_FACE = 2.0
 """Pixels between eyes and mouth; what is smaller is a mistake of the detector, and has no direction."""
 
@@ -109,7 +109,7 @@ class Restorer:
         detector: FindsFaces | Path | None = None,
         parser: FaceParser | None = None,
         upscaler: Upscaler | None = None,
-        batch: int = BATCH,
+        batch: int = BATCH_SIZE,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint, and tells what the arguments are."""
@@ -129,14 +129,15 @@ class Restorer:
         parser: str | Path | None = None,
         upscaler: str | Path | None = None,
         *,
-        batch: int = BATCH,
+        batch: int = BATCH_SIZE,
         max_pixels: int = MAX_PIXELS,
         speed: Speed = FOR_RESTORING,
     ) -> "Restorer":
         """Load a model, and what goes with it.
 
         Args:
-            model: a checkpoint directory of the restoration stage, or a released `.ckpt` file.
+            model: a checkpoint directory of the restoration stage, a released `.ckpt` file, or a run directory, of
+                which the newest model is taken.
             device: by default a GPU where there is one.
             detector: RetinaFace's weights; by default facexlib's, which are downloaded when they are first needed.
             parser: ParseNet's weights, for tighter masks; by default facexlib's if they are in torch's cache, else
@@ -155,7 +156,7 @@ class Restorer:
             raise UserError(f"max_pixels {max_pixels} is not to be had; 1 to {PIXEL_LIMIT} are")
         weights = find_parser(None if parser is None else Path(parser))
         return cls(
-            open_model(Path(model)),
+            open_model(find_model(model)),
             device,
             speed,
             detector=None if detector is None else Path(detector),

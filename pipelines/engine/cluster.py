@@ -10,13 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import ray
 
 from daefr.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from daefr.version import find_checkout
 
 
 def in_ray_job() -> bool:
@@ -164,5 +162,7 @@ def _wait_for_others(name: str, wanted: Mapping[str, float], say: Callable[[str]
 
 
 def _project_on_path() -> dict[str, dict[str, str]]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    """Return the environment of the workers: a checkout's code comes before a package that is installed as well."""
+    checkout = find_checkout()
+    paths = [str(checkout or ""), os.environ.get("PYTHONPATH", "")]
     return {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}}

@@ -15,14 +15,13 @@ from pathlib import Path
 from daefr.errors import UserError
 from daefr.settings.base import STAGES
 from pipelines.config import RunConfig, load_config, show_config
-from pipelines.engine.cluster import ROOT
 from pipelines.engine.errors import StepFailedError
 from pipelines.engine.progress import say
 from pipelines.engine.run import Run, open_run
 from pipelines.engine.signals import EXIT_CODE, TerminatedError, heeded
 from pipelines.preflight import check
 
-DEMO = ROOT / "pipelines/configs/demo.yaml"
+DEMO = Path(__file__).resolve().parents[1] / "configs/demo.yaml"
 
 
 class Command(ABC):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from daefr.errors import UserError
+from daefr.version import NAME, find_checkout, find_version
 from pipelines.config import RunConfig
 from pipelines.engine import cluster
 from pipelines.engine.digest import digest
@@ -103,11 +104,17 @@ def open_workdir(path: Path) -> Path:
 
 
 def git_revision() -> str:
-    """Return the project's git revision, `-dirty` after it where files differ; GIT_COMMIT where there is no git."""
+    """Return the checkout's git revision, `-dirty` after it where files differ.
+
+    Without git that is GIT_COMMIT; of an installed package it is the version.
+    """
+    checkout = find_checkout()
+    if checkout is None:  # the packages may be below another project's checkout
+        return os.environ.get("GIT_COMMIT", f"{NAME} {find_version()}")
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=cluster.ROOT,
+            cwd=checkout,
             capture_output=True,
             text=True,
             check=True,

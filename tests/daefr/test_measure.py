@@ -1,4 +1,4 @@
-"""`python -m daefr measure` and `fid-statistics`: what they print and keep, and what they say of bad input."""
+"""`daefr measure` and `fid-statistics`: what they print and keep, and what they say of bad input."""
 
 import csv
 import json

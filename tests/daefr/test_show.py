@@ -1,4 +1,4 @@
-"""`python -m daefr.data show`: what it tells and draws of a dataset."""
+"""`daefr data show`: what it prints and draws of a dataset."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daefr.data.__main__ import main
+from daefr.cli import main
 from daefr.data.manifest import load_manifest, write_manifest
 from daefr.data.shards import write_shard
 from daefr.data.show import CELL
@@ -56,7 +56,7 @@ def dataset(tmp_path: Path) -> Path:
 
 def test_a_dataset_is_told_and_drawn(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sheets" / "sheet.png"
-    assert main(["show", str(dataset / "manifest.json"), "--out", str(out), "--faces", "2"]) == 0
+    assert main(["data", "show", str(dataset / "manifest.json"), "--out", str(out), "--faces", "2"]) == 0
     told = capsys.readouterr().out
     made = load_manifest(dataset)
     for line in (
@@ -85,7 +85,7 @@ def test_a_dataset_whose_shards_are_elsewhere_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (dataset / "train-000000.tar").unlink()
-    assert main(["show", str(dataset)]) == 0
+    assert main(["data", "show", str(dataset)]) == 0
     assert "sheet: none, as no shard is in" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.png"))
 
@@ -103,6 +103,6 @@ def test_a_mistake_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(dataset.parent)
-    assert main(["show", *arguments]) == 2
+    assert main(["data", "show", *arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1 and problem in message

@@ -1,4 +1,4 @@
-"""The registered restoration model, as MLflow loads and serves it: the same as `python -m daefr restore`."""
+"""The registered restoration model, as MLflow loads and serves it: the same as `daefr restore`."""
 
 import base64
 import json

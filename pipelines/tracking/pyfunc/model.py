@@ -22,7 +22,7 @@ SERVED = "__pyfunc_model_path__"
 
 
 class RestorationModel(PythonModel):
-    """Restores photographs, or aligned crops with the parameter `aligned`, exactly as `python -m daefr restore`."""
+    """Restores photographs, or aligned crops with the parameter `aligned`, exactly as `daefr restore`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint; `model_config` may have device, detector, parser and upscaler of `Restorer.load`."""

@@ -10,13 +10,15 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import save_model
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+import daefr
+import degradations
 from daefr.images import encode_png
 from daefr.portraits import draw_portrait
-from pipelines.engine.cluster import ROOT
+from daefr.version import LICENSE, license_text
 from pipelines.tracking.registry import Package
 
 CHECKPOINT = "artifacts/checkpoint"
-CODE = ("daefr", "degradations")
+CODE = (daefr, degradations)
 REQUIREMENTS = (
     "mlflow",
     "numpy",
@@ -65,7 +67,7 @@ USE = """Restores photographs, or with `aligned` square crops of faces:
 
 `image` instead of `path` takes a file's bytes, which `mlflow models serve` takes as base64. `model_config=` of
 `load_model` may have the paths of `detector`, `parser` and `upscaler`, and a `device`. The directory
-`artifacts/checkpoint` is what `python -m daefr restore --model` takes."""
+`artifacts/checkpoint` is what `daefr restore --model` takes."""
 
 
 def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
@@ -76,14 +78,14 @@ def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
         target,
         python_model=str(Path(__file__).with_name("model.py")),
         artifacts={"checkpoint": str(checkpoint)},
-        code_paths=[str(ROOT / package) for package in CODE],
+        code_paths=[str(Path(package.__path__[0])) for package in CODE],
         pip_requirements=requirements(),
         signature=SIGNATURE,
         model_config=CONFIG,
         input_example=(pd.DataFrame({"image": [portrait]}), {"aligned": True}),
         metadata={"license": license_note(faces)},
     )
-    (target / "LICENSE").write_bytes((ROOT / "LICENSE").read_bytes())
+    (target / LICENSE).write_text(license_text())
     return Package(str(target), CHECKPOINT, f"{USE}\n\n{license_note(faces)}")
 
 

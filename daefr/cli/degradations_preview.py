@@ -1,0 +1,45 @@
+"""Draw what a degradation recipe does to a face: a contact sheet of samples, labelled with what was drawn for each.
+
+Examples:
+  daefr degradations preview face.png --recipe daefr-severe
+  daefr degradations preview face.png --recipe gfpgan --count 17 --seed 3 --out gfpgan.png
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from daefr.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    from degradations.recipes import RECIPES
+
+    parser.add_argument("face", metavar="FACE", type=Path, help="a square face crop: PNG, JPEG or WebP")
+    parser.add_argument("--recipe", required=True, choices=RECIPES, help="which recipe")
+    parser.add_argument("--out", metavar="PNG", type=Path, default=Path("sheet.png"), help="default: %(default)s")
+    parser.add_argument("--count", type=int, default=8, help="number of samples (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="sample i draws from [seed, i] (default %(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw the sheet, write it, and print its path."""
+    import cv2
+
+    from degradations import DegradationError, decode_image, get_recipe
+    from degradations.preview import contact_sheet
+
+    for name, lowest in (("count", 1), ("seed", 0)):
+        if getattr(options, name) < lowest:
+            raise UserError(f"--{name} is {getattr(options, name)}; it must be {lowest} or more")
+    try:
+        hq = decode_image(options.face.read_bytes())
+        sheet = contact_sheet(hq, get_recipe(options.recipe), options.count, options.seed)
+        options.out.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+    except DegradationError as error:
+        raise UserError(f"{options.face}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from None
+    sys.stdout.write(f"{options.out}\n")
+    return 0
