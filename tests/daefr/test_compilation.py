@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from daefr.config import StageName
-from daefr.network.config import AutoencoderConfig
 from torch._dynamo.utils import counters
 
 from daefr import compilation
+from daefr.settings.base import StageName
+from daefr.settings.network import AutoencoderConfig
 from daefr.speed import compiled_parts
 from daefr.stages import STAGES, Stage
 from daefr.training.loop import train

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from daefr.config import StageName
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from daefr.losses.perceptual import PerceptualLoss, _Distance
 from daefr.network.normalization import group_norm
+from daefr.settings.base import StageName
 from daefr.stages import STAGES
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from daefr.config import StageName
 
 from daefr.data.dataset import FaceDataset
 from daefr.precision import describe_evaluation, evaluation_precision
+from daefr.settings.base import StageName
 from daefr.stages import STAGES
 from daefr.training.validation import validate
 from tests.daefr import tiny

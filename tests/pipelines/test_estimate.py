@@ -8,8 +8,7 @@ from pathlib import Path
 from daefr.bench.cases import Case
 from daefr.bench.worker import count_flops
 from pipelines.config import load_config
-from pipelines.engine.cluster import ROOT
-from tests.e2e.command import TINY
+from tests.e2e.command import ROOT, TINY
 
 
 def test_the_estimate_counts_what_a_step_computes(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import ray
 
 from daefr.errors import UserError
 from pipelines.config import load_config
-from pipelines.engine import cluster
 from pipelines.preflight import check, check_nodes, remarks
+from tests.e2e.command import ROOT
 
-DEMO = Path(__file__).parents[2] / "pipelines/configs/demo.yaml"
+DEMO = ROOT / "pipelines/configs/demo.yaml"
 FFHQ = DEMO.with_name("ffhq512.yaml")
 
 
@@ -61,9 +61,7 @@ def a_node_without_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         address="local",
         num_cpus=1,
         num_gpus=1,
-        runtime_env={
-            "env_vars": {"CC": "no-such-compiler", "CXX": "no-such-compiler", "PYTHONPATH": str(cluster.ROOT)}
-        },
+        runtime_env={"env_vars": {"CC": "no-such-compiler", "CXX": "no-such-compiler", "PYTHONPATH": str(ROOT)}},
         object_store_memory=100 * 1024**2,
         log_to_driver=False,
     )

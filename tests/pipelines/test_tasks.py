@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipelines.engine import cluster
 from pipelines.engine.tasks import run_tasks
+from tests.e2e.command import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -19,7 +19,7 @@ def _one_gpu() -> Iterator[None]:
         address="local",
         num_cpus=1,
         num_gpus=1,
-        runtime_env={"env_vars": {"PYTHONPATH": str(cluster.ROOT)}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
         object_store_memory=100 * 1024**2,
         log_to_driver=False,
     )
