@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 CONFIG ?= pipelines/configs/demo.yaml
 RUN_DIR ?= runs/demo
 
-.PHONY: setup demo test test-cluster chaos lint bench-data ui clean
+.PHONY: setup demo test test-cluster chaos lint bench bench-data ui clean
 
 setup: $(STAMP)
 
@@ -35,9 +35,13 @@ test-cluster: setup
 chaos: setup
 	$(BIN)/python -m tests.e2e.chaos
 
+# Training steps and restoring beside the way of the public reference.
+bench: setup
+	@$(BIN)/python -m infra.benchmarks training
+
 # FACES=FOLDER takes those instead of drawn portraits.
 bench-data: setup
-	@$(BIN)/daefr bench-data $(FACES)
+	@$(BIN)/python -m infra.benchmarks data $(FACES)
 
 ui: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(RUN_DIR)/mlflow.db --host 127.0.0.1 --port 5000

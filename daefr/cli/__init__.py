@@ -34,9 +34,7 @@ COMMANDS = {
     "fid-statistics": Command("daefr.cli.fid_statistics", "compute the statistics of real images for FID"),
     "data show": Command("daefr.cli.data_show", "describe a dataset and draw some of its faces"),
     "degradations preview": Command("daefr.cli.degradations_preview", "draw what a degradation recipe does to a face"),
-    "bench": Command("daefr.bench.report", "measure the speed of training and restoring"),
-    "bench-loader": Command("daefr.bench.loading", "measure whether training waits for its data"),
-    "bench-data": Command("daefr.bench.data", "measure the speed of making and reading samples"),
+    "bench": Command("daefr.cli.bench", "measure the speed of training steps and of restoring"),
 }
 
 

@@ -1,6 +1,5 @@
 """Faces as tensors: the datasets and loaders that the training stages and the measures read."""
 
-import json
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from daefr.data.generations import await_shards
 from daefr.data.manifest import DatasetManifest, Shard, Split, load_manifest, read_shards
 from daefr.data.order import BatchOrder, Position
+from daefr.data.sample import StoredSample
 from daefr.data.shards import ShardReader
 from daefr.errors import UserError
-from daefr.faces.components import COMPONENTS, Boxes, flip_boxes
-from daefr.images import Image, decode_image, mirror
+from daefr.faces.components import flip_boxes
+from daefr.images import Image, mirror
 from daefr.tensors import from_8_bit
-from degradations import enlarge
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ class FaceDataset(Dataset[Batch]):
         sample: Batch = {}
         for part in self._parts:
             if part == "components":
-                boxes = self._boxes(position)
+                boxes = self._sample(position).boxes()
                 sample[part] = torch.from_numpy(flip_boxes(boxes, self.manifest.resolution) if flip else boxes)
                 continue
             image = self._read(position, part, choice)
@@ -147,29 +146,20 @@ class FaceDataset(Dataset[Batch]):
 
     def name(self, position: Position) -> str:
         """Return the key of a sample."""
-        return self._reader(position.shard).key(position.sample)
+        return self._sample(position).key
 
     def _read(self, position: Position, part: Part, choice: float) -> Image:
         side = self.manifest.resolution
         if part == "hq":
-            image = decode_image(self._reader(position.shard).read_only(position.sample, "hq"))
+            image = self._sample(position).hq()
             if image.shape != (side, side, 3):
                 raise ValueError(f"an image of {image.shape[1]}x{image.shape[0]} pixels")
             return image
         generation = position.epoch // self._refresh if self._refresh else 0
-        reader = self._reader(position.shard, generation)
-        variant = int(choice * self.manifest.variants[part])
-        return enlarge(decode_image(reader.read_only(position.sample, f"{part}.{variant}")), side)
+        return self._sample(position, generation).lq(part, int(choice * self.manifest.variants[part]), side)
 
-    def _boxes(self, position: Position) -> Boxes:
-        reader = self._reader(position.shard)
-        boxes = json.loads(reader.read(position.sample, "json")).get("components")
-        if boxes is None:
-            raise UserError(
-                f"{reader.path}: sample {reader.key(position.sample)} has no component boxes: make the dataset again, "
-                "or turn the component discriminators off with components.weight=0"
-            )
-        return np.array([boxes[name] for name in COMPONENTS], np.float32)
+    def _sample(self, position: Position, generation: int = 0) -> StoredSample:
+        return StoredSample(self._reader(position.shard, generation), position.sample)
 
     def _reader(self, shard: int, generation: int = 0) -> ShardReader:
         key = generation, shard

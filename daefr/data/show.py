@@ -1,6 +1,5 @@
 """What a dataset holds, for people: figures in lines of text, and a contact sheet of some of its faces."""
 
-import json
 import textwrap
 from collections.abc import Iterator
 from itertools import count, islice, takewhile
@@ -11,10 +10,10 @@ import numpy as np
 
 from daefr.data.generations import find_generation
 from daefr.data.manifest import DatasetManifest, Shard, load_manifest, read_rejected, read_shards
+from daefr.data.sample import StoredSample
 from daefr.data.shards import ShardReader
 from daefr.faces.components import COMPONENTS
-from daefr.images import Image, decode_image
-from degradations import enlarge
+from daefr.images import Image
 
 CELL = 192
 LINE = 15
@@ -57,7 +56,7 @@ def contact_sheet(dataset: Path, faces: int) -> Image | None:
     rows: list[Image] = []
     for reader in _readers(dataset):
         for number in range(min(len(reader), faces - len(rows))):
-            rows.append(_row(reader, number))
+            rows.append(_row(StoredSample(reader, number)))
     return np.concatenate(rows) if rows else None
 
 
@@ -66,15 +65,15 @@ def _readers(dataset: Path) -> Iterator[ShardReader]:
     return (ShardReader(dataset, shard) for shard in shards if (dataset / shard.name).exists())
 
 
-def _row(reader: ShardReader, number: int) -> Image:
-    about = json.loads(reader.read(number, "json"))
-    hq = decode_image(reader.read_only(number, "hq"))
-    cells = [_cell(_with_boxes(hq, about["components"]), [about["source"], f"boxes from {about['components_from']}"])]
-    for kind, variants in about["variants"].items():
+def _row(sample: StoredSample) -> Image:
+    metadata, hq = sample.metadata(), sample.hq()
+    label = [metadata["source"], f"boxes from {metadata['components_from']}"]
+    cells = [_cell(_with_boxes(hq, metadata["components"]), label)]
+    for kind, variants in metadata["variants"].items():
         for variant, params in enumerate(variants):
-            data = reader.read_only(number, f"{kind}.{variant}")
-            label = [f"{kind} {variant}", f"{params['side']} px, {len(data) / 1e3:.1f} KB"]
-            cells.append(_cell(enlarge(decode_image(data), hq.shape[0]), label))
+            size = len(sample.lq_file(kind, variant)) / 1e3
+            label = [f"{kind} {variant}", f"{params['side']} px, {size:.1f} KB"]
+            cells.append(_cell(sample.lq(kind, variant, len(hq)), label))
     return np.concatenate(cells, axis=1)
 
 

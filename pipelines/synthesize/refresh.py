@@ -4,7 +4,6 @@ See `daefr.data.generations` for what a generation is. Its shards are a function
 and its number, so they are the same whenever, wherever and however often they are made.
 """
 
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ import cv2
 from daefr.data.dataset import Fetch
 from daefr.data.generations import Generation, commit_of, companion, failure_of, find_generation, listing_of
 from daefr.data.manifest import DatasetManifest, Shard, list_shards, load_manifest, read_shards
+from daefr.data.sample import StoredSample, encode_variants
 from daefr.data.shards import Sample, ShardReader, write_shard
 from daefr.errors import UserError, one_line
 from daefr.files import write_atomically
-from daefr.images import decode_image
 from daefr.settings.training import TrainingConfig
 from pipelines.engine import cluster
 from pipelines.engine.errors import StepFailedError
@@ -74,17 +73,14 @@ def refresh_shard(task: RefreshTask) -> Shard:
 def _samples(task: RefreshTask, reader: ShardReader) -> Iterator[Sample]:
     manifest = task.manifest
     (count,) = set(manifest.variants.values())
-    for number in range(len(reader)):
+    for index in range(len(reader)):
+        sample = StoredSample(reader, index)
         try:
-            hq = decode_image(reader.read_only(number, "hq"))
-            source = json.loads(reader.read(number, "json"))["source"]
+            hq, source = sample.hq(), sample.metadata()["source"]
         except (ValueError, KeyError) as error:
-            raise UserError(f"shard {reader.path} is damaged: sample {reader.key(number)}: {error}") from None
-        files, variants = degrade_face(
-            hq, source, manifest.recipes, count, seed=manifest.seed, generation=task.generation
-        )
-        about = {"source": source, "seed": manifest.seed, "generation": task.generation, "variants": variants}
-        yield {"__key__": reader.key(number), **files, "json": json.dumps(about, sort_keys=True).encode()}
+            raise UserError(f"shard {reader.path} is damaged: sample {sample.key}: {error}") from None
+        variants = degrade_face(hq, source, manifest.recipes, count, seed=manifest.seed, generation=task.generation)
+        yield encode_variants(sample.key, variants, source, manifest.seed, task.generation)
 
 
 def last_generation(dataset: Path, training: TrainingConfig, refresh: int | None) -> int:

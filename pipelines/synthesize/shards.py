@@ -1,24 +1,21 @@
 """One task makes one shard, a function of its sources, the recipes and the seed."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 import degradations
 from daefr.data.manifest import Shard
+from daefr.data.sample import FaceOrigin, encode_sample
 from daefr.data.shards import Sample, write_shard
-from daefr.faces.components import component_boxes
 from daefr.faces.rejection import Rejection
-from daefr.faces.template import template_landmarks
-from daefr.images import Image, encode_lossless
+from daefr.images import Image
 from daefr.settings.base import Settings
 from daefr.settings.images import MAX_PIXELS
 from pipelines.storage import s3
@@ -90,35 +87,22 @@ def local_place(path: Path, store: str | None) -> Iterator[Path]:
 
 def _samples(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[Sample]:
     for key, name, face in _faces(task, rejected, fruitless):
-        files, variants = degrade_face(face.image, name, task.recipes, task.variants, seed=task.seed)
-        about = {
-            "source": name,
-            "sha256": face.sha256,
-            "seed": task.seed,
-            "landmarks": face.landmarks,
-            # an aligned crop of unknown landmarks has them about where its alignment put them
-            "components": component_boxes(face.landmarks or template_landmarks(task.resolution), task.resolution),
-            "components_from": "landmarks" if face.landmarks else "template",
-            "crop": face.crop,
-            "variants": variants,
-        }
-        hq: dict[str, str | bytes] = {"__key__": key, "hq.webp": encode_lossless(face.image)}
-        yield hq | files | {"json": json.dumps(about, sort_keys=True).encode()}
+        variants = degrade_face(face.image, name, task.recipes, task.variants, seed=task.seed)
+        origin = FaceOrigin(name, face.sha256, task.seed, face.landmarks, face.crop)
+        yield encode_sample(key, face.image, variants, origin)
 
 
 def degrade_face(
     hq: Image, name: str, recipes: dict[str, str], count: int, *, seed: int, generation: int = 0
-) -> tuple[dict[str, bytes], dict[str, list[dict[str, Any]]]]:
-    """Return the files of a face's LQ images by their names in a sample, and the values of each by kind."""
+) -> dict[str, list[degradations.Degraded]]:
+    """Return `count` LQ images of a face, (R, R, 3) uint8 RGB, for each kind of recipe."""
     face = degradations.Face(hq)
-    files: dict[str, bytes] = {}
-    variants: dict[str, list[dict[str, Any]]] = {}
-    for kind, recipe in recipes.items():
-        generators = [_generator(seed, name, kind, index, generation) for index in range(count)]
-        spoiled = [degradations.degrade(face, degradations.get_recipe(recipe), rng) for rng in generators]
-        files |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(spoiled)}
-        variants[kind] = [lq.params for lq in spoiled]
-    return files, variants
+
+    def variant(kind: str, recipe: str, index: int) -> degradations.Degraded:
+        rng = _generator(seed, name, kind, index, generation)
+        return degradations.degrade(face, degradations.get_recipe(recipe), rng)
+
+    return {kind: [variant(kind, recipe, index) for index in range(count)] for kind, recipe in recipes.items()}
 
 
 def _faces(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[tuple[str, str, Face]]:

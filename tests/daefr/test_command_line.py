@@ -15,7 +15,7 @@ from daefr.errors import UserError
 from daefr.locate import find_model
 from tests.daefr import tiny
 
-HELP = [["--help"], *([*name.split(), "--help"] for name in COMMANDS if not name.startswith("bench"))]
+HELP = [["--help"], *([*name.split(), "--help"] for name in COMMANDS)]
 
 
 def _stopped(arguments: list[str]) -> object:

@@ -15,22 +15,21 @@ from pathlib import Path
 
 import torch
 
-from daefr.bench.cases import Case, CaseName, build_side
-from daefr.bench.data import degrade_face, write_dataset
-from daefr.bench.report import network_of
 from daefr.cli.device import add_device_option, resolve_device
 from daefr.data.dataset import Batch, FaceDataset, training_batches
 from daefr.errors import UserError
 from daefr.portraits import draw_portrait
+from daefr.profiling import Case, CaseName, network_of
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
+from infra.benchmarks.data import degrade_face, write_dataset
 
-STAGES: tuple[CaseName, ...] = ("hq_codebook", "association", "restoration")
+MEASURED_STAGES: tuple[CaseName, ...] = ("hq_codebook", "association", "restoration")
 VARIANTS = 2
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoaderCost:
     """One stage's samples a second, and the share of the time with the loader that went into waiting for it."""
 
     samples_per_second: float
@@ -62,15 +61,15 @@ def run(options: argparse.Namespace) -> int:
         write_dataset([degrade_face(face, VARIANTS, number) for number, face in enumerate(faces)], Path(folder))
         figures = {
             name: asdict(measure_loading(Case(name, network, options.batch, options.device), Path(folder), options))
-            for name in STAGES
+            for name in MEASURED_STAGES
         }
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     return 0
 
 
-def measure_loading(case: Case, dataset: Path, options: argparse.Namespace) -> Loading:
+def measure_loading(case: Case, dataset: Path, options: argparse.Namespace) -> LoaderCost:
     """Measure one stage on a dataset."""
-    device, (stage, training) = torch.device(case.device), build_side(case, "ours")
+    device, (stage, training) = torch.device(case.device), case.build()
     training.speed.prepare(stage, device).train()
     optimization = Optimization(TrainingState(stage, training), device)
     faces = FaceDataset(dataset, "train", stage.parts, flip=True, draw=True)
@@ -97,4 +96,4 @@ def measure_loading(case: Case, dataset: Path, options: argparse.Namespace) -> L
     optimization.step(training.speed.arrange(next(loader), device))  # starts the processes
     with_loader, waited = seconds(islice(loader, options.steps))
     samples = options.steps * case.batch
-    return Loading(samples / with_loader, samples / without, without / with_loader, waited / with_loader)
+    return LoaderCost(samples / with_loader, samples / without, without / with_loader, waited / with_loader)

@@ -25,6 +25,7 @@ import torch
 from daefr.data.dataset import Batch, FaceDataset, Part, training_batches
 from daefr.data.manifest import write_manifest
 from daefr.data.order import Position
+from daefr.data.sample import FaceOrigin, encode_sample
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
 from daefr.images import Image, decode_image, encode_lossless, encode_png, find_images, shrink
@@ -43,8 +44,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What `bench-data` prints. Rates are by second and core."""
+class SampleCosts:
+    """What is printed. Rates are by second and core."""
 
     synthesis_speedup: float
     """HQ faces degraded, over the same degraded plainly."""
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     if not faces:
         raise UserError(f"{options.folder} holds no square image of {options.resolution} pixels or more")
     with _one_core(), tempfile.TemporaryDirectory() as folder:
-        figures = measure(faces, options.variants, Path(folder))
+        figures = measure_samples(faces, options.variants, Path(folder))
     sys.stdout.write(json.dumps({name: round(value, 4) for name, value in asdict(figures).items()}, indent=2) + "\n")
     return 0
 
@@ -141,14 +142,14 @@ def _one_core() -> Iterator[None]:
         torch.set_num_threads(threads[1])
 
 
-def measure(faces: list[Image], variants: int, folder: Path) -> Figures:
+def measure_samples(faces: list[Image], variants: int, folder: Path) -> SampleCosts:
     """Measure both sides on (R, R, 3) uint8 RGB faces; the samples to be read are put into `folder`."""
     _make(faces[:1], variants, Stopwatch())  # to warm up
     making = Stopwatch()
     made = _make(faces, variants, making)
     reading = Stopwatch()
     read = _read(made, folder, reading)
-    return Figures(
+    return SampleCosts(
         synthesis_speedup=making.plain / making.ours,
         bytes_ratio=sum(map(_stored, made)) / sum(map(_stored_plainly, made)),
         loader_speedup=reading.plain / reading.ours,
@@ -242,10 +243,8 @@ def write_dataset(made: list[Made], folder: Path) -> None:
 
 
 def _sample(number: int, made: Made) -> Sample:
-    sample: dict[str, str | bytes] = {"__key__": f"{number:08d}", "hq.webp": encode_lossless(made.face)}
-    for kind, lqs in made.variants.items():
-        sample |= {f"{kind}.{index}.{lq.suffix}": lq.file for index, lq in enumerate(lqs)}
-    return sample
+    origin = FaceOrigin(source=str(number), sha256="", seed=0)
+    return encode_sample(f"{number:08d}", made.face, made.variants, origin)
 
 
 class PlainDataset(FaceDataset):

@@ -7,18 +7,17 @@ from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
-import torch
-
-from daefr.bench.cases import Case, Side
-from daefr.bench.worker import RUN, STOP, count, work
 from daefr.errors import UserError
+from daefr.profiling import Case
+from infra.benchmarks.reference_way import Side
+from infra.benchmarks.worker import RUN, STOP, send_operations, serve_runs
 
 SIDES: tuple[Side, ...] = ("ours", "reference")
-Task = Callable[[Connection, Case, Side], None]
+WorkerTask = Callable[[Connection, Case, Side], None]
 
 
 @dataclass(frozen=True)
-class Measured:
+class CaseCost:
     """What was measured of a case: medians, and the largest memory; of the reference None where it was left out."""
 
     seconds: float
@@ -28,21 +27,21 @@ class Measured:
     reference_samples_per_second: float | None
     peak_bytes: int
     reference_peak_bytes: int | None
-    flops_per_second: float
+    operations_per_second: float
     """Of our side: operations of convolutions and matrix products that it needs, over its seconds."""
     share_of_matrix_rate: float
 
 
-def measure(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Side] = SIDES) -> Measured:
+def measure_sides(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Side] = SIDES) -> CaseCost:
     """Run both sides in turns, so that whatever else the machine does strikes both alike; or ours alone.
 
     Raises:
         UserError: when a side cannot be run.
 
     """
-    counter = Worker(count, case, "ours")
+    counter = Worker(send_operations, case, "ours")
     counter.end()
-    workers = {side: Worker(work, case, side) for side in sides}
+    workers = {side: Worker(serve_runs, case, side) for side in sides}
     try:
         seconds: dict[Side, list[float]] = {side: [] for side in sides}
         for _ in range(repetitions):
@@ -55,7 +54,7 @@ def measure(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Si
     ours = median(seconds["ours"])
     reference = median(seconds["reference"]) if "reference" in sides else None
     rate = counter.said / ours
-    return Measured(
+    return CaseCost(
         seconds=ours,
         reference_seconds=reference,
         ratio=ours / reference if reference else None,
@@ -63,7 +62,7 @@ def measure(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Si
         reference_samples_per_second=case.batch / reference if reference else None,
         peak_bytes=peaks["ours"],
         reference_peak_bytes=peaks.get("reference"),
-        flops_per_second=rate,
+        operations_per_second=rate,
         share_of_matrix_rate=rate / matrix_rate,
     )
 
@@ -71,7 +70,7 @@ def measure(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Si
 class Worker:
     """A process that counts the operations of one side of a case, or holds it and runs it when told."""
 
-    def __init__(self, task: Task, case: Case, side: Side) -> None:
+    def __init__(self, task: WorkerTask, case: Case, side: Side) -> None:
         """Start it, and wait for the first that it says."""
         context = multiprocessing.get_context("spawn")
         self._what = f"{case.name}, {side}"
@@ -103,9 +102,3 @@ class Worker:
             return self._connection.recv()
         except EOFError:
             raise UserError(f"{self._what}: the process that was to be measured failed; see above") from None
-
-
-def products_type(case: Case) -> torch.dtype:
-    """The type in which our side multiplies matrices."""
-    autocast = case.speed.on(torch.device(case.device)).autocast
-    return torch.bfloat16 if autocast == "bfloat16" else torch.float32

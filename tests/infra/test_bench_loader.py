@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from daefr.__main__ import main
+from infra.benchmarks.__main__ import main
 
 
 def test_training_with_and_without_its_loader(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--resolution=64", "--channels=32", "--batch=1", "--steps=2", "--loaders=1", "--faces=2"]
-    assert main(["bench-loader", "--device=cpu", *sizes]) == 0
+    assert main(["loader", "--device=cpu", *sizes]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert list(figures) == ["hq_codebook", "association", "restoration"]
     for measured in figures.values():
@@ -19,5 +19,5 @@ def test_training_with_and_without_its_loader(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(("option", "why"), [("--steps=0", "--steps is 0"), ("--resolution=100", "resolution")])
 def test_sizes_that_cannot_be_are_refused(option: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench-loader", "--device=cpu", option]) == 2
+    assert main(["loader", "--device=cpu", option]) == 2
     assert why in capsys.readouterr().err

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from daefr.__main__ import main
-from daefr.bench.cases import CASES, Case, CaseName, build_side, random_images
-from daefr.bench.measure import Measured, measure
-from daefr.bench.reference_way import ReferenceOptimization, restore_as_reference
-from daefr.bench.worker import count_flops
+from daefr.profiling import CASES, Case, CaseName, random_images
 from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.stages import AutoencoderStage, RestorationStage
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
+from infra.benchmarks.__main__ import main
+from infra.benchmarks.measure import CaseCost, measure_sides
+from infra.benchmarks.reference_way import ReferenceOptimization, build_side, restore_as_reference
+from infra.benchmarks.worker import count_side
 
 # VGG16 halves the sides four times
 NETWORK = NetworkConfig(
@@ -75,27 +75,27 @@ def test_both_sides_restore_the_same() -> None:
 def test_the_reference_needs_more_operations() -> None:
     for name in ("association", "restore"):
         case = Case(name, NETWORK, batch=2)  # type: ignore[arg-type]
-        assert 0 < count_flops(case, "ours") < count_flops(case, "reference")
+        assert 0 < count_side(case, "ours") < count_side(case, "reference")
 
 
 def test_the_command_measures(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--channels", "32", "--restore-resolution", "16", "--restore-multipliers", "1,1", "--restore-batch", "2"]
-    assert main(["bench", "--json", "--stages", "restore", "--repetitions", "2", "--device", "cpu", *sizes]) == 0
+    assert main(["training", "--json", "--stages", "restore", "--repetitions", "2", "--device", "cpu", *sizes]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() == {"restore"}
-    measured = Measured(**printed["restore"])
+    measured = CaseCost(**printed["restore"])
     assert measured.reference_seconds
     assert measured.reference_peak_bytes
     assert measured.ratio == pytest.approx(measured.seconds / measured.reference_seconds)
     assert measured.samples_per_second == pytest.approx(2 / measured.seconds)
-    assert measured.flops_per_second > 0
+    assert measured.operations_per_second > 0
     assert measured.share_of_matrix_rate > 0
     assert min(measured.peak_bytes, measured.reference_peak_bytes) > 2**25, "a whole process with its libraries"
 
 
 def test_the_reference_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--channels", "32", "--restore-resolution", "16", "--restore-multipliers", "1,1"]
-    alone = ["bench", "--no-as-reference", "--stages", "restore", "--repetitions", "1", "--device", "cpu"]
+    alone = ["training", "--no-as-reference", "--stages", "restore", "--repetitions", "1", "--device", "cpu"]
     assert main([*alone, *sizes]) == 0
     name, seconds, reference, ratio, *_, peak, reference_peak, _, _ = capsys.readouterr().out.splitlines()[-1].split()
     assert (name, reference, ratio, reference_peak) == ("restore", "-", "-", "-")
@@ -104,9 +104,9 @@ def test_the_reference_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = Measured(1.5, 3, 0.5, 2, 1, 2**30, 2**31, 2e9, 0.25)
-    monkeypatch.setattr("daefr.bench.report.measure", lambda *_: figures)
-    assert main(["bench", "--device", "cpu"]) == 0
+    figures = CaseCost(1.5, 3, 0.5, 2, 1, 2**30, 2**31, 2e9, 0.25)
+    monkeypatch.setattr("infra.benchmarks.training.measure_sides", lambda *_: figures)
+    assert main(["training", "--device", "cpu"]) == 0
     rate, titles, *rows = capsys.readouterr().out.splitlines()
     assert "GFLOP/s" in rate
     assert "peak MB" in titles
@@ -123,7 +123,7 @@ def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_sizes_that_do_not_fit_are_refused(
     capsys: pytest.CaptureFixture[str], options: list[str], problem: str
 ) -> None:
-    assert main(["bench", "--stages", "hq_codebook", *options]) == 2
+    assert main(["training", "--stages", "hq_codebook", *options]) == 2
     message = capsys.readouterr().err
     assert problem in message
     assert message.count("\n") == 1
@@ -131,7 +131,7 @@ def test_sizes_that_do_not_fit_are_refused(
 
 def test_a_side_that_cannot_be_run_is_said_so() -> None:
     with pytest.raises(Exception, match="restore, ours: the process that was to be measured failed"):
-        measure(Case("restore", NETWORK, batch=1, device="meta"), repetitions=1, matrix_rate=1e9)
+        measure_sides(Case("restore", NETWORK, batch=1, device="meta"), repetitions=1, matrix_rate=1e9)
 
 
 def test_only_the_reference_drops_differences() -> None:

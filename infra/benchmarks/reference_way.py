@@ -13,8 +13,9 @@ What it does otherwise than we do, as its lineage (VQGAN, in the training loop o
   nothing is stored twice as briefly to be computed again. Channels first, float32.
 """
 
+from dataclasses import replace
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +30,46 @@ from daefr.network.blocks import AttentionBlock, ResidualBlock, Upsample
 from daefr.network.predictor import PredictorLayer
 from daefr.network.quantizer import Quantized, Quantizer
 from daefr.network.restoration import RestorationModel, RestorationOutput
-from daefr.settings.training import AutoencoderTraining
+from daefr.profiling import Case, Run, random_images
+from daefr.settings.training import AutoencoderTraining, TrainingConfig
+from daefr.speed import Speed
 from daefr.stages import AutoencoderStage, Loss, RestorationStage, Stage
 from daefr.training.state import TrainingState
+
+Side = Literal["ours", "reference"]
+
+SPEED = Speed(channels_last=False, autocast="off", compile=False, keep_memory=False)
+"""The reference's: float32, channels first and not compiled; it keeps no freed memory."""
+
+
+def build_side(case: Case, side: Side) -> tuple[Stage, TrainingConfig]:
+    """Build one side's stage, and what it is trained with; both sides have the same weights."""
+    if side == "ours":
+        return case.build()
+    stage, training = replace(case, speed=SPEED).build()
+    compute_as_reference(stage)
+    return stage, training
+
+
+def prepare_side(case: Case, side: Side) -> Run:
+    """Build one side on the case's device."""
+    if side == "ours":
+        return case.prepare()
+    device = torch.device(case.device)
+    stage, training = build_side(case, side)
+    SPEED.prepare(stage, device).train()
+    images = SPEED.arrange(random_images(case.network.autoencoder.resolution, case.batch), device)
+    if isinstance(stage, RestorationStage) and case.name == "restore":
+        model = stage.generator.eval()
+        return lambda: {"mean": restore_as_reference(model, images["lq"]).mean()}
+    optimization = ReferenceOptimization(TrainingState(stage, training))
+    return lambda: optimization.step(images)[1]
 
 
 def compute_as_reference(stage: Stage) -> None:
     """Make a stage's networks compute, in place, the way the reference does."""
     for module in stage.modules():
-        for kind, methods in METHODS.items():
+        for kind, methods in REPLACED_METHODS.items():
             if isinstance(module, kind):
                 for name, method in methods.items():
                     setattr(module, name, MethodType(method, module))
@@ -215,7 +247,7 @@ def _unit(feature: Tensor) -> Tensor:
     return feature / (torch.sqrt((feature**2).sum(1, keepdim=True)) + LENGTH_FLOOR)
 
 
-METHODS: dict[type[nn.Module], dict[str, Any]] = {
+REPLACED_METHODS: dict[type[nn.Module], dict[str, Any]] = {
     ResidualBlock: {"forward": _residual_block},
     Upsample: {"forward": _upsample},
     AttentionBlock: {"forward": _attention},

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daefr.__main__ import main
-from daefr.bench.data import Figures, PlainDataset, Stopwatch, _make, write_dataset
 from daefr.data.dataset import FaceDataset
 from daefr.data.order import Position
 from daefr.images import encode_png
 from daefr.portraits import draw_portrait
 from daefr.tensors import to_tensor
+from infra.benchmarks.__main__ import main
+from infra.benchmarks.data import PlainDataset, SampleCosts, Stopwatch, _make, write_dataset
 
 
-def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Figures:
-    assert main(["bench-data", *arguments]) == 0
-    return Figures(**json.loads(capsys.readouterr().out))
+def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> SampleCosts:
+    assert main(["data", *arguments]) == 0
+    return SampleCosts(**json.loads(capsys.readouterr().out))
 
 
 def test_both_sides_read_the_same_samples(tmp_path: Path) -> None:
@@ -72,6 +72,6 @@ def test_nothing_to_measure_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["bench-data", *arguments]) == 2
+    assert main(["data", *arguments]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and message.count("\n") == 1 and problem in message

@@ -1,0 +1,201 @@
+"""What a training step or a restoration costs on this device: on random weights and images, timed and counted."""
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NamedTuple, get_args
+
+import safetensors.torch
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from daefr.data.dataset import Batch
+from daefr.errors import UserError
+from daefr.losses.perceptual import PerceptualLoss
+from daefr.restore import FOR_RESTORING
+from daefr.settings.base import StageName
+from daefr.settings.network import AutoencoderConfig, NetworkConfig
+from daefr.settings.training import (
+    AssociationTraining,
+    AutoencoderTraining,
+    PerceptualConfig,
+    RestorationTraining,
+    TrainingConfig,
+)
+from daefr.speed import Speed
+from daefr.stages import RestorationStage, Stage, build_stage
+from daefr.training.optimization import Optimization
+from daefr.training.state import TrainingState
+
+CaseName = Literal["hq_codebook", "association", "restoration", "restore"]
+CASES: tuple[CaseName, ...] = get_args(CaseName)
+"""A training step of each kind of stage, and restoring."""
+
+DEFAULT_SPEED = Speed()
+Run = Callable[[], dict[str, Tensor]]
+"""Runs a case once and returns its scalars, on the device."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured; equal cases have the same weights and images."""
+
+    name: CaseName
+    network: NetworkConfig
+    batch: int
+    device: str = "cpu"
+    speed: Speed = DEFAULT_SPEED
+
+    def build(self) -> tuple[Stage, TrainingConfig]:
+        """Build the stage, on the CPU, and the settings of its training."""
+        name: StageName = "restoration" if self.name == "restore" else self.name
+        training = _training(name, self._speed())
+        with tempfile.TemporaryDirectory() as folder:
+            if isinstance(training, AutoencoderTraining):
+                # what the perceptual network has learned makes no difference to its cost
+                perceptual = PerceptualConfig(vgg16=_random_vgg16(Path(folder) / "vgg16.safetensors"))
+                training = training.model_copy(update={"perceptual": perceptual})
+            return build_stage(name, self.network, training), training
+
+    def prepare(self) -> Run:
+        """Build the case on its device."""
+        device = torch.device(self.device)
+        stage, training = self.build()
+        speed = training.speed
+        speed.prepare(stage, device).train()
+        images = speed.arrange(random_images(self.network.autoencoder.resolution, self.batch), device)
+        if self.name == "restore":
+            return _restoration(stage, images, speed, device)
+        optimization = Optimization(TrainingState(stage, training), device)
+        return lambda: optimization.step(images)[1]
+
+    def _speed(self) -> Speed:
+        if self.name != "restore" or self.speed.channels_last is not None:
+            return self.speed
+        return self.speed.model_copy(update={"channels_last": FOR_RESTORING.channels_last})
+
+
+def network_of(resolution: int, channels: int, multipliers: tuple[int, ...]) -> NetworkConfig:
+    """Return the network of these sizes, with attention at the coarsest level. Raises `UserError` if there is none."""
+    coarsest = resolution // 2 ** (len(multipliers) - 1)
+    try:
+        sizes = AutoencoderConfig(
+            resolution=resolution, channels=channels, multipliers=multipliers, attention_resolutions=(coarsest,)
+        )
+    except ValidationError as error:
+        raise UserError("; ".join(problem["msg"] for problem in error.errors())) from None
+    return NetworkConfig(autoencoder=sizes)
+
+
+def random_images(resolution: int, batch: int) -> Batch:
+    """Return `hq` and `lq`, (B, 3, R, R) in [-1, 1]; the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 3, resolution, resolution)
+    return {name: torch.rand(shape, generator=generator) * 2 - 1 for name in ("hq", "lq")}
+
+
+def time_call(call: Callable[[], Any], device: torch.device) -> float:
+    """Return the seconds of a call, until the device has finished its work."""
+    _synchronize(device)
+    start = time.perf_counter()
+    call()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def count_operations(run: Run) -> int:
+    """Count multiplications and additions of convolutions and matrix products of one run: two for each pair.
+
+    The counter does not see into compiled parts.
+    """
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+class Cost(NamedTuple):
+    """What a run of a case costs: median seconds, and on a GPU the most memory that tensors took."""
+
+    seconds: float
+    samples_per_second: float
+    operations_per_second: float
+    peak_bytes: int | None
+
+
+def measure_case(case: Case, repetitions: int) -> Cost:
+    """Time a case after one run to warm up. Its operations are counted on one sample, uncompiled."""
+    operations = count_operations(uncompiled(case).prepare()) * case.batch
+    device, run = torch.device(case.device), case.prepare()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    run()
+    seconds = median(time_call(run, device) for _ in range(repetitions))
+    peak = peak_bytes(device) if device.type == "cuda" else None
+    return Cost(seconds, case.batch / seconds, operations / seconds, peak)
+
+
+def uncompiled(case: Case) -> Case:
+    """Return a case with one sample and without compilation, whose operations can be counted in little memory."""
+    return replace(case, batch=1, speed=case.speed.model_copy(update={"compile": False}))
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the operations per second of a product of large square matrices, the best of several."""
+    side = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    left @ right
+    return max(2 * side**3 / time_call(lambda: left @ right, device) for _ in range(5))
+
+
+def matrix_type(case: Case) -> torch.dtype:
+    """Return the type in which a case multiplies matrices."""
+    autocast = case.speed.on(torch.device(case.device)).autocast
+    return torch.bfloat16 if autocast == "bfloat16" else torch.float32
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory that tensors took on a GPU, or that the whole process took on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _restoration(stage: Stage, images: Batch, speed: Speed, device: torch.device) -> Run:
+    assert isinstance(stage, RestorationStage)  # noqa: S101  # by its name
+    model = stage.generator.eval()
+
+    def restore() -> dict[str, Tensor]:
+        with speed.autocast_on(device):
+            return {"mean": model.restore(images["lq"]).image.mean()}
+
+    return restore
+
+
+def _training(name: StageName, speed: Speed) -> TrainingConfig:
+    if name == "restoration":
+        return RestorationTraining(steps=1, speed=speed)
+    # from the start with the discriminators, as most of a training is
+    kind = AssociationTraining if name == "association" else AutoencoderTraining
+    return kind.model_validate({"steps": 1, "adversarial": {"start": 0}, "speed": speed})
+
+
+def _random_vgg16(path: Path) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = PerceptualLoss().net.state_dict()
+    safetensors.torch.save_file(
+        {f"features.{name.partition('.')[2]}": weight for name, weight in weights.items()}, path
+    )
+    return path
