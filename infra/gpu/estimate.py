@@ -20,8 +20,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from daefr.bench.cases import Case, CaseName, build_side
 from daefr.errors import UserError
+from daefr.profiling import Case, CaseName
 from daefr.settings.base import StageName
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
@@ -128,7 +128,7 @@ def _costs(config: RunConfig, file: Path | None) -> dict[StageName, Cost]:
 
 
 def _count(case: Case) -> Cost:
-    stage, training = build_side(case, "ours")
+    stage, training = case.build()
     state = TrainingState(stage.train(), training)
     weights = sum(tensor.numel() for tensor in stage.weights().values())
     trained = sum(

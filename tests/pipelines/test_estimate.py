@@ -5,8 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from daefr.bench.cases import Case
-from daefr.bench.worker import count_flops
+from daefr.profiling import Case, count_operations, uncompiled
 from pipelines.config import load_config
 from tests.e2e.command import ROOT, TINY
 
@@ -18,7 +17,7 @@ def test_the_estimate_counts_what_a_step_computes(tmp_path: Path) -> None:
     counted = json.loads(counts.read_text())
     network = load_config(TINY).network
     for stage in ("hq_codebook", "restoration"):
-        assert counted[stage]["flops"] == count_flops(Case(stage, network, batch=1), "ours")
+        assert counted[stage]["flops"] == count_operations(uncompiled(Case(stage, network, batch=1)).prepare())
         assert stage in first.stdout
     faster = subprocess.run([*command, "--gpus", "16"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "counting" not in faster.stderr, "the counts are kept"
