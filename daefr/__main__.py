@@ -20,6 +20,7 @@ from daefr.errors import UserError
 from daefr.faces import Aligner, Detector, FaceFilters
 from daefr.faces.alignment import CROP_SIDE
 from daefr.faces.folder import align_files, list_photographs
+from daefr.gpu_check.command import add_gpu_check_options, gpu_check
 from daefr.metrics.options import add_measure_options, add_statistics_options
 from daefr.released import Unseen, export_released, import_released
 from daefr.restore.command import add_restore_options, restore
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add_bench_options(commands.add_parser("bench", help="measure the cost of training and restoring"))
     add_bench_loader_options(commands.add_parser("bench-loader", help="measure whether training waits for its data"))
     add_bench_data_options(commands.add_parser("bench-data", help="measure the cost of making and reading samples"))
+    add_gpu_check_options(commands.add_parser("gpu-check", help="check and measure what a GPU does with this project"))
     _add_export(commands.add_parser("export", help="turn a checkpoint directory into a .ckpt file like the released"))
     return parser
 
@@ -160,6 +162,11 @@ def _bench_loader(options: argparse.Namespace) -> int:
     return bench_loader(options)
 
 
+def _gpu_check(options: argparse.Namespace) -> int:
+    _device(options.device)
+    return gpu_check(options)
+
+
 def _measure(options: argparse.Namespace) -> int:
     from daefr.metrics.command import measure  # noqa: PLC0415  # loads libraries for seconds that others do without
 
@@ -193,6 +200,7 @@ COMMANDS = {
     "bench": _bench,
     "bench-data": bench_data,
     "bench-loader": _bench_loader,
+    "gpu-check": _gpu_check,
 }
 
 if __name__ == "__main__":
