@@ -80,9 +80,7 @@ def train(
 
     for parts in islice(_steps(batches, training, device, clock), training.last_step - state.step):
         if state.step == 0 and from_scratch:
-            # a single pass, which is not worth compiling for
-            with evaluation_precision(device):
-                stage.before_training(parts[0], seed)
+            _before_training(stage, parts[0], seed, device)
         with rank_vote.watching(f"{stage.name}, step {state.step + 1}"):
             # before the step's work: no host is blocked by a GPU that waits for another rank's
             stop, save = rank_vote.any(reporter.should_stop(), saving.is_time())
@@ -118,6 +116,12 @@ def train(
         measured, _ = validation()
     saving.finish()
     return measured
+
+
+def _before_training(stage: Stage, batch: Batch, seed: int, device: torch.device) -> None:
+    # a single pass is not worth compiling for
+    with evaluation_precision(device):
+        stage.before_training(batch, seed)
 
 
 def _is_due(training: TrainingConfig, step: int, *, stop: bool, save: bool) -> tuple[bool, bool, bool]:
