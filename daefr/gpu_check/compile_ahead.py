@@ -1,0 +1,54 @@
+"""Compiling in processes of their own, whose results torch.compile's cache keeps for this one.
+
+Compiling takes longest of all. The processes run beside checks in which no time matters; those in which it does wait
+for them.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+
+from daefr.gpu_check.checks import Check, NotAvailableError, Outcome
+from daefr.gpu_check.context import Context
+from daefr.gpu_check.steps import BEST
+from daefr.gpu_check.workload import Workload
+from daefr.settings.base import StageName
+
+STAGES: tuple[StageName, ...] = ("hq_codebook", "restoration")
+"""The other two stages consist of the same networks."""
+
+
+def checks(context: Context) -> Iterator[Check]:
+    """Start the processes."""
+    yield Check("start", lambda: _start(context))
+
+
+def end_checks(context: Context) -> Iterator[Check]:
+    """Wait for the processes."""
+    yield Check("wait", lambda: _wait(context), seconds=180)
+
+
+def _start(context: Context) -> Outcome:
+    if not context.on_gpu:
+        raise NotAvailableError("nothing is compiled for a CPU")
+    start = multiprocessing.get_context("spawn")
+    for name in STAGES:
+        process = start.Process(target=_compile, args=(context.for_process(), name), daemon=False)
+        process.start()
+        context.processes.append(process)
+    return Outcome({"processes": len(context.processes)})
+
+
+def _wait(context: Context) -> Outcome:
+    if not context.processes:
+        raise NotAvailableError("nothing is compiled for a CPU")
+    start = time.perf_counter()
+    for process in context.processes:
+        process.join()
+    codes = [process.exitcode for process in context.processes]
+    return Outcome({"waited_seconds": time.perf_counter() - start, "exit_codes": str(codes)})
+
+
+def _compile(context: Context, name: StageName) -> None:
+    Workload(context, name, BEST).step()
+    context.synchronize()

@@ -1,0 +1,99 @@
+"""What to choose by device: forms of the same operation, and memory layouts, timed forwards and backwards."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from daefr.gpu_check.checks import Check, Figures, Outcome
+from daefr.gpu_check.context import Context
+from daefr.gpu_check.workload import Mode, Workload, seconds_per_call
+from daefr.network.blocks import Upsample, group_norm
+from daefr.speed import Speed
+
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+def checks(context: Context) -> Iterator[Check]:
+    """See the module."""
+    yield Check("upsampling: transposed 4x4 against nearest and 3x3", lambda: _upsampling(context))
+    yield Check("group normalization by layout", lambda: _normalization(context))
+    if not context.on_gpu:
+        return
+    for name, speed in (
+        ("channels last", Speed(channels_last=True)),
+        ("contiguous", Speed(channels_last=False)),
+    ):
+        yield Check(f"eager step, {name}", partial(_step, context, speed))
+    yield Check("eager step, cuDNN benchmark on and off", lambda: _benchmark(context))
+
+
+def _upsampling(context: Context) -> Outcome:
+    figures: Figures = {}
+    for channels, side in _levels(context)[1:]:
+        module = Upsample(channels).to(context.device, memory_format=torch.channels_last)
+
+        def nearest(x: Tensor, module: Upsample = module) -> Tensor:
+            return F.conv2d(F.interpolate(x, scale_factor=2.0), module.conv.weight, module.conv.bias, padding=1)
+
+        for name, call in (("transposed", module), ("nearest", nearest)):
+            figures[f"{name}_{channels}x{side}"] = _both_ways(context, call, channels, side, torch.channels_last)
+    return Outcome(_with_sums(figures, ("transposed", "nearest")))
+
+
+def _normalization(context: Context) -> Outcome:
+    figures: Figures = {}
+    for channels, side in _levels(context):
+        norm = group_norm(context.network.autoencoder.groups, channels).to(context.device)
+        for name, layout in LAYOUTS.items():
+            seconds = _both_ways(context, lambda x, norm=norm: F.silu(norm(x)), channels, side, layout)
+            figures[f"{name}_{channels}x{side}"] = seconds
+    return Outcome(_with_sums(figures, LAYOUTS))
+
+
+def _step(context: Context, speed: Speed) -> Outcome:
+    chosen = speed.model_copy(update={"autocast": "bfloat16" if context.on_gpu else "off", "compile": False})
+    workload = Workload(context, "hq_codebook", Mode(bfloat16=context.on_gpu, compiled=False), speed=chosen)
+    return Outcome({"seconds_per_step": seconds_per_call(context, workload.step, 2 if context.quick else 8)})
+
+
+def _benchmark(context: Context) -> Outcome:
+    before = torch.backends.cudnn.benchmark
+    figures: Figures = {}
+    for chosen in (True, False):
+        torch.backends.cudnn.benchmark = chosen
+        workload = Workload(context, "hq_codebook", Mode(bfloat16=context.on_gpu, compiled=False))
+        # which may choose for itself
+        torch.backends.cudnn.benchmark = chosen
+        seconds = seconds_per_call(context, workload.step, 2 if context.quick else 8)
+        figures["on_seconds" if chosen else "off_seconds"] = seconds
+    torch.backends.cudnn.benchmark = before
+    return Outcome(figures)
+
+
+def _both_ways(
+    context: Context, call: Callable[[Tensor], Tensor], channels: int, side: int, layout: torch.memory_format
+) -> float:
+    """Return the seconds of a forward and a backward pass on a batch of (B, channels, side, side)."""
+    x = torch.randn(context.batch, channels, side, side, device=context.device)
+    x = x.to(torch.bfloat16 if context.on_gpu else torch.float32).contiguous(memory_format=layout).requires_grad_()
+
+    def run() -> None:
+        with torch.autocast(context.device.type, torch.bfloat16, enabled=context.on_gpu):
+            output = call(x)
+        output.backward(torch.ones_like(output))  # type: ignore[no-untyped-call]
+
+    return seconds_per_call(context, run, 2 if context.quick else 10, warmup=3)
+
+
+def _levels(context: Context) -> list[tuple[int, int]]:
+    """Return channels and side of every level, finest first."""
+    sizes = context.network.autoencoder
+    return list(zip(sizes.widths, sizes.level_resolutions, strict=True))
+
+
+def _with_sums(figures: Figures, prefixes: "tuple[str, ...] | dict[str, torch.memory_format]") -> Figures:
+    sums = {f"{prefix}_sum": sum(v for name, v in figures.items() if name.startswith(prefix)) for prefix in prefixes}
+    return sums | figures

@@ -1,0 +1,58 @@
+"""What the machine is: versions, memory, compiler, and the matrix rate that everything is compared with."""
+
+import os
+import platform
+from collections.abc import Iterator
+
+import torch
+
+from daefr.compiler import missing_compiler
+from daefr.gpu_check.checks import Check, Figures, Outcome
+from daefr.gpu_check.context import Context
+from daefr.gpu_check.workload import bfloat16_rate, matrix_rate, seconds_per_call
+
+
+def checks(context: Context) -> Iterator[Check]:
+    """See the module."""
+    yield Check("versions", lambda: _versions(context))
+    yield Check("rates", lambda: _rates(context))
+
+
+def _versions(context: Context) -> Outcome:
+    figures: Figures = {
+        "device": torch.cuda.get_device_name(context.device) if context.on_gpu else platform.processor() or "CPU",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cores": len(os.sched_getaffinity(0)),
+        "compiler": missing_compiler(context.device.type) or "found",
+    }
+    if context.on_gpu:
+        properties = torch.cuda.get_device_properties(context.device)
+        free, total = torch.cuda.mem_get_info(context.device)
+        figures |= {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+            "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_gb": total / 1e9,
+            "free_gb": free / 1e9,
+        }
+    return Outcome(figures)
+
+
+def _rates(context: Context) -> Outcome:
+    figures: Figures = {"bfloat16_tflops": bfloat16_rate(context) / 1e12}
+    if context.on_gpu:
+        for name, precision in (("tf32", "high"), ("float32", "highest")):
+            before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision(precision)
+            figures[f"{name}_tflops"] = matrix_rate(context, torch.float32) / 1e12
+            torch.set_float32_matmul_precision(before)
+        source = torch.empty(2**30, dtype=torch.uint8, device=context.device).random_()
+        target = torch.empty_like(source)
+        seconds = seconds_per_call(context, lambda: target.copy_(source), 10)
+        figures["copy_gb_per_second"] = 2 * len(source) / seconds / 1e9
+    else:
+        figures["float32_tflops"] = matrix_rate(context, torch.float32) / 1e12
+    return Outcome(figures)

@@ -1,0 +1,123 @@
+"""Does the full-size network compute on this device what the reference implementation computes?"""
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome
+from daefr.gpu_check.context import Context
+from daefr.network.restoration import RestorationModel
+from daefr.settings.network import RestorationConfig
+from daefr.speed import Speed
+
+# released names of what `RestorationModel` calls otherwise
+RENAMED = (
+    ("hq_encoder.", "vqvae.HQ_encoder."),
+    ("hq_quant_conv.", "vqvae.HQ_quant_conv."),
+    ("lq_encoder.", "vqvae.encoder."),
+    ("lq_quant_conv.", "vqvae.quant_conv."),
+    ("fusion.", "cross_attention."),
+    ("predictor.position_emb", "position_emb"),
+    ("predictor.feat_emb.", "feat_emb."),
+    ("predictor.layers.", "ft_layers."),
+    ("predictor.norm.", "idx_pred_layer.0."),
+    ("predictor.head.", "idx_pred_layer.1."),
+    ("codebook.", "vqvae.Fixed_quantize."),
+    ("post_quant_conv.", "vqvae.post_quant_conv."),
+    ("decoder.", "vqvae.decoder."),
+)
+TOLERANCE = 1e-3
+"""Of means, deviations and samples, relative to the deviation: convolutions add in another order."""
+TIE = 1e-4
+"""Codes are compared where the two best scores differ by more."""
+
+
+def checks(context: Context) -> Iterator[Check]:
+    """See the module."""
+    yield Check("full-size network, float32 without TF32", lambda: _run(context), seconds=60)
+
+
+def _run(context: Context) -> Outcome:
+    if context.golden is None:
+        raise NotAvailableError("--golden DIR, the folder of the golden figures, was not given")
+    if context.quick:
+        raise NotAvailableError("left out of --quick")
+    golden = json.loads((context.golden / "golden_full.json").read_text())
+    speed = Speed(channels_last=True, autocast="off", compile=False, tf32=False if context.on_gpu else None)
+    model = speed.prepare(_model(context.golden), context.device).eval()
+    lq = speed.arrange({"lq": _read(context.golden / "full_lq.png")}, context.device)["lq"]
+    with torch.no_grad():
+        logits = model(lq).logits
+        indices = logits.argmax(2)
+        restored = model.decode(indices)
+    best = logits.flatten(0, 1).topk(2, dim=1).values.cpu()
+    clear = (best[:, 0] - best[:, 1]).abs() > TIE
+    expected = torch.tensor(golden["predicted_indices"])
+    wrong = int((indices.cpu().flatten()[clear] != expected[clear]).sum())
+    levels = (_to_8_bit(restored.cpu()) - _to_8_bit(_read(context.golden / "full_restored.png"))).abs()
+    figures: Figures = {
+        "codes": len(expected),
+        "near_ties": int((~clear).sum()),
+        "different_codes": wrong,
+        "logits_differ_by": _difference(logits, golden["logits"]),
+        "restored_differs_by": _difference(restored, golden["restored"]),
+        "largest_difference_of_255": float(levels.max()),
+    }
+    problems = [
+        f"{name} is {figures[name]:.2e}, more than {TOLERANCE:g}"
+        for name in ("logits_differ_by", "restored_differs_by")
+        if not figures[name] <= TOLERANCE
+    ]
+    if wrong:
+        problems.append(f"{wrong} codes are not the reference's")
+    if not levels.max() <= 1:
+        problems.append(f"pixels differ by up to {levels.max():g} levels of 255, more than 1")
+    return Outcome(figures, problems)
+
+
+def _model(golden: Path) -> RestorationModel:
+    specification = importlib.util.spec_from_file_location("reference_weights", golden / "weights.py")
+    assert specification is not None and specification.loader is not None  # noqa: S101  # it is a .py file
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    shapes = json.loads((golden / "state_dict_daefr_full.json").read_text())
+    seed = json.loads((golden / "golden_tiny.json").read_text())["seed"]
+    model = RestorationModel(RestorationConfig())
+    needed = {name: _released_name(name) for name in model.state_dict()}
+    arrays = module.state_dict({name: shapes[name] for name in needed.values()}, seed)
+    model.load_state_dict({name: torch.from_numpy(arrays[released]) for name, released in needed.items()})
+    return model
+
+
+def _released_name(name: str) -> str:
+    own, released = next(pair for pair in RENAMED if name.startswith(pair[0]))
+    return released + name.removeprefix(own)
+
+
+def _read(path: Path) -> Tensor:
+    """(1, 3, H, W), RGB in [-1, 1]."""
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise FileNotFoundError(f"{path} is not an image")
+    rgb = np.ascontiguousarray(bgr[:, :, ::-1].transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(rgb)[None] / 127.5 - 1
+
+
+def _difference(tensor: Tensor, golden: Mapping[str, Any]) -> float:
+    """Return the largest difference of mean, deviation and samples, relative to the deviation."""
+    flat = tensor.detach().flatten().cpu()
+    positions = torch.from_numpy(np.linspace(0, len(flat) - 1, len(golden["sample"])).astype(np.int64))
+    pairs = [(flat.mean().item(), golden["mean"]), (flat.std().item(), golden["std"])]
+    pairs += list(zip(flat[positions].tolist(), golden["sample"], strict=True))
+    return float(max(abs(own - expected) for own, expected in pairs) / golden["std"])
+
+
+def _to_8_bit(image: Tensor) -> Tensor:
+    return ((image.clamp(-1, 1) + 1) * 127.5).round()

@@ -1,0 +1,185 @@
+"""The stages that are checked: random weights and images, in one of several modes of computing."""
+
+import copy
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from daefr import compilation
+from daefr.data.dataset import Batch
+from daefr.gpu_check.context import Context
+from daefr.losses.perceptual import PerceptualLoss
+from daefr.settings.base import StageName
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import (
+    AssociationTraining,
+    AutoencoderTraining,
+    PerceptualConfig,
+    RestorationTraining,
+    TrainingConfig,
+)
+from daefr.speed import Speed
+from daefr.stages import RestorationStage, Stage, build_stage
+from daefr.training.optimization import Optimization
+from daefr.training.state import TrainingState
+
+STEPS = 1000
+"""Length of the trainings, of which a few steps are taken."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to compute the same step."""
+
+    bfloat16: bool
+    compiled: bool
+
+    def __str__(self) -> str:
+        return f"{'bfloat16' if self.bfloat16 else 'float32'} {'compiled' if self.compiled else 'eager'}"
+
+    @property
+    def speed(self) -> Speed:
+        """The options of this mode; float32 is computed without TF32."""
+        return Speed(
+            autocast="bfloat16" if self.bfloat16 else "off",
+            compile=self.compiled,
+            tf32=None if self.bfloat16 else False,
+        )
+
+
+class Workload:
+    """A stage that is trained with discriminators on one batch of random images."""
+
+    def __init__(
+        self, context: Context, name: StageName, mode: Mode, batch: int | None = None, speed: Speed | None = None
+    ) -> None:
+        """Build the stage on the device. The same arguments give the same weights and images."""
+        self.context, self.batch_size = context, batch or context.batch
+        self.speed = speed or mode.speed
+        master, training = _build(context, name)
+        self.training = training.model_copy(update={"speed": self.speed})
+        if not context.on_gpu:
+            # compiling for a CPU takes minutes: there, the graphs are traced and then run as they are
+            compilation.BACKEND = "eager"
+        self.stage = self.speed.prepare(copy.deepcopy(master), context.device).train()
+        self.state = TrainingState(self.stage, self.training)
+        self.optimization = Optimization(self.state, context.device)
+        self.images = self.arrange(random_images(context.network.autoencoder.resolution, self.batch_size))
+
+    def arrange(self, images: Batch) -> Batch:
+        """Move a batch to the device, in the layout of the mode."""
+        return self.speed.arrange(images, self.context.device)
+
+    def step(self, images: Batch | None = None) -> dict[str, Tensor]:
+        """Take one training step; return its scalars, on the device."""
+        return self.optimization.step(self.images if images is None else images)[1]
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return copies of all parameters, on the CPU."""
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.stage.named_parameters()}
+
+
+def seconds_per_call(context: Context, call: Callable[[], Any], repetitions: int, warmup: int = 2) -> float:
+    """Time a call on the device, the mean of some repetitions."""
+    for _ in range(warmup):
+        call()
+    context.synchronize()
+    start = time.perf_counter()
+    for _ in range(repetitions):
+        call()
+    context.synchronize()
+    return (time.perf_counter() - start) / repetitions
+
+
+def flops_per_sample(context: Context, name: StageName | str) -> int:
+    """Count multiplications and additions of convolutions and matrix products, two for each pair.
+
+    `name` is a stage, of which a training step is counted, or `restore`.
+    """
+    if name not in context.flops:
+        with FlopCounterMode(display=False) as counter:
+            if name == "restore":
+                restore(context, Speed(compile=False), 1)()
+            else:
+                Workload(context, name, Mode(bfloat16=True, compiled=False), batch=1).step()  # type: ignore[arg-type]
+        context.flops[name] = int(counter.get_total_flops())
+    return context.flops[name]
+
+
+def bfloat16_rate(context: Context) -> float:
+    """Measure the FLOP/s of a product of large bfloat16 matrices, once per run."""
+    if context.bfloat16_rate is None:
+        context.bfloat16_rate = matrix_rate(context, torch.bfloat16)
+    return context.bfloat16_rate
+
+
+def matrix_rate(context: Context, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a product of large square matrices."""
+    side = (8192 if dtype == torch.bfloat16 else 4096) if context.on_gpu else 512
+    left, right = (torch.randn(side, side, device=context.device).to(dtype) for _ in range(2))
+    return 2 * side**3 / seconds_per_call(context, lambda: left @ right, 10)
+
+
+def restore(context: Context, speed: Speed, batch: int) -> Callable[[], Tensor]:
+    """Return a call that restores a batch of random images."""
+    stage = restoration_stage(context)
+    model = speed.prepare(stage.generator, context.device).eval()
+    images = speed.arrange(random_images(context.network.autoencoder.resolution, batch), context.device)["lq"]
+
+    def call() -> Tensor:
+        with speed.autocast_on(context.device):
+            return model.restore(images).image
+
+    return call
+
+
+def restoration_stage(context: Context) -> RestorationStage:
+    """Return a restoration stage with random weights, on the CPU."""
+    stage = copy.deepcopy(_build(context, "restoration")[0])
+    assert isinstance(stage, RestorationStage)  # noqa: S101  # by its name
+    return stage
+
+
+def random_images(resolution: int, batch: int) -> Batch:
+    """Return `hq` and `lq`, (B, 3, R, R) in [-1, 1]; the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    # smooth images: pixels of white noise would make every loss that of a constant
+    coarse = torch.rand((2, batch, 3, 8, 8), generator=generator) * 2 - 1
+    fine = [torch.nn.functional.interpolate(each, size=resolution, mode="bicubic").clamp(-1, 1) for each in coarse]
+    return dict(zip(("hq", "lq"), fine, strict=True))
+
+
+def _build(context: Context, name: StageName) -> tuple[Stage, TrainingConfig]:
+    return _build_once(name, context.network, context.folder)
+
+
+@functools.cache
+def _build_once(name: StageName, network: NetworkConfig, folder: Path) -> tuple[Stage, TrainingConfig]:
+    training: TrainingConfig
+    if name == "restoration":
+        training = RestorationTraining(steps=STEPS)
+    else:
+        # with the discriminators from the first step on, as most of a training is
+        kind = AssociationTraining if name == "association" else AutoencoderTraining
+        perceptual = PerceptualConfig(vgg16=_random_vgg16(folder / "vgg16.safetensors"))
+        training = kind.model_validate({"steps": STEPS, "adversarial": {"start": 0}, "perceptual": perceptual})
+    return build_stage(name, network, training), training
+
+
+def _random_vgg16(path: Path) -> Path:
+    """Write random weights in the layout of VGG16's: what it has learned makes no difference to its cost."""
+    if not path.is_file():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            weights = PerceptualLoss().net.state_dict()
+        renamed = {f"features.{name.partition('.')[2]}": weight for name, weight in weights.items()}
+        safetensors.torch.save_file(renamed, path)
+    return path
