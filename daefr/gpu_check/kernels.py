@@ -10,7 +10,8 @@ from torch import Tensor
 from daefr.gpu_check.checks import Check, Figures, Outcome
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import Mode, Workload, seconds_per_call
-from daefr.network.blocks import Upsample, group_norm
+from daefr.network.blocks import Upsample
+from daefr.network.normalization import group_norm
 from daefr.speed import Speed
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -33,7 +34,7 @@ def checks(context: Context) -> Iterator[Check]:
 def _upsampling(context: Context) -> Outcome:
     figures: Figures = {}
     for channels, side in _levels(context)[1:]:
-        module = Upsample(channels).to(context.device, memory_format=torch.channels_last)
+        module = Upsample(channels).to(context.device).to(memory_format=torch.channels_last)
 
         def nearest(x: Tensor, module: Upsample = module) -> Tensor:
             return F.conv2d(F.interpolate(x, scale_factor=2.0), module.conv.weight, module.conv.bias, padding=1)
@@ -48,9 +49,13 @@ def _normalization(context: Context) -> Outcome:
     for channels, side in _levels(context):
         norm = group_norm(context.network.autoencoder.groups, channels).to(context.device)
         for name, layout in LAYOUTS.items():
-            seconds = _both_ways(context, lambda x, norm=norm: F.silu(norm(x)), channels, side, layout)
-            figures[f"{name}_{channels}x{side}"] = seconds
+            normalize = partial(_normalize, norm)
+            figures[f"{name}_{channels}x{side}"] = _both_ways(context, normalize, channels, side, layout)
     return Outcome(_with_sums(figures, LAYOUTS))
+
+
+def _normalize(norm: torch.nn.Module, x: Tensor) -> Tensor:
+    return F.silu(norm(x))
 
 
 def _step(context: Context, speed: Speed) -> Outcome:

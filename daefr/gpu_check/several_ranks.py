@@ -122,4 +122,4 @@ def _join(backend: str, rank: int, count: int, folder: Path, context: Context) -
 
 
 def _spawn(function: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
-    torch.multiprocessing.spawn(function, arguments, nprocs=count)
+    spawn(function, arguments, nprocs=count)  # type: ignore[no-untyped-call]
