@@ -23,8 +23,8 @@ CPU = torch.device("cpu")
 # operations that promote or convert types by definition, on every device
 CONVERTING = ("_to_copy", "copy_", "clone", "detach", "_foreach_", "lerp", "cat", "stack", "_fused_adam", "where")
 # batch normalization takes such types on every device; layer normalization, which is PyTorch's own in both passes, is
-# called by CUDA's autocast with one type, by the CPU's with several
-EXEMPT = ("native_batch_norm", "native_layer_norm")
+# called by CUDA's autocast with one type, by the CPU's with several; attention keeps its sums in float32
+EXEMPT = ("native_batch_norm", "native_layer_norm", "_scaled_dot_product")
 
 
 class MixedTypes(TorchDispatchMode):
