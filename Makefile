@@ -6,45 +6,48 @@ STAMP := $(VENV)/installed
 CONFIG ?= pipelines/configs/demo.yaml
 RUN_DIR ?= runs/demo
 
-.PHONY: setup demo test test-cluster chaos lint bench bench-data ui clean
+.PHONY: help setup demo lint test test-quick test-cluster chaos bench bench-data ui clean
 
-setup: $(STAMP)
+help: ## list the targets (the default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install the project and everything it needs in .venv
 
 $(STAMP): pyproject.toml infra/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint infra/constraints.txt --editable '.[cluster,dev]'
 	touch $(STAMP)
 
-demo: setup
+demo: setup ## run the whole pipeline on drawn portraits (CONFIG=FILE for another configuration)
 	$(BIN)/python pipelines/full.py --config $(CONFIG)
 
-lint: setup
+lint: setup ## check style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint ## check style, types, layers and behaviour (some 20 minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# What needs minutes and servers: a cluster of two nodes, S3, PostgreSQL (skipped without Debian's postgresql).
-test-cluster: setup
+test-quick: setup ## run the tests that need neither Ray nor long trainings (some 3 minutes)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not cluster and not slow' --ignore tests/e2e
+
+# PostgreSQL's test is skipped without Debian's postgresql.
+test-cluster: setup ## run the tests on a cluster of two nodes with S3 and PostgreSQL
 	$(BIN)/python -m pytest -m cluster tests/e2e
 
-# The four stages while workers, drivers and nodes are killed; half an hour.
-chaos: setup
+chaos: setup ## run the four stages while workers, drivers and nodes are killed (half an hour)
 	$(BIN)/python -m tests.e2e.chaos
 
-# Training steps and restoring beside the way of the public reference.
-bench: setup
+bench: setup ## measure training steps and restoring beside the public reference's way
 	@$(BIN)/python -m infra.benchmarks training
 
-# FACES=FOLDER takes those instead of drawn portraits.
-bench-data: setup
+bench-data: setup ## measure making and reading samples (FACES=FOLDER instead of drawn portraits)
 	@$(BIN)/python -m infra.benchmarks data $(FACES)
 
-ui: setup
+ui: setup ## show the demo's runs in MLflow (RUN_DIR=FOLDER for another run's)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(RUN_DIR)/mlflow.db --host 127.0.0.1 --port 5000
 
-clean:
+clean: ## remove runs and caches
 	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,8 +1,40 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests import s3_server
+
+SLOW = {
+    "test_bench_data",
+    "test_bench_loader",
+    "test_bench_training",
+    "test_champions",
+    "test_components",
+    "test_equal_ranks",
+    "test_evaluate",
+    "test_faults",
+    "test_generations",
+    "test_on_cluster",
+    "test_options",
+    "test_package",
+    "test_promote",
+    "test_pyfunc",
+    "test_restore_job",
+    "test_service",
+    "test_service_page",
+    "test_speed",
+    "test_stages",
+    "test_synthesize",
+    "test_training",
+}
+"""Files of tests that `make test-quick` leaves out."""
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark the tests of slow files."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from daefr.restore import ImageError, Restoration, Restorer
 from pipelines.restore.settings import RestoreConfig
 from pipelines.serve.budget import Budget
 from pipelines.serve.champion import Champion
+from pipelines.serve.lingering import LingeringResponse
 from pipelines.serve.refusal import RefusedError
 from pipelines.serve.settings import ServeCompute, ServeConfig
 from pipelines.serve.token import check_token
@@ -98,7 +99,8 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 @app.exception_handler(RefusedError)
 async def _refuse(_: Request, error: RefusedError) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, error.status, HEADERS | error.headers)
+    answer = LingeringResponse if error.closes else JSONResponse
+    return answer({"error": str(error)}, error.status, HEADERS | error.headers)
 
 
 @app.exception_handler(RequestValidationError)

@@ -10,3 +10,8 @@ class RefusedError(Exception):
         """Refuse with an HTTP status, and headers such as `Retry-After`."""
         super().__init__(told)
         self.status, self.headers = status, dict(headers or {})
+
+    @property
+    def closes(self) -> bool:
+        """Whether the connection is to be closed, as more of a request may come that is not read."""
+        return self.headers.get("Connection") == "close"

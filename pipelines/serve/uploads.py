@@ -35,7 +35,9 @@ async def read_upload(request: Request, settings: ServeConfig, held: Account) ->
                     raise _too_large(settings)
                 parts.append(chunk)
     except TimeoutError:
-        raise RefusedError(408, f"the image did not arrive in {settings.upload_seconds:g} seconds") from None
+        raise RefusedError(
+            408, f"the image did not arrive in {settings.upload_seconds:g} seconds", {"Connection": "close"}
+        ) from None
     body = b"".join(parts)
     image = _file_of(body, kind) if is_form else body
     if not image:
