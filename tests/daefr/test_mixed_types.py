@@ -70,7 +70,8 @@ def test_no_operation_of_a_step_mixes_types_under_autocast(name: StageName, vgg1
     images = {part: torch.rand((2, 3, tiny.SIDE, tiny.SIDE), generator=generator) * 2 - 1 for part in ("hq", "lq")}
     images["components"] = torch.tensor([[[1.0, 1, 7, 7], [8, 1, 15, 7], [4, 9, 12, 15]]]).repeat(2, 1, 1)
     optimization = Optimization(TrainingState(stage, settings), CPU)
-    with MixedTypes() as mode:
+    # oneDNN's bfloat16 gradient of a convolution of crops of 2 pixels has some NaN in it on some runs
+    with torch.backends.mkldnn.flags(enabled=False), MixedTypes() as mode:
         optimization.step(images)
     assert mode.calls > 100
     assert not mode.found
