@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import save_model
@@ -12,8 +13,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 import daefr
 import degradations
-from daefr.images import encode_png
-from daefr.portraits import draw_portrait
+from daefr.images import Image, encode_png
 from daefr.version import LICENSE, license_text
 from pipelines.tracking.registry import Package
 
@@ -72,7 +72,7 @@ USE = """Restores photographs, or with `aligned` square crops of faces:
 
 def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
     """Write a model directory, which must not exist; `faces` says where those that it was trained on came from."""
-    portrait = encode_png(draw_portrait(0, 64).image)
+    example = encode_png(_draw_gradient(64))
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it tells that it looks at the example
     save_model(
         target,
@@ -82,11 +82,18 @@ def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
         pip_requirements=requirements(),
         signature=SIGNATURE,
         model_config=CONFIG,
-        input_example=(pd.DataFrame({"image": [portrait]}), {"aligned": True}),
+        input_example=(pd.DataFrame({"image": [example]}), {"aligned": True}),
         metadata={"license": license_note(faces)},
     )
     (target / LICENSE).write_text(license_text())
     return Package(str(target), CHECKPOINT, f"{USE}\n\n{license_note(faces)}")
+
+
+def _draw_gradient(side: int) -> Image:
+    """Return (side, side, 3) uint8 RGB: red grows to the right, green downwards. An input example needs no face."""
+    rise = np.linspace(0, 255, side).astype(np.uint8)
+    red, green = np.meshgrid(rise, rise)
+    return np.stack([red, green, np.full_like(red, 128)], axis=2)
 
 
 def requirements() -> list[str]:
