@@ -100,10 +100,10 @@ def save_checkpoint(
     if trainer is not None:
         (directory / TRAINER).parent.mkdir(exist_ok=True)
         torch.save(trainer, directory / TRAINER)
-    write_manifest(directory)
+    write_checkpoint_manifest(directory)
 
 
-def write_manifest(directory: Path) -> None:
+def write_checkpoint_manifest(directory: Path) -> None:
     """Write the digests of a checkpoint's files; what has no manifest is no checkpoint."""
     present = [name for name in (MODEL, CONFIG, TRAINER, RELEASED, AVERAGE) if (directory / name).is_file()]
     digests = {name: file_digest(directory / name) for name in present}

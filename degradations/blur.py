@@ -7,10 +7,10 @@ import numpy as np
 from degradations.fourier import Spectrum, margin_for
 from degradations.images import FloatImage
 from degradations.kernels import gaussian_2d, scaled_ksize
-from degradations.step import Ksizes, Params, PositiveRange, Probability, Step
+from degradations.step import Ksizes, Params, PositiveRange, Probability, RecipeStep
 
 
-class BlurStep(Step):
+class BlurStep(RecipeStep):
     """Ranges of the blur, in pixels of a 512x512 image."""
 
     op: Literal["blur"] = "blur"

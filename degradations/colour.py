@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import AfterValidator, NonNegativeFloat
 
 from degradations.images import FloatImage
-from degradations.step import Params, Range, Step
+from degradations.step import Params, Range, RecipeStep
 
 
-class ColourShiftStep(Step):
+class ColourShiftStep(RecipeStep):
     """Largest shift of a channel, in levels of 255."""
 
     op: Literal["colour_shift"] = "colour_shift"
@@ -37,7 +37,7 @@ FactorRange = Annotated[Range, AfterValidator(_not_negative)]
 Adjustment = Literal["brightness", "contrast", "saturation", "hue"]
 
 
-class ColourJitterStep(Step):
+class ColourJitterStep(RecipeStep):
     """Factors of brightness, contrast and saturation, and the turn of the hue (1 is once around)."""
 
     op: Literal["colour_jitter"] = "colour_jitter"
@@ -61,7 +61,7 @@ def jitter_colours(image: FloatImage, adjustments: list[tuple[Adjustment, float]
     return image
 
 
-class GrayStep(Step):
+class GrayStep(RecipeStep):
     """Makes an image gray; it has no values."""
 
     op: Literal["gray"] = "gray"

@@ -10,10 +10,10 @@ from degradations.images import FloatImage
 from degradations.jpeg import Quality, compress
 from degradations.kernels import sinc_2d
 from degradations.resample import Filter, draw_filter, resize
-from degradations.step import Ksizes, Params, Probability, Step
+from degradations.step import Ksizes, Params, Probability, RecipeStep
 
 
-class SincJpegStep(Step):
+class SincJpegStep(RecipeStep):
     """The final side in pixels for a 512x512 face, the sinc kernels' sides and share, and the range of the quality."""
 
     op: Literal["sinc_jpeg"] = "sinc_jpeg"

@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 
 from degradations.errors import DegradationError
 from degradations.images import FloatImage, Uint8Image, to_float, to_uint8
-from degradations.step import Params, Range, Step
+from degradations.step import Params, Range, RecipeStep
 
 
 def _one_to_hundred(quality: tuple[float, float]) -> tuple[float, float]:
@@ -20,7 +20,7 @@ def _one_to_hundred(quality: tuple[float, float]) -> tuple[float, float]:
 Quality = Annotated[Range, AfterValidator(_one_to_hundred)]
 
 
-class JpegStep(Step):
+class JpegStep(RecipeStep):
     """Range of the JPEG quality."""
 
     op: Literal["jpeg"] = "jpeg"

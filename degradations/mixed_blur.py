@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from degradations.images import FloatImage
 from degradations.kernels import Weights, gaussian_2d, generalized_2d, plateau_2d, scaled_ksize, sinc_2d
-from degradations.step import Ksizes, Params, PositiveRange, Probability, Step
+from degradations.step import Ksizes, Params, PositiveRange, Probability, RecipeStep
 
 Kernel = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 
@@ -32,7 +32,7 @@ def _shares(weights: dict[Kernel, float]) -> dict[Kernel, float]:
 BetaRange = Annotated[tuple[float, float], AfterValidator(_around_one)]
 
 
-class MixedBlurStep(Step):
+class MixedBlurStep(RecipeStep):
     """Shares of the kernels and ranges of their shape, in pixels of a 512x512 image."""
 
     op: Literal["mixed_blur"] = "mixed_blur"

@@ -7,10 +7,10 @@ import numpy as np
 
 from degradations.images import FloatImage
 from degradations.kernels import motion_2d
-from degradations.step import Params, PositiveRange, Step
+from degradations.step import Params, PositiveRange, RecipeStep
 
 
-class MotionBlurStep(Step):
+class MotionBlurStep(RecipeStep):
     """Range of the streak's length, in pixels of a 512x512 image."""
 
     op: Literal["motion_blur"] = "motion_blur"

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from degradations.images import FloatImage
-from degradations.step import Params, Probability, Range, Step
+from degradations.step import Params, Probability, Range, RecipeStep
 
 
-class NoiseStep(Step):
+class NoiseStep(RecipeStep):
     """Range of the Gaussian noise's standard deviation, in levels of 255."""
 
     op: Literal["noise"] = "noise"
@@ -31,7 +31,7 @@ def add_noise(image: FloatImage, sigma: float, seed: int) -> FloatImage:
     return np.clip(image + field * np.float32(sigma / 255), 0, 1)
 
 
-class MixedNoiseStep(Step):
+class MixedNoiseStep(RecipeStep):
     """Gaussian or Poisson noise, of every channel or the same for all three: the noise of Real-ESRGAN.
 
     `sigma` in levels of 255; `scale` multiplies the Poisson noise of an image of as many counts as it has levels.

@@ -33,7 +33,7 @@ _WORDS = {
 }
 
 
-def contact_sheet(hq: Uint8Image, recipe: Recipe, count: int, seed: int) -> Uint8Image:
+def draw_recipe_sheet(hq: Uint8Image, recipe: Recipe, count: int, seed: int) -> Uint8Image:
     """(R, R, 3) to a sheet (H, W, 3), uint8 RGB: the face, then `count` samples; sample i has the seed [seed, i]."""
     face = Face(hq)
     images, labels = [hq], [[recipe.name, f"HQ, {face.side} px"]]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, PositiveFloat
 
 from degradations.errors import DegradationError
 from degradations.images import FloatImage, Uint8Image, to_float
-from degradations.step import Params, PositiveRange, Probability, Step
+from degradations.step import Params, PositiveRange, Probability, RecipeStep
 
 # A single pixel would enlarge to a flat colour. Only images below 60 pixels reach this bound at the largest
 # published factor, 30.
@@ -23,7 +23,7 @@ FILTERS: dict[Filter, int] = {
 }
 
 
-class DownsampleStep(Step):
+class DownsampleStep(RecipeStep):
     """Range of the factor r; below 1 the image grows, as in the published recipes."""
 
     op: Literal["downsample"] = "downsample"
@@ -46,7 +46,7 @@ def _around_one(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-class ResizeStep(Step):
+class ResizeStep(RecipeStep):
     """Up, down or neither, by one of three filters: the resizing of Real-ESRGAN.
 
     `scale` spans the scales of both directions. `side`, in pixels for a 512x512 face, is what they apply to; None is

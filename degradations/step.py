@@ -34,7 +34,7 @@ Ksizes = Annotated[tuple[Annotated[int, AfterValidator(_odd)], ...], Field(min_l
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Step(BaseModel, ABC):
+class RecipeStep(BaseModel, ABC):
     """One step of a recipe: the ranges it draws from, as data, and the share of images that it is applied to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

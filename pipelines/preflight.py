@@ -99,10 +99,10 @@ def remarks(config: RunConfig) -> list[str]:
 def _unavailable(config: RunConfig, metrics: list[str]) -> list[str]:
     import torch  # noqa: PLC0415
 
-    from daefr.metrics.registry import Setup, find_files  # noqa: PLC0415
+    from daefr.metrics.registry import MetricSetup, find_files  # noqa: PLC0415
 
     evaluation = config.evaluation
-    setup = Setup(evaluation.protocol, torch.device("cpu"), evaluation.weights, evaluation.fid_statistics)
+    setup = MetricSetup(evaluation.protocol, torch.device("cpu"), evaluation.weights, evaluation.fid_statistics)
     lines = []
     for metric in metrics:
         try:

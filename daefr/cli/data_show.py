@@ -22,15 +22,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print what the dataset holds, and write its contact sheet."""
     from daefr.data.manifest import NAME
-    from daefr.data.show import contact_sheet, describe
+    from daefr.data.show import describe_dataset, draw_dataset_sheet
     from daefr.images import write_png
 
     manifest, out = options.manifest, options.out
     if options.faces < 1:
         raise UserError(f"--faces is {options.faces}; it must be 1 or more")
     dataset = manifest.parent if manifest.name == NAME else manifest
-    lines = describe(dataset)
-    sheet = contact_sheet(dataset, options.faces)
+    lines = describe_dataset(dataset)
+    sheet = draw_dataset_sheet(dataset, options.faces)
     if sheet is None:
         lines.append(f"sheet: none, as no shard is in {dataset}: copy one there, such as the first of train.jsonl")
     else:

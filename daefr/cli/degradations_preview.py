@@ -28,14 +28,14 @@ def run(options: argparse.Namespace) -> int:
     import cv2
 
     from degradations import DegradationError, decode_image, get_recipe
-    from degradations.preview import contact_sheet
+    from degradations.preview import draw_recipe_sheet
 
     for name, lowest in (("count", 1), ("seed", 0)):
         if getattr(options, name) < lowest:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be {lowest} or more")
     try:
         hq = decode_image(options.face.read_bytes())
-        sheet = contact_sheet(hq, get_recipe(options.recipe), options.count, options.seed)
+        sheet = draw_recipe_sheet(hq, get_recipe(options.recipe), options.count, options.seed)
         options.out.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
     except DegradationError as error:
         raise UserError(f"{options.face}: {error}") from None

@@ -21,7 +21,7 @@ from daefr.settings.base import Settings
 NAME = "manifest.json"
 REJECTED = "rejected.jsonl"
 Split = Literal["train", "validation"]
-Entry = TypeVar("Entry", bound=Settings)
+ListedEntry = TypeVar("ListedEntry", bound=Settings)
 
 
 class Shard(Settings):
@@ -77,7 +77,7 @@ class DatasetManifest(Settings):
         return self.listing(split).sha256
 
 
-def write_manifest(
+def write_dataset_manifest(
     folder: Path,
     *,
     resolution: int,
@@ -159,7 +159,7 @@ def _write_listing(path: Path, entries: Iterable[Settings]) -> Listing:
     return Listing(file=path.name, sha256=digest.hexdigest(), entries=lines)
 
 
-def _read_listing(dataset: Path, listing: Listing, kind: type[Entry]) -> Iterator[Entry]:
+def _read_listing(dataset: Path, listing: Listing, kind: type[ListedEntry]) -> Iterator[ListedEntry]:
     path = dataset / listing.file
     try:
         with path.open("rb") as stream:

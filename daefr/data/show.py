@@ -22,7 +22,7 @@ EXAMPLES = 3
 COLOURS = {"left_eye": (255, 220, 0), "right_eye": (0, 220, 255), "mouth": (255, 0, 200)}
 
 
-def describe(dataset: Path) -> list[str]:
+def describe_dataset(dataset: Path) -> list[str]:
     """Return the lines that tell a dataset's sizes and counts, and what was rejected."""
     made = load_manifest(dataset)
     kinds = ", ".join(f"{number} {kind} ({made.recipes[kind]})" for kind, number in made.variants.items())
@@ -48,7 +48,7 @@ def _examples(dataset: Path, made: DatasetManifest, reason: str) -> str:
     return f", such as {'; '.join(islice(entries, EXAMPLES))}"
 
 
-def contact_sheet(dataset: Path, faces: int) -> Image | None:
+def draw_dataset_sheet(dataset: Path, faces: int) -> Image | None:
     """Return the first training faces that are here, (H, W, 3) uint8 RGB, None where no shard is.
 
     A row a face: HQ with the boxes of its components, then all of its LQ images, enlarged as a network sees them.

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from daefr.evaluation.method import Method, Restored, TrainedModel
+from daefr.evaluation.method import Method, MethodOutput, TrainedModel
 from daefr.evaluation.subjects import Subject, column
 from daefr.images import Image, encode_webp, fit, shrink
-from daefr.metrics.meter import Measures
+from daefr.metrics.meter import MetricSet
 from daefr.metrics.pairs import Images
 
 THUMBNAIL = 192
@@ -22,7 +22,7 @@ NO_METHOD = "missing: nothing was restored for it"
 
 
 @dataclass(frozen=True)
-class Sample:
+class EvaluationSample:
     """One image of a benchmark, each part (H, W, 3) uint8 RGB of any side, None where there is none.
 
     `restored` is what was made of it elsewhere; with it, no method restores it.
@@ -67,7 +67,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, measures: Measures, method: Method | None = None, *, batch: int = 1, reconstruct: bool = False
+        self, measures: MetricSet, method: Method | None = None, *, batch: int = 1, reconstruct: bool = False
     ) -> None:
         """Take measures, and the method where the samples are not restored yet; `batch` images are in work at once.
 
@@ -76,14 +76,14 @@ class Evaluator:
         self._measures, self._method, self._batch = measures, method, batch
         self._codebook = method if reconstruct and isinstance(method, TrainedModel) else None
 
-    def __call__(self, samples: Sequence[Sample]) -> Iterator[Evaluated]:
+    def __call__(self, samples: Sequence[EvaluationSample]) -> Iterator[Evaluated]:
         """Yield what became of each sample, in order."""
         for start in range(0, len(samples), self._batch):
             yield from self._evaluate(samples[start : start + self._batch])
 
-    def _evaluate(self, samples: Sequence[Sample]) -> Iterator[Evaluated]:
+    def _evaluate(self, samples: Sequence[EvaluationSample]) -> Iterator[Evaluated]:
         shown = [
-            _compose(sample, restored) if isinstance(restored, Restored) else Evaluated(sample.name, restored)
+            _compose(sample, restored) if isinstance(restored, MethodOutput) else Evaluated(sample.name, restored)
             for sample, restored in zip(samples, self._restore(samples), strict=True)
         ]
         for kind, group in groupby(shown, key=_kind):
@@ -92,16 +92,16 @@ class Evaluator:
             else:
                 yield from self._measure([each for each in group if isinstance(each, _Shown)])
 
-    def _restore(self, samples: Sequence[Sample]) -> list[Restored | str]:
+    def _restore(self, samples: Sequence[EvaluationSample]) -> list[MethodOutput | str]:
         """Return what is restored of each sample, or why nothing is."""
         outcomes = [self._input(sample) for sample in samples]
         inputs = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
         restored = iter(self._method.restore(inputs) if self._method is not None and inputs else [])
         return [next(restored) if isinstance(outcome, np.ndarray) else outcome for outcome in outcomes]
 
-    def _input(self, sample: Sample) -> Image | Restored | str:
+    def _input(self, sample: EvaluationSample) -> Image | MethodOutput | str:
         if sample.restored is not None:
-            return Restored(sample.restored)
+            return MethodOutput(sample.restored)
         if self._method is None or sample.lq is None:
             return NO_METHOD
         height, width = sample.lq.shape[:2]
@@ -126,7 +126,7 @@ class Evaluator:
             yield Evaluated(each.name, "", mine, theirs, each.codes, _thumbnails(each))
 
 
-def _compose(sample: Sample, restored: Restored) -> _Shown | Evaluated:
+def _compose(sample: EvaluationSample, restored: MethodOutput) -> _Shown | Evaluated:
     height, width = restored.image.shape[:2]
     hq = sample.hq
     if hq is not None and sample.restored is None and hq.shape[0] == hq.shape[1] >= height:

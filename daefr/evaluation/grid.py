@@ -7,14 +7,14 @@ import numpy as np
 
 from daefr.images import Image
 
-COLUMNS = {"hq": "HQ", "lq": "LQ", "restored": "restored"}
+GRID_COLUMNS = {"hq": "HQ", "lq": "LQ", "restored": "restored"}
 TITLE_HEIGHT = 28
 TILE_SIDE = 192
 
 
 def draw_grid(faces: Sequence[Mapping[str, Image]]) -> Image:
     """Draw HQ | LQ | restored, a row a face, under their titles. A face that lacks one has a white tile there."""
-    rows = [np.hstack([_tile(face.get(name)) for name in COLUMNS]) for face in faces]
+    rows = [np.hstack([_tile(face.get(name)) for name in GRID_COLUMNS]) for face in faces]
     return np.vstack([_titles(), *rows])
 
 
@@ -28,8 +28,8 @@ def _tile(image: Image | None) -> Image:
 
 
 def _titles() -> Image:
-    row = np.full((TITLE_HEIGHT, TILE_SIDE * len(COLUMNS), 3), 255, np.uint8)
-    for number, title in enumerate(COLUMNS.values()):
+    row = np.full((TITLE_HEIGHT, TILE_SIDE * len(GRID_COLUMNS), 3), 255, np.uint8)
+    for number, title in enumerate(GRID_COLUMNS.values()):
         (width, _), _ = cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 1)
         left = number * TILE_SIDE + (TILE_SIDE - width) // 2
         cv2.putText(row, title, (left, TITLE_HEIGHT - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)

@@ -18,7 +18,7 @@ from daefr.tensors import to_image, to_tensor
 
 
 @dataclass(frozen=True)
-class Restored:
+class MethodOutput:
     """A restored face (R, R, 3) uint8 RGB, and the codes (N,) that it is made of where there is a codebook."""
 
     image: Image
@@ -36,7 +36,7 @@ class Method(Protocol):
     def codes(self) -> int | None:
         """The size of the codebook that `Restored.codes` are of, None where there is none."""
 
-    def restore(self, images: Sequence[Image]) -> list[Restored]:
+    def restore(self, images: Sequence[Image]) -> list[MethodOutput]:
         """Restore faces, each (R, R, 3) uint8 RGB."""
 
 
@@ -55,12 +55,12 @@ class TrainedModel:
         return cls(open_model(checkpoint), device)
 
     @torch.no_grad()
-    def restore(self, images: Sequence[Image]) -> list[Restored]:
+    def restore(self, images: Sequence[Image]) -> list[MethodOutput]:
         """See `Method`."""
         with evaluation_precision(self._device):
             output = self._stage.generator.restore(self._batch(images))
         codes = output.indices.cpu().numpy()
-        return [Restored(to_image(image), mine) for image, mine in zip(output.image, codes, strict=True)]
+        return [MethodOutput(to_image(image), mine) for image, mine in zip(output.image, codes, strict=True)]
 
     @torch.no_grad()
     def reconstruct(self, images: Sequence[Image]) -> list[Image]:

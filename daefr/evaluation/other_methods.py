@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from daefr.errors import UserError
-from daefr.evaluation.method import Restored
+from daefr.evaluation.method import MethodOutput
 from daefr.images import Image
 from daefr.precision import evaluation_precision
 from daefr.tensors import to_image, to_tensor
@@ -19,10 +19,14 @@ from daefr.tensors import to_image, to_tensor
 MethodName = Literal["gfpgan", "restoreformer", "codeformer"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 # as papers call them, which is what spandrel calls their architectures too
-TITLES: dict[MethodName, str] = {"gfpgan": "GFP-GAN", "restoreformer": "RestoreFormer", "codeformer": "CodeFormer"}
-EXTRA = "spandrel_extra_arches"
-SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
-SIDE = 512
+METHOD_TITLES: dict[MethodName, str] = {
+    "gfpgan": "GFP-GAN",
+    "restoreformer": "RestoreFormer",
+    "codeformer": "CodeFormer",
+}
+EXTRA_PACKAGE = "spandrel_extra_arches"
+WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+INPUT_SIDE = 512
 TRAINED = "vqvae."
 
 
@@ -33,7 +37,7 @@ class OtherMethod:
     that a face is always restored to the same one.
     """
 
-    resolution = SIDE
+    resolution = INPUT_SIDE
     codes = None  # they have codebooks, but spandrel does not tell which codes were chosen
 
     def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
@@ -43,17 +47,19 @@ class OtherMethod:
     @staticmethod
     def title(method: MethodName) -> str:
         """Return what tables call a method."""
-        return TITLES[method]
+        return METHOD_TITLES[method]
 
     @staticmethod
     def check(method: MethodName, weights: Path) -> None:
         """Raise `UserError` unless the weights exist, and the library that knows their network."""
-        if weights.suffix not in SUFFIXES or not weights.is_file():
-            raise UserError(f"{weights} is not there; give the released weights of {TITLES[method]} ({SUFFIXES[0]})")
-        if method == "codeformer" and importlib.util.find_spec(EXTRA) is None:
+        if weights.suffix not in WEIGHT_SUFFIXES or not weights.is_file():
             raise UserError(
-                f"CodeFormer needs the package {EXTRA}, whose license forbids commercial use: install it by hand if "
-                "yours is none"
+                f"{weights} is not there; give the released weights of {METHOD_TITLES[method]} ({WEIGHT_SUFFIXES[0]})"
+            )
+        if method == "codeformer" and importlib.util.find_spec(EXTRA_PACKAGE) is None:
+            raise UserError(
+                f"CodeFormer needs the package {EXTRA_PACKAGE}, whose license forbids commercial use: "
+                "install it by hand if yours is none"
             )
 
     @classmethod
@@ -63,21 +69,21 @@ class OtherMethod:
 
         cls.check(method, weights)
         if method == "codeformer":
-            importlib.import_module(EXTRA).install(ignore_duplicates=True)
+            importlib.import_module(EXTRA_PACKAGE).install(ignore_duplicates=True)
         try:
             loader = ModelLoader()
             found = loader.load_from_state_dict(_without_training(loader.load_state_dict_from_file(weights)))
         except Exception as error:  # a damaged or hostile file makes its readers raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"{weights} does not hold the weights of {TITLES[method]}: {reason}") from None
+            raise UserError(f"{weights} does not hold the weights of {METHOD_TITLES[method]}: {reason}") from None
         if not isinstance(found, ImageModelDescriptor) or found.architecture.id.lower() != method:
-            raise UserError(f"{weights} holds {found.architecture.name}, where {TITLES[method]} was asked for")
+            raise UserError(f"{weights} holds {found.architecture.name}, where {METHOD_TITLES[method]} was asked for")
         return cls(found.model, device)
 
     @torch.no_grad()
-    def restore(self, images: Sequence[Image]) -> list[Restored]:
+    def restore(self, images: Sequence[Image]) -> list[MethodOutput]:
         """See `Method`. One at a time: the noise of a face must not depend on who shares its batch."""
-        return [Restored(to_image(self._restore(image))) for image in images]
+        return [MethodOutput(to_image(self._restore(image))) for image in images]
 
     def _restore(self, image: Image) -> Tensor:
         seed = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8])

@@ -31,18 +31,18 @@ NETWORKS = {"body.layer1.0.conv1.weight": "resnet50", "body.stage1.0.0.weight": 
 # what saving a network that was wrapped for several GPUs puts before every name
 WRAPPED = "module."
 
-SIDE = 640
+DETECTION_SIDE = 640
 """A photograph is shrunk to this long side, in pixels, before faces are looked for. Those of some 16 pixels are still
 found, and a face that is large enough for a crop shrinks to more than that."""
-LEAST_SCORE = 0.5
-OVERLAP = 0.4
+MIN_SCORE = 0.5
+NMS_OVERLAP = 0.4
 ROW = 15
 
 
 class Detector:
     """A face detector that is ready to use."""
 
-    def __init__(self, network: Any, side: int = SIDE) -> None:
+    def __init__(self, network: Any, side: int = DETECTION_SIDE) -> None:
         """Use a `facexlib.detection.retinaface.RetinaFace` on photographs of that long side; `load` makes one."""
         self._network, self.side = network, side
 
@@ -87,7 +87,7 @@ class Detector:
         # the same photograph, the same faces
         same = torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False, allow_tf32=False)
         with torch.inference_mode(), same:
-            rows = self._network.detect_faces(bgr, LEAST_SCORE, OVERLAP)
+            rows = self._network.detect_faces(bgr, MIN_SCORE, NMS_OVERLAP)
         rows = np.asarray(rows, np.float32).reshape(-1, ROW)
         enlarge = np.array([width / size[0], height / size[1]], np.float32)
         faces = [

@@ -11,7 +11,7 @@ from daefr.images import find_images, write_png
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AlignmentOutcome:
     """What became of one file: the crops that were written, the faces that were rejected, or why it cannot be read."""
 
     source: Path
@@ -30,7 +30,7 @@ def list_photographs(source: Path) -> list[Path]:
     return photographs
 
 
-def align_files(aligner: Aligner, source: Path, target: Path) -> Iterator[Outcome]:
+def align_files(aligner: Aligner, source: Path, target: Path) -> Iterator[AlignmentOutcome]:
     """Write the faces of every photograph of `source` as `target/PLACE/NAME#0.png` and so on, in the folders of old.
 
     A file that cannot be read yields its problem. Raises `UserError` when `source` has no files, or when `target`
@@ -41,7 +41,7 @@ def align_files(aligner: Aligner, source: Path, target: Path) -> Iterator[Outcom
         try:
             found = aligner(path.read_bytes(), name)
         except (OSError, ValueError) as error:
-            yield Outcome(path, problem=str(error))
+            yield AlignmentOutcome(path, problem=str(error))
             continue
         written = []
         for crop_name, crop in found.crops.items():
@@ -50,4 +50,4 @@ def align_files(aligner: Aligner, source: Path, target: Path) -> Iterator[Outcom
                 write_png(written[-1], crop.image)
             except OSError as error:
                 raise UserError(f"{written[-1]} cannot be written: {error.strerror}") from None
-        yield Outcome(path, written, found.rejected)
+        yield AlignmentOutcome(path, written, found.rejected)

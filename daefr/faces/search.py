@@ -20,10 +20,10 @@ FINEST_SIDE = 1280
 """The long side, in pixels, of the finest look at a photograph; each has twice the side of the one before."""
 SMALL = 80
 """Pixels of the largest face that a finer look is asked for: larger ones were found before, whole."""
-LEAST_SCORE = 0.9
+MIN_CLOSE_SCORE = 0.9
 """Of a face that was looked at alone; there, true ones have 0.99 and more."""
 MOST_FACES = 300
-OVERLAP = 0.5
+SAME_FACE_OVERLAP = 0.5
 """Two finds are one face when they share so much of the smaller one."""
 
 CLOSE_SIDE = 160
@@ -56,7 +56,7 @@ def find_faces(detector: Looks, image: Image) -> list[DetectedFace]:
 def _surely(detector: Looks, image: Image, found: list[DetectedFace]) -> list[DetectedFace]:
     """Return those faces that still are faces when they are looked at alone, each once."""
     closer = (_look_closer(detector, image, face) for face in _apart(found)[:MOST_FACES])
-    return _apart(face for face in closer if face.score >= LEAST_SCORE)
+    return _apart(face for face in closer if face.score >= MIN_CLOSE_SCORE)
 
 
 def _other_turns(faces: list[DetectedFace]) -> list[int]:
@@ -142,7 +142,7 @@ def _apart(faces: Iterable[DetectedFace]) -> list[DetectedFace]:
     """Return the faces, likeliest first, without those that are one with a likelier one."""
     kept: list[DetectedFace] = []
     for face in sorted(faces, key=lambda face: -face.score):
-        if all(_shared(face, other) < OVERLAP for other in kept):
+        if all(_shared(face, other) < SAME_FACE_OVERLAP for other in kept):
             kept.append(face)
     return kept
 

@@ -17,10 +17,10 @@ from daefr.errors import UserError
 from daefr.files import atomic_path
 from daefr.metrics.base import exact_convolutions
 from daefr.metrics.fid import Accumulator
-from daefr.metrics.meter import Figure, Meter
+from daefr.metrics.meter import Meter, MetricValue
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU, WITH_TARGETS, WITHOUT_TARGETS
 from daefr.metrics.pairs import Images, Pair, Unusable, batches, find_pairs, read_ahead
-from daefr.metrics.registry import KINDS, Setup, load_inception
+from daefr.metrics.registry import METRIC_KINDS, MetricSetup, load_inception
 from daefr.settings.metrics import METRICS, MetricName
 
 
@@ -28,7 +28,7 @@ def measure(options: argparse.Namespace) -> int:
     """Measure and print; return 0, or 1 when an image or a measure is left out. Raises `UserError` for bad input."""
     names = _names(options)
     pairs = find_pairs(options.restored, options.gt)
-    setup = Setup(options.protocol, torch.device(options.device), _weights(options), options.fid_statistics)
+    setup = MetricSetup(options.protocol, torch.device(options.device), _weights(options), options.fid_statistics)
     meter = Meter(names, setup, with_targets=options.gt is not None)
     measured = 0
     unusable: list[Unusable] = []
@@ -124,7 +124,7 @@ def _cell(value: float) -> float | str:
     return "" if math.isnan(value) else value
 
 
-def _write_text(protocol: str, figures: dict[str, Figure], measured: int, unusable: Sequence[Unusable]) -> None:
+def _write_text(protocol: str, figures: dict[str, MetricValue], measured: int, unusable: Sequence[Unusable]) -> None:
     missing = sum(each.missing for each in unusable)
     counts = f"{measured} measured, {missing} missing, {len(unusable) - missing} failed"
     sys.stdout.write(f"protocol {protocol}; images: {counts}\n")
@@ -132,12 +132,12 @@ def _write_text(protocol: str, figures: dict[str, Figure], measured: int, unusab
         if figure.value is None:
             sys.stdout.write(f"{name:>9}  unavailable: {figure.problem}\n")
             continue
-        unit = KINDS[name].unit if name in KINDS else ""
+        unit = METRIC_KINDS[name].unit if name in METRIC_KINDS else ""
         partly = f"  (of {figure.count} images)" if figure.count < measured else ""
         sys.stdout.write(f"{name:>9} {figure.value:>10.4f} {unit}".rstrip() + f"{partly}\n")
 
 
-def _write_json(protocol: str, figures: dict[str, Figure], measured: int, unusable: Sequence[Unusable]) -> None:
+def _write_json(protocol: str, figures: dict[str, MetricValue], measured: int, unusable: Sequence[Unusable]) -> None:
     content = {
         "protocol": protocol,
         "measured": measured,
@@ -148,7 +148,7 @@ def _write_json(protocol: str, figures: dict[str, Figure], measured: int, unusab
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
-def _as_json(figure: Figure) -> dict[str, Any]:
+def _as_json(figure: MetricValue) -> dict[str, Any]:
     if figure.value is None:
         return {"unavailable": figure.problem}
     # JSON knows no infinity, which PSNR has for equal images

@@ -11,7 +11,7 @@ from daefr.errors import UserError
 from daefr.metrics.base import exact_convolutions
 from daefr.metrics.fid import Accumulator, Statistics, frechet_distance
 from daefr.metrics.pairs import Images
-from daefr.metrics.registry import KINDS, Kind, Setup, real_statistics
+from daefr.metrics.registry import METRIC_KINDS, MetricKind, MetricSetup, real_statistics
 from daefr.settings.metrics import MetricName
 
 NO_TARGET = "it needs ground truth"
@@ -19,7 +19,7 @@ UNDEFINED = "there is no image for which it is defined"
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricValue:
     """The mean of a measure over `count` images (FID: its one value), or, with None, why there is none."""
 
     value: float | None
@@ -28,24 +28,24 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BatchMetrics:
     """Of each image its figures by name, NaN where one is not defined, and its features (B, F) if FID is measured."""
 
     rows: list[dict[str, float]]
     features: Tensor | None
 
 
-class Measures:
+class MetricSet:
     """Measures that are ready to use. Those that cannot be had are `unavailable`, each with the reason."""
 
-    def __init__(self, names: Sequence[MetricName], setup: Setup) -> None:
+    def __init__(self, names: Sequence[MetricName], setup: MetricSetup) -> None:
         """Build the measures."""
         self._device = setup.device
-        self._columns: dict[str, tuple[Kind, Callable[..., Tensor]]] = {}
+        self._columns: dict[str, tuple[MetricKind, Callable[..., Tensor]]] = {}
         self._features: Callable[..., Tensor] | None = None
         self.unavailable: dict[str, str] = {}
         for name in names:
-            kind = KINDS[name]
+            kind = METRIC_KINDS[name]
             try:
                 built = kind.build(setup)
             except UserError as error:
@@ -67,7 +67,7 @@ class Measures:
         return self._features is not None
 
     @torch.no_grad()
-    def __call__(self, batch: Sequence[Images]) -> Measured:
+    def __call__(self, batch: Sequence[Images]) -> BatchMetrics:
         """Measure images of one size, all or none of them with ground truth; without, what needs it is left out."""
         restored = torch.stack([images.restored for images in batch]).to(self._device)
         targets = [images.target for images in batch if images.target is not None]
@@ -80,7 +80,7 @@ class Measures:
                 if target is not None or not kind.needs_target
             }
         rows = [{name: column[number] for name, column in values.items()} for number in range(len(batch))]
-        return Measured(rows, features)
+        return BatchMetrics(rows, features)
 
 
 class Totals:
@@ -94,7 +94,7 @@ class Totals:
         self._counts: dict[str, int] = {}
 
     def add(self, rows: Iterable[Mapping[str, float]], features: Tensor | None) -> None:
-        """Add what `Measures` returned."""
+        """Add what `MetricSet` returned."""
         for row in rows:
             for name, value in row.items():
                 defined = not math.isnan(value)
@@ -103,30 +103,30 @@ class Totals:
         if features is not None:
             self._features.update(features)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, MetricValue]:
         """Return what came out so far."""
         means = {name: self._mean(name) for name in self._sums}
         return means if self._real is None else means | {"fid": self._distance(self._real)}
 
-    def _mean(self, name: str) -> Figure:
+    def _mean(self, name: str) -> MetricValue:
         if not self._counts[name]:
-            return Figure(None, problem=UNDEFINED)
-        return Figure(self._sums[name] / self._counts[name], self._counts[name])
+            return MetricValue(None, problem=UNDEFINED)
+        return MetricValue(self._sums[name] / self._counts[name], self._counts[name])
 
-    def _distance(self, real: Statistics) -> Figure:
+    def _distance(self, real: Statistics) -> MetricValue:
         try:
-            return Figure(frechet_distance(self._features.statistics(), real), self._features.count)
+            return MetricValue(frechet_distance(self._features.statistics(), real), self._features.count)
         except UserError as error:
-            return Figure(None, problem=str(error))
+            return MetricValue(None, problem=str(error))
 
 
 class Meter:
     """Measures images as they come. What cannot be measured at all becomes a figure that says why."""
 
-    def __init__(self, names: Sequence[MetricName], setup: Setup, *, with_targets: bool) -> None:
+    def __init__(self, names: Sequence[MetricName], setup: MetricSetup, *, with_targets: bool) -> None:
         """Build the measures; `with_targets` tells whether the images will have ground truth."""
-        possible = [name for name in names if with_targets or not KINDS[name].needs_target]
-        self._measures = Measures(possible, setup)
+        possible = [name for name in names if with_targets or not METRIC_KINDS[name].needs_target]
+        self._measures = MetricSet(possible, setup)
         self._unavailable = (
             dict.fromkeys((name for name in names if name not in possible), NO_TARGET) | self._measures.unavailable
         )
@@ -143,14 +143,14 @@ class Meter:
         self._totals.add(measured.rows, measured.features)
         return measured.rows
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, MetricValue]:
         """Return what was measured so far."""
-        none = {name: Figure(None, problem=UNDEFINED) for name in self.columns}
-        lacking = {name: Figure(None, problem=why) for name, why in self._unavailable.items()}
+        none = {name: MetricValue(None, problem=UNDEFINED) for name in self.columns}
+        lacking = {name: MetricValue(None, problem=why) for name, why in self._unavailable.items()}
         return none | self._totals.figures() | lacking
 
 
-def _measure(kind: Kind, compute: Callable[..., Tensor], restored: Tensor, target: Tensor | None) -> list[float]:
+def _measure(kind: MetricKind, compute: Callable[..., Tensor], restored: Tensor, target: Tensor | None) -> list[float]:
     if min(restored.shape[-2:]) < kind.least:
         return [math.nan] * len(restored)
     values: list[float] = (compute(restored, target) if kind.needs_target else compute(restored)).tolist()

@@ -19,11 +19,11 @@ from daefr.metrics.niqe import BLOCK, NIQE_MODEL, Niqe
 from daefr.published import Published
 from daefr.settings.metrics import MetricName, Protocol
 
-Figures = dict[str, Callable[..., Tensor]]
+MetricFunctions = dict[str, Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
-class Setup:
+class MetricSetup:
     """How measures are built.
 
     Args:
@@ -41,7 +41,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Kind:
+class MetricKind:
     """A measure that can be asked for.
 
     Args:
@@ -57,7 +57,7 @@ class Kind:
 
     """
 
-    build: Callable[[Setup], Figures]
+    build: Callable[[MetricSetup], MetricFunctions]
     needs_target: bool
     of_set: bool = False
     least: int = 1
@@ -66,14 +66,14 @@ class Kind:
     files: tuple[Published, ...] = ()
 
 
-def real_statistics(setup: Setup) -> Statistics:
+def real_statistics(setup: MetricSetup) -> Statistics:
     """Return the statistics of real images to which FID measures the distance; raises `UserError`."""
     return Statistics.read(setup.statistics or FFHQ_STATISTICS.find(setup.weights))
 
 
-def find_files(name: MetricName, setup: Setup) -> None:
+def find_files(name: MetricName, setup: MetricSetup) -> None:
     """Find, or download, the files of a measure; raises `UserError` when one cannot be had."""
-    for file in KINDS[name].files:
+    for file in METRIC_KINDS[name].files:
         if file is not FFHQ_STATISTICS or setup.statistics is None:
             file.find(setup.weights)
     if name == "fid" and setup.statistics is not None and not setup.statistics.is_file():
@@ -85,42 +85,42 @@ def load_inception(weights: Path | None, device: torch.device) -> Inception:
     return Inception.load(INCEPTION.find(weights)).to(device)
 
 
-def _lpips(setup: Setup) -> Figures:
+def _lpips(setup: MetricSetup) -> MetricFunctions:
     network = PerceptualLoss.load(VGG16.find(setup.weights)).to(setup.device)
-    figures: Figures = {"lpips": Lpips(network, setup.protocol)}
+    figures: MetricFunctions = {"lpips": Lpips(network, setup.protocol)}
     if setup.protocol == "paper":
         figures["lpips_01"] = Lpips(network, setup.protocol, centered=False)
     return figures
 
 
-def _fid(setup: Setup) -> Figures:
+def _fid(setup: MetricSetup) -> MetricFunctions:
     real_statistics(setup)
     return {"fid": load_inception(setup.weights, setup.device)}
 
 
-def _niqe(setup: Setup) -> Figures:
+def _niqe(setup: MetricSetup) -> MetricFunctions:
     return {"niqe": Niqe.load(NIQE_MODEL.find(setup.weights))}
 
 
-def _ida(setup: Setup) -> Figures:
+def _ida(setup: MetricSetup) -> MetricFunctions:
     return {"ida": IdentityAngle(load_arcface(ARCFACE.find(setup.weights)).to(setup.device), setup.protocol)}
 
 
-def _lmd(setup: Setup) -> Figures:
+def _lmd(setup: MetricSetup) -> MetricFunctions:
     return {"lmd": LandmarkDistance.load(AWING_FAN.find(setup.weights), setup.device)}
 
 
-KINDS: dict[MetricName, Kind] = {
-    "psnr": Kind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB", higher=True),
-    "ssim": Kind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW, higher=True),
-    "lpips": Kind(_lpips, needs_target=True, least=16, files=(VGG16,)),
-    "fid": Kind(_fid, needs_target=False, of_set=True, files=(INCEPTION, FFHQ_STATISTICS)),
-    "niqe": Kind(_niqe, needs_target=False, least=BLOCK, files=(NIQE_MODEL,)),
-    "ida": Kind(_ida, needs_target=True, unit="rad", files=(ARCFACE,)),
-    "lmd": Kind(_lmd, needs_target=True, unit="px", files=(AWING_FAN,)),
+METRIC_KINDS: dict[MetricName, MetricKind] = {
+    "psnr": MetricKind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB", higher=True),
+    "ssim": MetricKind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW, higher=True),
+    "lpips": MetricKind(_lpips, needs_target=True, least=16, files=(VGG16,)),
+    "fid": MetricKind(_fid, needs_target=False, of_set=True, files=(INCEPTION, FFHQ_STATISTICS)),
+    "niqe": MetricKind(_niqe, needs_target=False, least=BLOCK, files=(NIQE_MODEL,)),
+    "ida": MetricKind(_ida, needs_target=True, unit="rad", files=(ARCFACE,)),
+    "lmd": MetricKind(_lmd, needs_target=True, unit="px", files=(AWING_FAN,)),
 }
 
 
 def higher_is_better(figure: str) -> bool:
     """Tell whether a higher figure is the better one."""
-    return any(figure == name and kind.higher for name, kind in KINDS.items())
+    return any(figure == name and kind.higher for name, kind in METRIC_KINDS.items())

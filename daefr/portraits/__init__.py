@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from daefr.portraits import face, hair
 from daefr.portraits.backdrop import draw_backdrop
 from daefr.portraits.canvas import CROP, MARGIN, Canvas, Floats, floats
-from daefr.portraits.geometry import Layout, Pose, lay_out, pose_head
+from daefr.portraits.geometry import FaceLayout, Pose, lay_out, pose_head
 from daefr.portraits.traits import Traits, sample_traits
 
 __all__ = ["Portrait", "draw_portrait"]
@@ -55,7 +55,7 @@ def draw_portrait(seed: int, side: int) -> Portrait:
     return Portrait(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), landmarks)
 
 
-def _paint_person(traits: Traits, layout: Layout, scale: float) -> Canvas:
+def _paint_person(traits: Traits, layout: FaceLayout, scale: float) -> Canvas:
     """The frontal person, back to front; `scale` is canvas pixels a face unit."""
     rng = np.random.default_rng([traits.texture_seed, 0])
     canvas = Canvas(scale)

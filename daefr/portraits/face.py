@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from daefr.portraits.canvas import CROP, Canvas, Colour, Floats, Stencil, ellipse, floats, mirrored, noise, smooth_curve
-from daefr.portraits.geometry import RELIEF_SIZE, Layout, light_on, relief
+from daefr.portraits.geometry import RELIEF_SIZE, FaceLayout, light_on, relief
 from daefr.portraits.traits import Traits
 
 _MIDDLE = CROP / 2
@@ -79,7 +79,7 @@ def paint_ears(canvas: Canvas, traits: Traits) -> None:
 
 
 def _complexion(
-    canvas: Canvas, traits: Traits, layout: Layout, window: tuple[slice, slice], rng: np.random.Generator
+    canvas: Canvas, traits: Traits, layout: FaceLayout, window: tuple[slice, slice], rng: np.random.Generator
 ) -> Floats:
     """Colour of bare skin before light, float32 RGB (h, w, 3) for `window` of the canvas."""
     x, y = canvas.coordinates(window)
@@ -95,7 +95,7 @@ def _complexion(
     return floats(cv2.merge([value * traits.skin[0], pale * traits.skin[1], pale * traits.skin[2]]))
 
 
-def paint_skin(canvas: Canvas, traits: Traits, layout: Layout, rng: np.random.Generator) -> Stencil:
+def paint_skin(canvas: Canvas, traits: Traits, layout: FaceLayout, rng: np.random.Generator) -> Stencil:
     """The lit head with pores, freckles and lines of age; returns the head's mask."""
     diffuse, gloss = light_on(relief(traits, layout), traits)
     head = canvas.filled(head_outline(traits), 0.7)
@@ -120,7 +120,7 @@ def _freckles(canvas: Canvas, traits: Traits, rng: np.random.Generator) -> None:
             canvas.darken(canvas.stroked(chosen, (low + high) / 2, 0.5), shadow)
 
 
-def _lines_of_age(canvas: Canvas, traits: Traits, layout: Layout) -> None:
+def _lines_of_age(canvas: Canvas, traits: Traits, layout: FaceLayout) -> None:
     """Folds beside the mouth, and with age lines on the forehead, under and beside the eyes."""
     nose_x, nose_y = layout.nose
     age = traits.age
@@ -176,7 +176,7 @@ def _eye_lids(traits: Traits, centre: Point, side: int, grow: float = 0.0) -> tu
     )
 
 
-def paint_eyes(canvas: Canvas, traits: Traits, layout: Layout, rng: np.random.Generator) -> None:
+def paint_eyes(canvas: Canvas, traits: Traits, layout: FaceLayout, rng: np.random.Generator) -> None:
     """Both eyes: lids, white, iris with its fibres, pupil, highlight, lashes."""
     for side, centre, pupil in zip((-1, 1), layout.eyes, layout.pupils, strict=True):
         upper, lower = _eye_lids(traits, centre, side)
@@ -251,7 +251,7 @@ def _lashes(canvas: Canvas, traits: Traits, lids: tuple[Floats, Floats], side: i
     canvas.tint(canvas.stroked(strands, 0.9).scaled(strength), ink)
 
 
-def paint_brows(canvas: Canvas, traits: Traits, layout: Layout, rng: np.random.Generator) -> None:
+def paint_brows(canvas: Canvas, traits: Traits, layout: FaceLayout, rng: np.random.Generator) -> None:
     """Brows of single hairs over a soft shade."""
     colour = _shaded(traits.hair_colour, 0.8) if sum(traits.hair_colour) < 1.2 else _shaded(traits.hair_colour, 0.62)
     for side, (eye_x, eye_y) in zip((-1, 1), layout.eyes, strict=True):
@@ -278,7 +278,7 @@ def paint_brows(canvas: Canvas, traits: Traits, layout: Layout, rng: np.random.G
         canvas.tint(canvas.stroked(hairs[1::2], 0.8).scaled(0.7), _shaded(colour, 0.6))
 
 
-def paint_nose(canvas: Canvas, traits: Traits, layout: Layout) -> None:
+def paint_nose(canvas: Canvas, traits: Traits, layout: FaceLayout) -> None:
     """Nostrils, wings, the shade below and the highlight on the tip; the relief already gave it its form."""
     x, y = layout.nose
     wide = traits.nose_width
@@ -296,7 +296,7 @@ def paint_nose(canvas: Canvas, traits: Traits, layout: Layout) -> None:
     canvas.tint(canvas.filled(ellipse((x + 3.5 * lit, y - 5), (5, 4)), 3).scaled(0.30), (1.0, 0.97, 0.94))
 
 
-def _lip_curves(traits: Traits, layout: Layout) -> tuple[Floats, Floats, Floats, Floats]:
+def _lip_curves(traits: Traits, layout: FaceLayout) -> tuple[Floats, Floats, Floats, Floats]:
     """Outer edge of the upper lip, its inner edge, the inner edge of the lower lip, its outer edge.
 
     Each is float32 (n, 2) from the left corner to the right one, which are the landmarks.
@@ -320,7 +320,7 @@ def _lip_curves(traits: Traits, layout: Layout) -> tuple[Floats, Floats, Floats,
     return top_edge, top_seam, bottom_seam, bottom_edge
 
 
-def paint_mouth(canvas: Canvas, traits: Traits, layout: Layout, rng: np.random.Generator) -> None:
+def paint_mouth(canvas: Canvas, traits: Traits, layout: FaceLayout, rng: np.random.Generator) -> None:
     """Lips with creases, and teeth where the mouth is open."""
     top_edge, top_seam, bottom_seam, bottom_edge = _lip_curves(traits, layout)
     below = bottom_edge[8:-8] + floats([0, 5])
@@ -362,7 +362,7 @@ def _teeth(canvas: Canvas, traits: Traits, top_seam: Floats, inside: Stencil) ->
     canvas.darken(canvas.stroked(gaps, 0.9, 0.4).within(row), (0.28, 0.32, 0.36))
 
 
-def paint_beard(canvas: Canvas, traits: Traits, layout: Layout, head: Stencil, rng: np.random.Generator) -> None:
+def paint_beard(canvas: Canvas, traits: Traits, layout: FaceLayout, head: Stencil, rng: np.random.Generator) -> None:
     """Beard and moustache of short hairs, from stubble to full; nothing where both are 0."""
     if traits.beard == 0:
         return
@@ -394,7 +394,7 @@ def paint_beard(canvas: Canvas, traits: Traits, layout: Layout, head: Stencil, r
             canvas.tint(canvas.stroked(list(part), 0.8).within(area).scaled(0.5), np.clip(floats(colour) * tone, 0, 1))
 
 
-def paint_glasses(canvas: Canvas, traits: Traits, layout: Layout) -> None:
+def paint_glasses(canvas: Canvas, traits: Traits, layout: FaceLayout) -> None:
     """Frames, a glare on the lenses and the shadow below; nothing without glasses."""
     if traits.glasses == "none":
         return

@@ -22,7 +22,7 @@ _PIVOT = floats([CROP / 2, 270.0])
 
 
 @dataclass(frozen=True)
-class Layout:
+class FaceLayout:
     """Where the features of a frontal face are, in face coordinates; each centre is (x, y)."""
 
     eyes: tuple[tuple[float, float], tuple[float, float]]
@@ -37,7 +37,7 @@ class Layout:
         return np.array([*self.pupils, self.nose, *self.mouth_corners], np.float32)
 
 
-def lay_out(traits: Traits) -> Layout:
+def lay_out(traits: Traits) -> FaceLayout:
     """Place the features of `traits` around the template."""
     middle = CROP / 2
     reach = 63 + traits.eye_spacing
@@ -46,7 +46,7 @@ def lay_out(traits: Traits) -> Layout:
     gaze_x, gaze_y = traits.gaze
     half = 55 + traits.mouth_width + 6 * traits.smile
     corner_y = 371 - 5 * traits.smile + 2 * traits.mouth_open
-    return Layout(
+    return FaceLayout(
         eyes=eyes,
         pupils=((left_x + gaze_x, left_y + gaze_y), (right_x + gaze_x, right_y + gaze_y)),
         nose=(middle, 314 + traits.nose_length),
@@ -68,7 +68,7 @@ def _axes(size: int) -> tuple[Floats, Floats]:
     return line[None, :], line[:, None]
 
 
-def relief(traits: Traits, layout: Layout) -> Floats:
+def relief(traits: Traits, layout: FaceLayout) -> Floats:
     """Height of the face towards the viewer in face units, float32 (RELIEF_SIZE, RELIEF_SIZE)."""
     x, y = _axes(RELIEF_SIZE)
     middle = CROP / 2
@@ -122,7 +122,7 @@ def light_on(height: Floats, traits: Traits) -> tuple[Floats, Floats]:
     return diffuse.astype(np.float32, copy=False), gloss.astype(np.float32, copy=False)
 
 
-def _depth(x: Floats, y: Floats, layout: Layout) -> Floats:
+def _depth(x: Floats, y: Floats, layout: FaceLayout) -> Floats:
     """Distance towards the viewer by which points move when the head turns, in face units.
 
     Softer than `relief`: its slopes stay below one, so that a turned head never hides behind itself and
@@ -141,7 +141,7 @@ class Pose:
     `matrix` float64 (2, 3) is the similarity that follows the turn.
     """
 
-    layout: Layout
+    layout: FaceLayout
     yaw: float
     pitch: float
     matrix: NDArray[np.float64]
@@ -176,7 +176,7 @@ class Pose:
         return (x + _PIVOT[0]).astype(np.float32), (y + _PIVOT[1]).astype(np.float32)
 
 
-def pose_head(traits: Traits, layout: Layout) -> Pose:
+def pose_head(traits: Traits, layout: FaceLayout) -> Pose:
     """The pose of `traits`: turned, fitted to the template, then off by the small errors of a real alignment."""
     free = Pose(layout, traits.yaw, traits.pitch, np.eye(2, 3))
     fitted = fit_similarity(free.project(layout.landmarks), TEMPLATE)

@@ -12,7 +12,7 @@ from torch import Tensor
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from daefr.errors import UserError
 from daefr.files import atomic_path
-from daefr.released.layout import Layout, constants, layout_of, recognize
+from daefr.released.layout import ReleasedLayout, constants, layout_of, recognize
 from daefr.released.reading import read_released
 from daefr.released.sizes import Unseen, infer_network
 from daefr.settings.base import StageName
@@ -107,7 +107,9 @@ def export_released(directory: Path, target: Path, like: Path | None = None) -> 
     return Exported(len(tensors), [name for name in layout.forms if name not in tensors])
 
 
-def _open(source: Path, kind: StageName | None, unseen: Unseen) -> tuple[dict[str, Tensor], NetworkConfig, Layout]:
+def _open(
+    source: Path, kind: StageName | None, unseen: Unseen
+) -> tuple[dict[str, Tensor], NetworkConfig, ReleasedLayout]:
     """Read a released checkpoint, by released name; every tensor is checked to be there and to fit."""
     tensors = read_released(source)
     stage = recognize(tensors, kind, str(source))
@@ -117,15 +119,15 @@ def _open(source: Path, kind: StageName | None, unseen: Unseen) -> tuple[dict[st
     return tensors, network, layout
 
 
-def _own(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def _own(tensors: Mapping[str, Tensor], layout: ReleasedLayout) -> dict[str, Tensor]:
     return {own: tensors[name].reshape(layout.forms[name].shape) for name, own in layout.own.items()}
 
 
-def _is_not_ours(layout: Layout, name: str, tensor: Tensor) -> bool:
+def _is_not_ours(layout: ReleasedLayout, name: str, tensor: Tensor) -> bool:
     return name not in layout.own or tensor.shape != layout.forms[name].shape
 
 
-def _taken_from(like: Path, layout: Layout) -> dict[str, Tensor]:
+def _taken_from(like: Path, layout: ReleasedLayout) -> dict[str, Tensor]:
     tensors = read_released(like)
     layout.check(tensors, str(like))
     return {name: tensors[name] for name in layout.extra}

@@ -69,7 +69,7 @@ LOGIT_SCALE = "logit_scale"
 
 
 @dataclass(frozen=True)
-class Layout:
+class ReleasedLayout:
     """Every tensor of one released checkpoint."""
 
     stage: StageName
@@ -110,7 +110,7 @@ class Layout:
             raise UserError(f"{source} is no released checkpoint of {self.stage}: of its tensors, {'; '.join(found)}")
 
 
-def layout_of(stage: StageName, network: NetworkConfig) -> Layout:
+def layout_of(stage: StageName, network: NetworkConfig) -> ReleasedLayout:
     """Return the layout of a released checkpoint of `stage` whose network has the sizes of `network`."""
     # the weights of LPIPS are none of the stage's own, and not wanted here
     plain = AutoencoderTraining(steps=1, perceptual=PerceptualConfig(weight=0))
@@ -119,7 +119,7 @@ def layout_of(stage: StageName, network: NetworkConfig) -> Layout:
         weights = build_stage(stage, network, training).weights()
         extra = _extra(stage, network)
     own = {_released_name(stage, name): name for name in weights}
-    return Layout(stage, own, {name: weights[mine] for name, mine in own.items()} | extra)
+    return ReleasedLayout(stage, own, {name: weights[mine] for name, mine in own.items()} | extra)
 
 
 def recognize(tensors: Mapping[str, Tensor], kind: StageName | None, source: str) -> StageName:

@@ -18,7 +18,7 @@ from daefr.tensors import to_tensor
 
 Mask = npt.NDArray[np.float32]
 
-SIDE = 512
+MASK_SIDE = 512
 
 PARSENET = Published(
     name="parsing_parsenet.pth",
@@ -30,7 +30,7 @@ PASTED_CLASSES = (*range(1, 14), 15)
 """Skin, nose, glasses, eyes, brows, ears, mouth, lips, hair and earrings; not the background, hat, neck and clothes."""
 SOFTNESS = 11.0
 """Of the parsed mask's edge: the deviation of its blur, in pixels of the mask."""
-LEAST_FACE = 0.3
+MIN_PARSED_SHARE = 0.3
 """A parsed mask that covers less of the face's oval is a mistake of the parser."""
 
 
@@ -61,18 +61,18 @@ class FaceParser:
 
         if not path.is_file():
             raise UserError(f"there are no weights of a face parser at {path}: {PARSENET.url} has them")
-        network = ParseNet(in_size=SIDE, out_size=SIDE, parsing_ch=PARSENET_CLASSES)
+        network = ParseNet(in_size=MASK_SIDE, out_size=MASK_SIDE, parsing_ch=PARSENET_CLASSES)
         PARSENET.fill(network, PARSENET.tensors(path), path)
         return cls(network, device)
 
     def __call__(self, crop: Image) -> Mask:
         """Return the mask of the face in a crop (S, S, 3) uint8 RGB; where it finds none, that of the whole crop."""
-        resized = np.asarray(cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR), np.uint8)
+        resized = np.asarray(cv2.resize(crop, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_LINEAR), np.uint8)
         with torch.inference_mode():
             scores, _ = self._network(to_tensor(resized)[None].to(self._device))
         classes = scores[0].argmax(0).cpu().numpy()
         pasted = np.isin(classes, PASTED_CLASSES).astype(np.float32)
-        if (pasted * face_mask()).sum() < LEAST_FACE * face_mask().sum():
+        if (pasted * face_mask()).sum() < MIN_PARSED_SHARE * face_mask().sum():
             return whole_mask()
         return np.asarray(cv2.GaussianBlur(pasted, (0, 0), SOFTNESS) * whole_mask(), np.float32)
 
@@ -85,7 +85,7 @@ def find_parser(path: Path | None) -> Path | None:
 
 def _oval(centre: tuple[float, float], radii: tuple[float, float], power: float, fade: float) -> Mask:
     """Return 1 inside of a superellipse, 0 outside, and a smooth step in its outer part, `fade` of the radius wide."""
-    place = (np.arange(SIDE) + 0.5) / SIDE
+    place = (np.arange(MASK_SIDE) + 0.5) / MASK_SIDE
     x, y = np.abs(place - centre[0]) / radii[0], np.abs(place - centre[1]) / radii[1]
     radius = (x[None, :] ** power + y[:, None] ** power) ** (1 / power)
     step = np.clip((1 - radius) / fade, 0, 1)

@@ -22,13 +22,13 @@ from daefr.restore.masks import FaceParser, Mask, find_parser, whole_mask
 from daefr.restore.model import FOR_RESTORING, CropRestorer, open_model
 from daefr.restore.paste import Patch, match_colours, paste
 from daefr.restore.photograph import ImageError, Photograph, Source, read_photograph
-from daefr.restore.upscale import Upscaler, enlarge
+from daefr.restore.upscale import Upscaler, upscale_image
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from daefr.settings.restore import BATCH_SIZE, SCALES
 from daefr.speed import Speed
 from daefr.stages import RestorationStage
 
-LEAST_FACE = 2.0
+MIN_FACE_SIZE = 2.0
 """Pixels between eyes and mouth; what is smaller is a mistake of the detector, and has no direction."""
 
 
@@ -290,7 +290,7 @@ class Restorer:
             faces = [min(faces, key=lambda face: _distance(face, width / 2, height / 2))]
         opened = Opened(photograph, colours, [], scale=upscale)
         for face in faces:
-            if np.ptp(face.landmarks, axis=0).max() < LEAST_FACE:
+            if np.ptp(face.landmarks, axis=0).max() < MIN_FACE_SIZE:
                 continue
             matrix = alignment_matrix(face.landmarks, self.resolution)
             opened.faces.append((face, matrix))
@@ -321,10 +321,10 @@ class Restorer:
             matrix = face.matrix.copy()
             matrix[:, :2] /= scale
             patches.append(Patch(image, self._mask(face.restored), matrix))
-        background = enlarge(photograph.pixels, scale, self._upscaler)
+        background = upscale_image(photograph.pixels, scale, self._upscaler)
         alpha = photograph.alpha
         if alpha is not None and scale > 1:
-            alpha = enlarge(alpha, scale, None)
+            alpha = upscale_image(alpha, scale, None)
         return Photograph(paste(background, patches), alpha, photograph.profile, photograph.one_channel)
 
     def _mask(self, restored: Image) -> Mask:

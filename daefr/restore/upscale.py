@@ -65,7 +65,7 @@ class Upscaler:
         return np.asarray(levels.permute(1, 2, 0).cpu().numpy(), np.uint8)
 
 
-def enlarge(image: Image, scale: int, upscaler: Upscaler | None) -> Image:
+def upscale_image(image: Image, scale: int, upscaler: Upscaler | None) -> Image:
     """Return an image (H, W, 3) uint8 RGB `scale` times as large.
 
     An upscaler of another scale is followed by resampling; without one, there is nothing but that (Lanczos).

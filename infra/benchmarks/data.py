@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from daefr.data.dataset import Batch, FaceDataset, Part, training_batches
-from daefr.data.manifest import write_manifest
+from daefr.data.manifest import write_dataset_manifest
 from daefr.data.order import Position
 from daefr.data.sample import FaceOrigin, encode_sample
 from daefr.data.shards import Sample, write_shard
@@ -231,7 +231,7 @@ def _read(made: list[Made], folder: Path, watch: Stopwatch) -> int:
 
 def write_dataset(made: list[Made], folder: Path) -> None:
     """Write degraded faces as a dataset of one shard."""
-    write_manifest(
+    write_dataset_manifest(
         folder,
         resolution=made[0].face.shape[0],
         recipes=RECIPES,

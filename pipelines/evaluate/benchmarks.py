@@ -9,7 +9,7 @@ from daefr.data.dataset import FaceDataset, Fetch
 from daefr.data.manifest import load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
-from daefr.evaluation import Sample
+from daefr.evaluation import EvaluationSample
 from daefr.images import Image, decode_8_bit_image
 from pipelines.evaluate.settings import BenchmarkConfig, Lq
 from pipelines.storage.files import File, list_files, read_file
@@ -29,11 +29,13 @@ class FileItem:
     restored: File | None = None
     problem: str = ""
 
-    def read(self) -> Sample:
+    def read(self) -> EvaluationSample:
         """Read the images. Raises `UnreadableError`."""
         if self.problem:
             raise UnreadableError(self.problem)
-        return Sample(self.name, *(None if file is None else _read(file) for file in (self.lq, self.gt, self.restored)))
+        return EvaluationSample(
+            self.name, *(None if file is None else _read(file) for file in (self.lq, self.gt, self.restored))
+        )
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,10 @@ def open_shards(name: str, shards: Shards) -> Benchmark:
     return Benchmark(name, f"{manifest.digest('validation')} {shards.lq}", str(shards.dataset), items, True, shards)
 
 
-def read_position(faces: FaceDataset, position: Position) -> Sample:
+def read_position(faces: FaceDataset, position: Position) -> EvaluationSample:
     """Read one sample of a dataset."""
     images = faces[position]
-    return Sample(faces.name(position), images["lq"].numpy(), images["hq"].numpy())
+    return EvaluationSample(faces.name(position), images["lq"].numpy(), images["hq"].numpy())
 
 
 def open_benchmark(name: str, config: BenchmarkConfig, restored: str | None = None) -> Benchmark:

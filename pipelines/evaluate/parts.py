@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import torch
 
 from daefr.data.order import Position
-from daefr.evaluation import SUBJECTS, Evaluated, Evaluator, Method, Sample
+from daefr.evaluation import SUBJECTS, Evaluated, EvaluationSample, Evaluator, Method
 from daefr.files import atomic_path
-from daefr.metrics.meter import Measures
+from daefr.metrics.meter import MetricSet
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU
-from daefr.metrics.registry import Setup
+from daefr.metrics.registry import MetricSetup
 from daefr.settings.base import Settings
 from daefr.settings.metrics import MetricName
 from pipelines.evaluate.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
@@ -93,12 +93,12 @@ class Evaluate:
         # in full float32 on any device, as gates compare what is measured; this process does nothing else
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         device = torch.device("cuda" if self.gpu else "cpu")
-        setup = Setup(self.protocol, device, self.weights, self.statistics)
-        return _Worker(self.contender.load(device), Measures(self.measures, setup), setup).evaluate
+        setup = MetricSetup(self.protocol, device, self.weights, self.statistics)
+        return _Worker(self.contender.load(device), MetricSet(self.measures, setup), setup).evaluate
 
 
 class _Worker:
-    def __init__(self, method: Method | None, measures: Measures, setup: Setup) -> None:
+    def __init__(self, method: Method | None, measures: MetricSet, setup: MetricSetup) -> None:
         self._method, self._measures = method, measures
         self._batch = BATCH_ON_GPU if setup.device.type == "cuda" else BATCH_ON_CPU
         self._datasets: dict[Shards, Any] = {}
@@ -120,7 +120,7 @@ class _Worker:
             pq.write_table(_table(rows, about), temporary)
         return len(rows)
 
-    def _read(self, part: Part, problems: dict[int, Evaluated]) -> Iterator[Sample]:
+    def _read(self, part: Part, problems: dict[int, Evaluated]) -> Iterator[EvaluationSample]:
         for number, item in enumerate(part.items):
             if isinstance(item, Position):
                 assert part.shards is not None  # noqa: S101  # positions are in shards

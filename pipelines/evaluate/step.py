@@ -15,7 +15,7 @@ from daefr.errors import UserError
 from daefr.evaluation import draw_grid
 from daefr.files import file_digest
 from daefr.images import decode_image, encode_png
-from daefr.metrics.registry import Setup, find_files, real_statistics
+from daefr.metrics.registry import MetricSetup, find_files, real_statistics
 from daefr.settings.metrics import MetricName
 from pipelines.engine import cluster
 from pipelines.engine.names import VALIDATION
@@ -117,9 +117,9 @@ def evaluate(run: Run, contender: Contender, benchmarks: Sequence[Benchmark]) ->
     return committed
 
 
-def _setup(run: Run) -> Setup:
+def _setup(run: Run) -> MetricSetup:
     config = run.config.evaluation
-    return Setup(config.protocol, torch.device("cpu"), config.weights, config.fid_statistics)
+    return MetricSetup(config.protocol, torch.device("cpu"), config.weights, config.fid_statistics)
 
 
 def _available(run: Run) -> tuple[tuple[MetricName, ...], dict[str, str]]:

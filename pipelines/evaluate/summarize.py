@@ -14,8 +14,8 @@ from torch import Tensor
 from daefr.evaluation import SUBJECTS, Subject, column
 from daefr.files import atomic_path
 from daefr.metrics.fid import Statistics
-from daefr.metrics.meter import NO_TARGET, UNDEFINED, Figure, Totals
-from daefr.metrics.registry import KINDS
+from daefr.metrics.meter import NO_TARGET, UNDEFINED, MetricValue, Totals
+from daefr.metrics.registry import METRIC_KINDS
 from daefr.settings.metrics import MetricName
 from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.figures import FIGURES, BenchmarkSummary, CodebookUsage, MeasuredFigure, schema
@@ -65,12 +65,12 @@ def summarize(
                 totals.setdefault(subject, Totals(real)).add(rows, features)
 
     def why_not(name: MetricName) -> str:
-        needs_more = KINDS[name].needs_target and not benchmark.has_targets
+        needs_more = METRIC_KINDS[name].needs_target and not benchmark.has_targets
         return NO_TARGET if needs_more else problems.get(name, UNDEFINED)
 
     figures = {}
     for subject, total in totals.items():
-        lacks = {name: Figure(None, problem=why_not(name)) for name in measures}
+        lacks = {name: MetricValue(None, problem=why_not(name)) for name in measures}
         figures[subject] = {
             name: MeasuredFigure(value=figure.value, images=figure.count, problem=figure.problem)
             for name, figure in (lacks | total.figures()).items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from daefr.faces.rejection import Rejection
 from daefr.settings.faces import FaceFilters
-from pipelines.synthesize.sources import Face, RejectedError, Source
+from pipelines.synthesize.sources import RejectedError, Source, SourceFace
 
 if TYPE_CHECKING:
     from daefr.faces.crops import Aligner
@@ -24,7 +24,7 @@ class Photographs:
 
 def take_faces(
     source: Source, photographs: Photographs | None, resolution: int, max_pixels: int
-) -> tuple[dict[str, Face], list[Rejection]]:
+) -> tuple[dict[str, SourceFace], list[Rejection]]:
     """Return the faces of a source by name, and what of it was rejected.
 
     Without `photographs`, and for a portrait, the source is an aligned crop and its name the face's.
@@ -37,7 +37,9 @@ def take_faces(
     except (RejectedError, ValueError) as error:
         return {}, [Rejection(source=source.name, reason=str(error))]
     sha256 = hashlib.sha256(data).hexdigest()
-    faces = {name: Face(crop.image, crop.landmarks.tolist(), sha256, crop.facts) for name, crop in found.crops.items()}
+    faces = {
+        name: SourceFace(crop.image, crop.landmarks.tolist(), sha256, crop.facts) for name, crop in found.crops.items()
+    }
     return faces, found.rejected
 
 

@@ -20,7 +20,7 @@ from daefr.settings.base import Settings
 from daefr.settings.images import MAX_PIXELS
 from pipelines.storage import s3
 from pipelines.synthesize.photographs import Photographs, take_faces
-from pipelines.synthesize.sources import Face, Source, SourcesDigest
+from pipelines.synthesize.sources import Source, SourceFace, SourcesDigest
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def degrade_face(
     return {kind: [variant(kind, recipe, index) for index in range(count)] for kind, recipe in recipes.items()}
 
 
-def _faces(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[tuple[str, str, Face]]:
+def _faces(
+    task: ShardTask, rejected: list[Rejection], fruitless: list[Source]
+) -> Iterator[tuple[str, str, SourceFace]]:
     """Yield key, name and face of every sample; a photograph's faces have the numbers of their names in their keys."""
     for number, source in enumerate(task.sources, task.first):
         faces, reasons = take_faces(source, task.photographs, task.resolution, task.max_pixels)

@@ -27,7 +27,7 @@ class RejectedError(Exception):
 
 
 @dataclass(frozen=True)
-class Face:
+class SourceFace:
     """An aligned HQ crop: (R, R, 3) uint8 RGB, five (x, y) landmarks in pixels where known, digest of its source.
 
     `crop` tells how it was cut out of a photograph, None where it came as it is; see `AlignedFace.facts`.
@@ -50,12 +50,12 @@ class Source:
     stamp: str = ""
     offset: int | None = None
 
-    def load(self, resolution: int, max_pixels: int = MAX_PIXELS) -> Face:
+    def load(self, resolution: int, max_pixels: int = MAX_PIXELS) -> SourceFace:
         """Read an aligned crop at `resolution` pixels. Raises `RejectedError` when it cannot be used."""
         if self.path is None:
             portrait = draw_portrait(self.portrait, resolution)
             sha256 = hashlib.sha256(portrait.image.tobytes()).hexdigest()
-            return Face(portrait.image, portrait.landmarks.tolist(), sha256)
+            return SourceFace(portrait.image, portrait.landmarks.tolist(), sha256)
         data = self.read()
         try:
             image = decode_image(data, max_pixels)
@@ -66,7 +66,7 @@ class Source:
             raise RejectedError(f"not square: {width}x{height} pixels, where an aligned crop is wanted")
         if height < resolution:
             raise RejectedError(f"too small: {height} pixels, where {resolution} are wanted")
-        return Face(shrink(image, resolution), None, hashlib.sha256(data).hexdigest())
+        return SourceFace(shrink(image, resolution), None, hashlib.sha256(data).hexdigest())
 
     def read(self) -> bytes:
         """Return the file of a source that is no portrait. Raises `RejectedError` when it cannot be read."""

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daefr.data import manifest as dataset_manifest
-from daefr.data.manifest import DatasetManifest, Shard, Split, load_manifest, read_rejected, read_shards, write_manifest
+from daefr.data.manifest import (
+    DatasetManifest,
+    Shard,
+    Split,
+    load_manifest,
+    read_rejected,
+    read_shards,
+    write_dataset_manifest,
+)
 from daefr.errors import UserError
 from daefr.files import file_digest, write_atomically
 from pipelines.engine import cluster
@@ -172,7 +180,7 @@ def _write_manifest(run: Run, plan: Plan) -> DatasetManifest:
     def shards(split: Split) -> Iterator[Shard]:
         return (receipt.shard for receipt in plan.receipts(split) if receipt.shard)
 
-    return write_manifest(
+    return write_dataset_manifest(
         plan.folder,
         resolution=run.config.resolution,
         recipes={"mild": data.mild, "severe": data.severe},

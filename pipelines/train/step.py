@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from daefr.checkpoint import CONFIG, MODEL, digest_of, load_checkpoint, save_averaged, write_manifest
+from daefr.checkpoint import CONFIG, MODEL, digest_of, load_checkpoint, save_averaged, write_checkpoint_manifest
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
 from daefr.settings.base import StageName
@@ -164,7 +164,7 @@ def _publish(job: Job, folder: Path) -> None:
             with _whole(folder / CHECKPOINT) as target:
                 for name in (MODEL, CONFIG):
                     shutil.copyfile(last.path / name, target / name)
-                write_manifest(target)
+                write_checkpoint_manifest(target)
             if job.training.ema:
                 with _whole(folder / AVERAGED) as target:
                     save_averaged(last, target)

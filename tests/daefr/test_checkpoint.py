@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daefr.checkpoint import Checkpoint, digest_of, load_checkpoint, save_checkpoint, write_manifest
+from daefr.checkpoint import Checkpoint, digest_of, load_checkpoint, save_checkpoint, write_checkpoint_manifest
 from daefr.errors import UserError
 from daefr.settings.base import StageName
 from daefr.stages import STAGES, stage_from_checkpoint
@@ -106,7 +106,7 @@ def test_a_manifest_must_vouch_for_the_model(folder: Path, file: str) -> None:
 @pytest.mark.parametrize("text", ["{}", "nothing", '{"format": 1, "stage": "resurrection", "network": {}}'])
 def test_a_config_that_describes_nothing_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
-    write_manifest(folder)
+    write_checkpoint_manifest(folder)
     assert "config.json is no description of a checkpoint" in _refusal(folder)
 
 
@@ -119,7 +119,7 @@ def test_a_training_that_would_run_code_is_not_run(folder: Path, tmp_path: Path)
 
     for write in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))):
         write(Evil(), folder / "trainer" / "state.pt")
-        write_manifest(folder)
+        write_checkpoint_manifest(folder)
         opened = load_checkpoint(folder)
         with pytest.raises(UserError, match=r"state\.pt") as caught:
             opened.trainer()
@@ -129,7 +129,7 @@ def test_a_training_that_would_run_code_is_not_run(folder: Path, tmp_path: Path)
 
 def test_a_training_left_out_of_a_published_checkpoint_is_said_to_be_missing(folder: Path) -> None:
     (folder / "trainer" / "state.pt").unlink()
-    write_manifest(folder)
+    write_checkpoint_manifest(folder)
     opened = load_checkpoint(folder)
     assert opened.tensors()
     with pytest.raises(UserError, match="holds a model but no training to go on with"):
@@ -140,6 +140,6 @@ def test_a_checkpoint_whose_weights_are_of_another_network_is_refused(folder: Pa
     config = json.loads((folder / "config.json").read_text())
     config["network"]["predictor"]["layers"] += 1
     (folder / "config.json").write_text(json.dumps(config))
-    write_manifest(folder)
+    write_checkpoint_manifest(folder)
     with pytest.raises(UserError, match=r"lacks \d+ tensors of restoration, such as generator\.predictor\.layers\.2"):
         stage_from_checkpoint(load_checkpoint(folder))

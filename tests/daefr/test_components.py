@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from daefr import ranks
 from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.data.dataset import Batch, FaceDataset
-from daefr.data.manifest import write_manifest
+from daefr.data.manifest import write_dataset_manifest
 from daefr.data.order import Position
 from daefr.data.shards import write_shard
 from daefr.errors import UserError
@@ -133,7 +133,7 @@ def test_boxes_flip_as_pixels_do(boxes: dict[str, list[float]]) -> None:
 def _one_face(folder: Path, image: Image, about: dict[str, Any]) -> Path:
     sample = {"__key__": "face", "hq.webp": encode_lossless(image), "json": json.dumps(about).encode()}
     shard = write_shard(folder / "train-0.tar", [sample])
-    write_manifest(folder, resolution=SIDE, recipes={}, variants={}, seed=0, train=[shard], validation=[])
+    write_dataset_manifest(folder, resolution=SIDE, recipes={}, variants={}, seed=0, train=[shard], validation=[])
     return folder
 
 

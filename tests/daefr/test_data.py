@@ -16,7 +16,7 @@ import torch
 import webdataset
 
 from daefr.data.dataset import Batch, FaceDataset, check_resolution, training_batches, validation_batches
-from daefr.data.manifest import NAME, Shard, load_manifest, read_rejected, read_shards, write_manifest
+from daefr.data.manifest import NAME, Shard, load_manifest, read_rejected, read_shards, write_dataset_manifest
 from daefr.data.order import BatchOrder, Position
 from daefr.data.shards import Sample, ShardReader, write_shard
 from daefr.errors import UserError
@@ -127,8 +127,16 @@ def test_a_folder_without_manifest_is_no_dataset(tmp_path: Path) -> None:
 def test_what_is_listed_beside_the_manifest_is_checked_when_it_is_read(dataset: Path, tmp_path: Path) -> None:
     shards = list(read_shards(dataset, load_manifest(dataset).train))
     rejected = [Rejection(source=f"{number}.png", reason=f"too small: {number} pixels") for number in range(3)]
-    made = write_manifest(tmp_path, resolution=16, recipes={}, variants={}, seed=0, train=iter(shards), validation=[],
-                          rejected=iter(rejected))  # fmt: skip
+    made = write_dataset_manifest(
+        tmp_path,
+        resolution=16,
+        recipes={},
+        variants={},
+        seed=0,
+        train=iter(shards),
+        validation=[],
+        rejected=iter(rejected),
+    )
     assert load_manifest(tmp_path) == made
     assert made.reasons == {"too small": 3}
     assert made.samples("train") == sum(shard.samples for shard in shards)
@@ -346,7 +354,7 @@ def test_a_dataset_without_the_wanted_images_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     tiny.write_dataset(tmp_path)
-    write_manifest(tmp_path, resolution=tiny.SIDE, recipes={}, variants={}, seed=0, train=[], validation=[])
+    write_dataset_manifest(tmp_path, resolution=tiny.SIDE, recipes={}, variants={}, seed=0, train=[], validation=[])
     with pytest.raises(UserError, match="has no validation samples"):
         FaceDataset(tmp_path, "validation", ("hq",))
 

@@ -7,12 +7,12 @@ import torch
 
 from daefr.checkpoint import Checkpoint
 from daefr.errors import UserError
-from daefr.evaluation import Evaluated, Evaluator, Restored, Sample, TrainedModel, draw_grid
+from daefr.evaluation import Evaluated, EvaluationSample, Evaluator, MethodOutput, TrainedModel, draw_grid
 from daefr.evaluation.grid import TILE_SIDE, TITLE_HEIGHT
 from daefr.images import Image, decode_image
 from daefr.metrics import fidelity
-from daefr.metrics.meter import Measures
-from daefr.metrics.registry import Setup
+from daefr.metrics.meter import MetricSet
+from daefr.metrics.registry import MetricSetup
 from daefr.restore import FOR_RESTORING
 from daefr.restore.model import CropRestorer, open_model
 from daefr.settings.base import StageName
@@ -23,8 +23,8 @@ SIDE = tiny.SIDE
 
 
 @pytest.fixture(scope="module")
-def measures() -> Measures:
-    return Measures(("psnr", "ssim"), Setup("paper", CPU))
+def measures() -> MetricSet:
+    return MetricSet(("psnr", "ssim"), MetricSetup("paper", CPU))
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ class Halved:
 
     resolution = SIDE
 
-    def restore(self, images: list[Image]) -> list[Restored]:
+    def restore(self, images: list[Image]) -> list[MethodOutput]:
         assert {image.shape for image in images} == {(SIDE, SIDE, 3)}
-        return [Restored(image // 2) for image in images]
+        return [MethodOutput(image // 2) for image in images]
 
 
 def _face(seed: int, side: int = SIDE) -> Image:
@@ -52,8 +52,8 @@ def _psnr(image: Image, target: Image) -> float:
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_input_and_restored_are_measured_against_the_ground_truth(measures: Measures, batch: int) -> None:
-    samples = [Sample(f"face-{seed}", _face(seed), _face(seed + 10)) for seed in range(5)]
+def test_input_and_restored_are_measured_against_the_ground_truth(measures: MetricSet, batch: int) -> None:
+    samples = [EvaluationSample(f"face-{seed}", _face(seed), _face(seed + 10)) for seed in range(5)]
     found = list(Evaluator(measures, Halved(), batch=batch)(samples))
     assert [each.name for each in found] == [sample.name for sample in samples]
     for each, sample in zip(found, samples, strict=True):
@@ -62,22 +62,22 @@ def test_input_and_restored_are_measured_against_the_ground_truth(measures: Meas
         assert set(each.figures) == {"psnr/lq", "ssim/lq", "psnr/restored", "ssim/restored"}
 
 
-def test_faces_are_restored_and_measured_at_the_methods_resolution(measures: Measures) -> None:
+def test_faces_are_restored_and_measured_at_the_methods_resolution(measures: MetricSet) -> None:
     hq, small = _face(0, 4 * SIDE), _face(1, SIDE // 2)
-    (found,) = Evaluator(measures, Halved())([Sample("face", small, hq)])
+    (found,) = Evaluator(measures, Halved())([EvaluationSample("face", small, hq)])
     enlarged = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     shrunk = cv2.resize(hq, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     assert found.figures["psnr/restored"] == pytest.approx(_psnr(enlarged // 2, shrunk))
     assert found.figures["psnr/lq"] == pytest.approx(_psnr(enlarged, shrunk))
 
 
-def test_what_cannot_be_measured_says_why_and_takes_no_other_with_it(measures: Measures) -> None:
+def test_what_cannot_be_measured_says_why_and_takes_no_other_with_it(measures: MetricSet) -> None:
     samples = [
-        Sample("good", _face(0), _face(1)),
-        Sample("wide", _face(0)[: SIDE // 2], _face(1)),
-        Sample("small", _face(0), _face(1, SIDE // 2)),
-        Sample("gone", None, _face(1)),
-        Sample("good too", _face(2), _face(3)),
+        EvaluationSample("good", _face(0), _face(1)),
+        EvaluationSample("wide", _face(0)[: SIDE // 2], _face(1)),
+        EvaluationSample("small", _face(0), _face(1, SIDE // 2)),
+        EvaluationSample("gone", None, _face(1)),
+        EvaluationSample("good too", _face(2), _face(3)),
     ]
     found = {each.name: each for each in Evaluator(measures, Halved(), batch=8)(samples)}
     assert list(found) == [sample.name for sample in samples]
@@ -88,16 +88,16 @@ def test_what_cannot_be_measured_says_why_and_takes_no_other_with_it(measures: M
     assert found["wide"].figures == {}
 
 
-def test_images_restored_elsewhere_are_measured_as_they_are(measures: Measures) -> None:
+def test_images_restored_elsewhere_are_measured_as_they_are(measures: MetricSet) -> None:
     evaluator = Evaluator(measures)
     restored, hq = _face(0, 24), _face(1, 24)
     found = list(
         evaluator(
             [
-                Sample("face", _face(2), hq, restored),
-                Sample("without truth", _face(2), None, restored),
-                Sample("larger truth", None, _face(1, 48), restored),
-                Sample("not restored", _face(2), hq),
+                EvaluationSample("face", _face(2), hq, restored),
+                EvaluationSample("without truth", _face(2), None, restored),
+                EvaluationSample("larger truth", None, _face(1, 48), restored),
+                EvaluationSample("not restored", _face(2), hq),
             ]
         )
     )
@@ -122,8 +122,8 @@ def test_a_trained_model_restores_as_the_restorer_does_and_tells_its_codes(
         assert restored.codes.max() < model.codes == tiny.CODES
 
 
-def test_a_models_codebook_is_measured_where_asked_for(measures: Measures, model: TrainedModel) -> None:
-    sample = Sample("face", _face(0), _face(1))
+def test_a_models_codebook_is_measured_where_asked_for(measures: MetricSet, model: TrainedModel) -> None:
+    sample = EvaluationSample("face", _face(0), _face(1))
     (found,) = Evaluator(measures, model, reconstruct=True)([sample])
     (rebuilt,) = model.reconstruct([sample.hq])
     assert found.figures["psnr/hq_codebook"] == pytest.approx(_psnr(rebuilt, sample.hq))
@@ -131,9 +131,9 @@ def test_a_models_codebook_is_measured_where_asked_for(measures: Measures, model
     assert "psnr/hq_codebook" not in plain.figures
 
 
-def test_thumbnails_are_small_and_of_what_was_measured(measures: Measures) -> None:
+def test_thumbnails_are_small_and_of_what_was_measured(measures: MetricSet) -> None:
     lq, hq, restored = (np.full((600, 300, 3), shade, np.uint8) for shade in (20, 120, 220))
-    (found,) = Evaluator(measures)([Sample("face", lq, hq, restored)])
+    (found,) = Evaluator(measures)([EvaluationSample("face", lq, hq, restored)])
     shown = {name: decode_image(data) for name, data in found.thumbnails.items()}
     assert {name: image.shape for name, image in shown.items()} == dict.fromkeys(("lq", "hq", "restored"), (192, 96, 3))
     assert {name: round(image.mean(), -1) for name, image in shown.items()} == {"lq": 20, "hq": 120, "restored": 220}
@@ -151,6 +151,6 @@ def test_a_grid_has_a_row_a_face_and_white_where_there_is_none() -> None:
     assert not (grid[-TILE_SIDE:, -TILE_SIDE:] == 255).all()
 
 
-def test_nothing_is_evaluated_of_nothing(measures: Measures) -> None:
+def test_nothing_is_evaluated_of_nothing(measures: MetricSet) -> None:
     none: list[Evaluated] = list(Evaluator(measures, Halved())([]))
     assert none == []

@@ -20,7 +20,7 @@ from daefr.metrics.identity import angle
 from daefr.metrics.landmarks import AWING_FAN, LandmarkDistance, peaks
 from daefr.metrics.meter import Meter, Totals
 from daefr.metrics.pairs import Images
-from daefr.metrics.registry import Setup
+from daefr.metrics.registry import MetricSetup
 from daefr.network.arcface import ArcFace
 from daefr.settings.metrics import Protocol
 
@@ -44,7 +44,7 @@ def _images(count: int, side: int, seed: int = 0) -> Tensor:
 
 def _measure(name: str, protocol: Protocol, weights: Path, images: Tensor, targets: Tensor) -> dict[str, list[float]]:
     """The figures of each pair, by way of the file of weights."""
-    meter = Meter([name], Setup(protocol, CPU, weights), with_targets=True)  # type: ignore[list-item]
+    meter = Meter([name], MetricSetup(protocol, CPU, weights), with_targets=True)  # type: ignore[list-item]
     batch = [Images("", image, target) for image, target in zip(images, targets, strict=True)]
     rows = meter.update(batch)
     return {column: [row[column] for row in rows] for column in rows[0]}

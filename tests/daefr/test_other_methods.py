@@ -11,7 +11,7 @@ from spandrel.architectures.RestoreFormer import RestoreFormer
 from torch import nn
 
 from daefr.errors import UserError
-from daefr.evaluation.other_methods import EXTRA, OtherMethod
+from daefr.evaluation.other_methods import EXTRA_PACKAGE, OtherMethod
 from tests.daefr import tiny
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_other_files_are_told_in_one_line(tmp_path: Path, name: str, content: ob
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(EXTRA) is not None, reason=f"{EXTRA} is installed")
+@pytest.mark.skipif(importlib.util.find_spec(EXTRA_PACKAGE) is not None, reason=f"{EXTRA_PACKAGE} is installed")
 def test_codeformer_says_what_it_needs(restoreformer: Path) -> None:
-    with pytest.raises(UserError, match=f"needs the package {EXTRA}, whose license forbids commercial use"):
+    with pytest.raises(UserError, match=f"needs the package {EXTRA_PACKAGE}, whose license forbids commercial use"):
         OtherMethod.load("codeformer", restoreformer, CPU)

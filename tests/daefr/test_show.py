@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from daefr.cli import main
-from daefr.data.manifest import load_manifest, write_manifest
+from daefr.data.manifest import load_manifest, write_dataset_manifest
 from daefr.data.shards import write_shard
 from daefr.data.show import CELL
 from daefr.faces.components import component_boxes
@@ -41,7 +41,7 @@ def dataset(tmp_path: Path) -> Path:
         for number in range(FACES)
     ]
     folder = tmp_path / "dataset"
-    write_manifest(
+    write_dataset_manifest(
         folder,
         resolution=SIDE,
         recipes={"mild": "daefr-mild", "severe": "daefr-severe"},

@@ -11,7 +11,7 @@ from daefr import ImageError, Restorer
 from daefr.errors import UserError
 from daefr.images import Image
 from daefr.restore import restorer as module
-from daefr.restore.upscale import MARGIN, Upscaler, enlarge
+from daefr.restore.upscale import MARGIN, Upscaler, upscale_image
 from daefr.stages import RestorationStage
 from tests.daefr import tiny
 from tests.daefr.photographs import Told, photograph
@@ -48,8 +48,8 @@ def test_tiles_meet_without_a_seam(tmp_path: Path, scale: int) -> None:
 @pytest.mark.parametrize("own", [None, 2, 4])
 def test_any_upscaler_gives_the_scale_that_is_asked_for(tmp_path: Path, scale: int, own: int | None) -> None:
     upscaler = None if own is None else Upscaler.load(_weights(tmp_path / "model.pth", own), CPU)
-    assert enlarge(_image(20, 30), scale, upscaler).shape == (20 * scale, 30 * scale, 3)
-    assert np.array_equal(enlarge(_image(20, 30), 1, upscaler), _image(20, 30))
+    assert upscale_image(_image(20, 30), scale, upscaler).shape == (20 * scale, 30 * scale, 3)
+    assert np.array_equal(upscale_image(_image(20, 30), 1, upscaler), _image(20, 30))
 
 
 @pytest.mark.parametrize("content", ["nothing", "text", "code", "other"])

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from daefr.data.manifest import Shard, write_manifest
+from daefr.data.manifest import Shard, write_dataset_manifest
 from daefr.data.shards import Sample, write_shard
 from daefr.faces.components import component_boxes
 from daefr.faces.template import template_landmarks
@@ -101,7 +101,7 @@ def write_dataset(folder: Path, variants: dict[str, int] | None = None, side: in
             write_shard(folder / f"{split}-{number}.tar", samples(size, first + number, variants, side))
             for number, size in enumerate(sizes)
         ]
-    write_manifest(
+    write_dataset_manifest(
         folder,
         resolution=side,
         recipes={kind: f"daefr-{kind}" for kind in variants},

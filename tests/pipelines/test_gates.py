@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from daefr.data.manifest import DatasetManifest, Shard, write_manifest
+from daefr.data.manifest import DatasetManifest, Shard, write_dataset_manifest
 from daefr.errors import UserError
 from daefr.settings.training import AutoencoderTraining, RestorationTraining
 from pipelines.config import load_config
@@ -177,7 +177,7 @@ def test_a_mistake_in_the_configuration_is_named(override: str, says: str) -> No
 def _manifest(sha256: str) -> DatasetManifest:
     shard = Shard(name="a.tar", bytes=1, sha256=sha256, samples=1)
     with TemporaryDirectory() as folder:
-        return write_manifest(
+        return write_dataset_manifest(
             Path(folder), resolution=32, recipes={}, variants={}, seed=0, train=[], validation=[shard]
         )
 

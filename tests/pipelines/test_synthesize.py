@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from daefr.data.dataset import FaceDataset
-from daefr.data.manifest import write_manifest
+from daefr.data.manifest import write_dataset_manifest
 from daefr.data.order import Position
 from daefr.data.shards import ShardReader
 from daefr.faces.alignment import align
@@ -69,7 +69,7 @@ def test_samples_of_every_recipe_can_be_read(tmp_path: Path) -> None:
     assert shard is not None
     kinds = {field.split(".")[2] for field in ShardReader(tmp_path, shard).fields(0) if field.startswith("mild")}
     assert kinds <= {"jpg", "png"}
-    write_manifest(
+    write_dataset_manifest(
         tmp_path,
         resolution=32,
         recipes=recipes,
