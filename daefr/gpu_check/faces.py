@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daefr.data.manifest import write_manifest
+from daefr.data.manifest import write_dataset_manifest
 from daefr.data.sample import FaceOrigin, encode_sample
 from daefr.data.shards import Sample, write_shard
 from daefr.portraits import draw_portrait
@@ -28,7 +28,7 @@ def write_dataset(folder: Path, faces: int, resolution: int, processes: int) -> 
             samples = list(pool.map(make, numbers))
     else:
         samples = list(map(make, numbers))
-    write_manifest(
+    write_dataset_manifest(
         folder,
         resolution=resolution,
         recipes=RECIPES,
