@@ -7,22 +7,18 @@ do that are compared. Validation and evaluation do not: a GPU and a CPU agree th
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 PRECISION = "float32"
 
 
 @contextmanager
-def evaluation_precision(device: "torch.device") -> "Iterator[None]":
+def evaluation_precision(device: torch.device) -> Iterator[None]:
     """Compute in float32 while a block runs: no autocast, no TF32, nothing compiled, no choice of algorithms by time.
 
     The settings are the process's; they are restored at the end of the block.
     """
-    import torch  # noqa: PLC0415  # settings are read without PyTorch
-
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
@@ -33,18 +29,14 @@ def evaluation_precision(device: "torch.device") -> "Iterator[None]":
         yield
 
 
-def describe_evaluation(device: "torch.device") -> dict[str, str]:
+def describe_evaluation(device: torch.device) -> dict[str, str]:
     """Return what belongs beside a value computed in `evaluation_precision`: the device's name and the precision."""
-    import torch  # noqa: PLC0415
-
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"evaluation_device": name, "evaluation_precision": PRECISION}
 
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    import torch  # noqa: PLC0415
-
     # allow_tf32 rather than the newer fp32_precision: reading the one after setting the other is an error, and
     # `cudnn.flags` and other libraries read this one
     matmul = torch.backends.cuda.matmul.allow_tf32

@@ -22,6 +22,7 @@ from daefr.losses.perceptual import PerceptualLoss
 from daefr.restore import FOR_RESTORING
 from daefr.settings.base import StageName
 from daefr.settings.network import AutoencoderConfig, NetworkConfig
+from daefr.settings.speed import Speed
 from daefr.settings.training import (
     AssociationTraining,
     AutoencoderTraining,
@@ -29,7 +30,7 @@ from daefr.settings.training import (
     RestorationTraining,
     TrainingConfig,
 )
-from daefr.speed import Speed
+from daefr.speed import arrange_batch, autocast, prepare_network
 from daefr.stages import RestorationStage, Stage, build_stage
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
@@ -69,8 +70,8 @@ class Case:
         device = torch.device(self.device)
         stage, training = self.build()
         speed = training.speed
-        speed.prepare(stage, device).train()
-        images = speed.arrange(random_images(self.network.autoencoder.resolution, self.batch), device)
+        prepare_network(stage, speed, device).train()
+        images = arrange_batch(random_images(self.network.autoencoder.resolution, self.batch), speed, device)
         if self.name == "restore":
             return _restoration(stage, images, speed, device)
         optimization = Optimization(TrainingState(stage, training), device)
@@ -156,8 +157,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def matrix_type(case: Case) -> torch.dtype:
     """Return the type in which a case multiplies matrices."""
-    autocast = case.speed.on(torch.device(case.device)).autocast
-    return torch.bfloat16 if autocast == "bfloat16" else torch.float32
+    chosen = case.speed.on(torch.device(case.device).type).autocast
+    return torch.bfloat16 if chosen == "bfloat16" else torch.float32
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -177,7 +178,7 @@ def _restoration(stage: Stage, images: Batch, speed: Speed, device: torch.device
     model = stage.generator.eval()
 
     def restore() -> dict[str, Tensor]:
-        with speed.autocast_on(device):
+        with autocast(speed, device):
             return {"mean": model.restore(images["lq"]).image.mean()}
 
     return restore

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 def list_cases(options: argparse.Namespace, device: str) -> "list[Case]":
     """Return what the options of `add_case_options` ask for. Raises `UserError` for sizes that do not fit together."""
     from daefr.profiling import CASES, Case, network_of
-    from daefr.speed import Speed
+    from daefr.settings.speed import Speed
 
     names = options.stages.split(",")
     unknown = sorted(set(names) - set(CASES))

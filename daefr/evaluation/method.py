@@ -13,6 +13,7 @@ from torch import Tensor
 from daefr.images import Image
 from daefr.precision import evaluation_precision
 from daefr.restore import FOR_RESTORING, open_model
+from daefr.speed import arrange_batch, prepare_network
 from daefr.stages import RestorationStage
 from daefr.tensors import to_image, to_tensor
 
@@ -45,7 +46,7 @@ class TrainedModel:
 
     def __init__(self, stage: RestorationStage, device: torch.device) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint."""
-        self._stage, self._device = FOR_RESTORING.prepare(stage, device).eval(), device
+        self._stage, self._device = prepare_network(stage, FOR_RESTORING, device).eval(), device
         self.resolution: int = stage.network.autoencoder.resolution
         self.codes: int = stage.network.autoencoder.codes
 
@@ -71,4 +72,4 @@ class TrainedModel:
 
     def _batch(self, images: Sequence[Image]) -> Tensor:
         stacked = torch.stack([to_tensor(image) for image in images])
-        return FOR_RESTORING.arrange({"images": stacked}, self._device)["images"]
+        return arrange_batch({"images": stacked}, FOR_RESTORING, self._device)["images"]

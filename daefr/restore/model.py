@@ -10,7 +10,8 @@ from daefr.errors import UserError
 from daefr.images import Image, fit
 from daefr.released import read_restoration
 from daefr.restore.photograph import ImageError
-from daefr.speed import Speed
+from daefr.settings.speed import Speed
+from daefr.speed import arrange_batch, autocast, prepare_network
 from daefr.stages import RestorationStage, stage_from_checkpoint
 from daefr.tensors import to_image, to_tensor
 
@@ -42,7 +43,7 @@ class CropRestorer:
     """The network, ready to use on aligned crops."""
 
     def __init__(self, stage: RestorationStage, device: torch.device, speed: Speed) -> None:
-        self._model = speed.prepare(stage.generator, device).eval()
+        self._model = prepare_network(stage.generator, speed, device).eval()
         self._device, self._speed = device, speed
         self.resolution: int = stage.network.autoencoder.resolution
 
@@ -62,9 +63,9 @@ class CropRestorer:
 
     def _restore(self, crops: Sequence[Image]) -> list[Image | ImageError]:
         lq = torch.stack([to_tensor(self.resize(crop)) for crop in crops])
-        lq = self._speed.arrange({"lq": lq}, self._device)["lq"]
+        lq = arrange_batch({"lq": lq}, self._speed, self._device)["lq"]
         try:
-            with self._speed.autocast_on(self._device):
+            with autocast(self._speed, self._device):
                 restored = self._model.restore(lq).image
         except torch.OutOfMemoryError:
             raise UserError(f"{self._device} has too little memory for {len(crops)} faces at once") from None

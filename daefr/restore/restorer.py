@@ -25,7 +25,7 @@ from daefr.restore.photograph import ImageError, Photograph, Source, read_photog
 from daefr.restore.upscale import Upscaler, upscale_image
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from daefr.settings.restore import BATCH_SIZE, SCALES
-from daefr.speed import Speed
+from daefr.settings.speed import Speed
 from daefr.stages import RestorationStage
 
 MIN_FACE_SIZE = 2.0

@@ -2,16 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from daefr.errors import UserError
 from daefr.settings.base import Settings
-from daefr.speed import Speed
-
-if TYPE_CHECKING:
-    import torch
+from daefr.settings.speed import Speed
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -111,9 +108,9 @@ class TrainingConfig(Settings):
             return self.learning_rate * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
         return float(self.learning_rate * self.gamma ** sum(step >= milestone for milestone in self.milestones))
 
-    def check_device(self, device: "torch.device") -> None:
-        """Raise `UserError` for what a device cannot do."""
-        self.speed.check_device(device)
+    def check_device(self, device_type: str) -> None:
+        """Raise `UserError` for what devices of a type (`cuda`, `cpu`) cannot do."""
+        self.speed.check_device(device_type)
 
 
 class AdversarialConfig(Settings):
@@ -179,12 +176,12 @@ class AutoencoderTraining(TrainingConfig):
             )
         return self
 
-    def check_device(self, device: "torch.device") -> None:
+    def check_device(self, device_type: str) -> None:
         """See `TrainingConfig`."""
-        super().check_device(device)
-        if self.adversarial.sync_batchnorm and device.type != "cuda":
+        super().check_device(device_type)
+        if self.adversarial.sync_batchnorm and device_type != "cuda":
             raise UserError(
-                f"adversarial.sync_batchnorm=true needs GPUs: torch has it for CUDA only, not {device.type}"
+                f"adversarial.sync_batchnorm=true needs GPUs: torch has it for CUDA only, not {device_type}"
             )
 
 

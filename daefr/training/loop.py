@@ -11,6 +11,7 @@ from daefr.checkpoint import Checkpoint
 from daefr.data.dataset import Batch, FaceDataset, Fetch, check_resolution, training_batches
 from daefr.precision import evaluation_precision
 from daefr.settings.training import TrainingConfig
+from daefr.speed import arrange_batch, prepare_network
 from daefr.stages.base import Stage
 from daefr.training.clock import Clock
 from daefr.training.errors import StoppedError
@@ -56,7 +57,7 @@ def train(
 
     """
     device = device or torch.device("cpu")
-    training.check_device(device)
+    training.check_device(device.type)
     train_set = FaceDataset(
         dataset, "train", stage.parts, seed=seed, flip=training.flip, draw=True, refresh=refresh,
         check_digests=check_digests, fetch=fetch,
@@ -64,7 +65,7 @@ def train(
     check_resolution(train_set.manifest, stage.network.autoencoder.resolution, stage.name)
     validation_set = FaceDataset(dataset, "validation", stage.parts, check_digests=check_digests, fetch=fetch)
 
-    training.speed.prepare(stage, device).train()
+    prepare_network(stage, training.speed, device).train()
     state = TrainingState(stage, training)
     if resume is not None:
         state.resume(resume)
@@ -142,4 +143,4 @@ def _steps(
     while True:
         with clock.waiting():
             parts = [next(source) for _ in range(training.accumulate)]
-        yield [training.speed.arrange(part, device) for part in parts]
+        yield [arrange_batch(part, training.speed, device) for part in parts]

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from daefr import ranks
 from daefr.data.dataset import Batch
+from daefr.speed import autocast
 from daefr.stages.base import Loss
 from daefr.training.clock import Clock
 from daefr.training.finite import FiniteCheck, NetworkLosses
@@ -83,14 +84,14 @@ class Optimization:
         return Step(output, {name: torch.cat(used) for name, used in indices.items()}, terms)
 
     def _compute_part(self, images: Batch, share: float) -> Any:
-        stage, autocast = self._state.stage, self._state.training.speed.autocast_on(self._device)
+        stage, precision = self._state.stage, autocast(self._state.training.speed, self._device)
         adversarial = "discriminator" in self._losses
-        with self._clock("forward"), autocast:
+        with self._clock("forward"), precision:
             output = self._networks["generator"](stage.generator_input(images))
             loss = stage.generator_loss(output, images, adversarial=adversarial, average=ranks.average)
         self._backward("generator", loss, share)
         if adversarial:
-            with self._clock("forward"), autocast:
+            with self._clock("forward"), precision:
                 scores = self._networks["discriminator"](*stage.discriminator_input(output, images))
                 loss = stage.discriminator_loss(scores)
             self._backward("discriminator", loss, share)

@@ -20,6 +20,7 @@ from daefr.data.dataset import Batch, FaceDataset, training_batches
 from daefr.errors import UserError
 from daefr.portraits import draw_portrait
 from daefr.profiling import Case, CaseName, network_of
+from daefr.speed import arrange_batch, prepare_network
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 from infra.benchmarks.data import degrade_face, write_dataset
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 def measure_loading(case: Case, dataset: Path, options: argparse.Namespace) -> LoaderCost:
     """Measure one stage on a dataset."""
     device, (stage, training) = torch.device(case.device), case.build()
-    training.speed.prepare(stage, device).train()
+    prepare_network(stage, training.speed, device).train()
     optimization = Optimization(TrainingState(stage, training), device)
     faces = FaceDataset(dataset, "train", stage.parts, flip=True, draw=True)
 
@@ -83,17 +84,17 @@ def measure_loading(case: Case, dataset: Path, options: argparse.Namespace) -> L
             asked = time.perf_counter()
             images = next(batches)
             waited += time.perf_counter() - asked
-            optimization.step(training.speed.arrange(images, device))
+            optimization.step(arrange_batch(images, training.speed, device))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - start, waited
 
     kept = next(load())
     for _ in range(2):  # which compile, and allocate
-        optimization.step(training.speed.arrange(kept, device))
+        optimization.step(arrange_batch(kept, training.speed, device))
     without, _ = seconds(iter([kept] * options.steps))
     loader = load()
-    optimization.step(training.speed.arrange(next(loader), device))  # starts the processes
+    optimization.step(arrange_batch(next(loader), training.speed, device))  # starts the processes
     with_loader, waited = seconds(islice(loader, options.steps))
     samples = options.steps * case.batch
     return LoaderCost(samples / with_loader, samples / without, without / with_loader, waited / with_loader)

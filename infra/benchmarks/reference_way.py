@@ -31,8 +31,9 @@ from daefr.network.predictor import PredictorLayer
 from daefr.network.quantizer import Quantized, Quantizer
 from daefr.network.restoration import RestorationModel, RestorationOutput
 from daefr.profiling import Case, Run, random_images
+from daefr.settings.speed import Speed
 from daefr.settings.training import AutoencoderTraining, TrainingConfig
-from daefr.speed import Speed
+from daefr.speed import arrange_batch, prepare_network
 from daefr.stages import AutoencoderStage, Loss, RestorationStage, Stage
 from daefr.training.state import TrainingState
 
@@ -57,8 +58,8 @@ def prepare_side(case: Case, side: Side) -> Run:
         return case.prepare()
     device = torch.device(case.device)
     stage, training = build_side(case, side)
-    SPEED.prepare(stage, device).train()
-    images = SPEED.arrange(random_images(case.network.autoencoder.resolution, case.batch), device)
+    prepare_network(stage, SPEED, device).train()
+    images = arrange_batch(random_images(case.network.autoencoder.resolution, case.batch), SPEED, device)
     if isinstance(stage, RestorationStage) and case.name == "restore":
         model = stage.generator.eval()
         return lambda: {"mean": restore_as_reference(model, images["lq"]).mean()}

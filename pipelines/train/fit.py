@@ -6,7 +6,6 @@ from math import ceil
 from typing import Any
 
 import ray.train
-import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.placement_group import PlacementGroup
 
@@ -87,8 +86,8 @@ def collective_timeout(compute: StageCompute) -> int:
 
 
 def _environment(job: Job) -> dict[str, Any]:
-    device = torch.device("cuda" if job.compute.gpu else "cpu")
-    return {"env_vars": KEEP_FREED_MEMORY} if job.training.speed.on(device).keep_memory else {}
+    speed = job.training.speed.on("cuda" if job.compute.gpu else "cpu")
+    return {"env_vars": KEEP_FREED_MEMORY} if speed.keep_memory else {}
 
 
 class Watch:

@@ -60,7 +60,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
 
 def _check_compiler(job: Job) -> None:
     device = ray.train.torch.get_device()
-    lacks = missing_compiler(device.type) if job.training.speed.on(device).compile else None
+    lacks = missing_compiler(device.type) if job.training.speed.on(device.type).compile else None
     if lacks is not None:
         raise UserError(no_compiler(job.stage, ray.util.get_node_ip_address(), lacks))
 

@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 from daefr import compilation
 from daefr.settings.base import StageName
 from daefr.settings.network import AutoencoderConfig
-from daefr.speed import compiled_parts
+from daefr.speed import COMPILED_PARTS, prepare_network
 from daefr.stages import STAGES, Stage
 from daefr.training.loop import train
 from daefr.training.reporter import FolderReporter, Save
@@ -53,9 +53,7 @@ class Compilations(FolderReporter):
 def _compiled_in_training(stage: Stage) -> int:
     """The number of parts that a training step runs: all but the frozen decoder of restoration."""
     frozen = ("generator.decoder.",) if stage.name == "restoration" else ()
-    return sum(
-        isinstance(part, compiled_parts()) and not name.startswith(frozen) for name, part in stage.named_modules()
-    )
+    return sum(isinstance(part, COMPILED_PARTS) and not name.startswith(frozen) for name, part in stage.named_modules())
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -75,8 +73,8 @@ def test_no_part_is_compiled_again(dataset: Path, tmp_path: Path, name: StageNam
 
 def test_training_and_evaluation_share_no_limit() -> None:
     stage = tiny.build("lq_codebook", network=NETWORK, speed={"compile": True})
-    tiny.settings("lq_codebook", speed={"compile": True}).speed.prepare(stage, torch.device("cpu"))
-    parts = sum(isinstance(part, compiled_parts()) for part in stage.modules())
+    prepare_network(stage, tiny.settings("lq_codebook", speed={"compile": True}).speed, torch.device("cpu"))
+    parts = sum(isinstance(part, COMPILED_PARTS) for part in stage.modules())
     images = {"lq": torch.zeros(2, 3, SIDE, SIDE)}
     for _ in range(2):
         stage.train().generator(images)

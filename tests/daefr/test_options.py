@@ -13,6 +13,7 @@ from daefr.data.dataset import Batch
 from daefr.errors import UserError
 from daefr.settings.base import StageName
 from daefr.settings.training import AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.speed import prepare_network
 from daefr.stages import STAGES
 from daefr.training.loop import train
 from daefr.training.optimization import Optimization
@@ -160,7 +161,7 @@ def test_recomputing_changes_nothing_but_the_work(name: StageName) -> None:
     for recompute in (False, True):
         changes: dict[str, Any] = {} if name == "restoration" else {"adversarial": {"start": 0}}
         training = tiny.settings(name, speed={"recompute": recompute}, **changes)
-        stage = training.speed.prepare(tiny.build(name, **changes), CPU).train()
+        stage = prepare_network(tiny.build(name, **changes), training.speed, CPU).train()
         passes: list[int] = []
         level = next(module for module in stage.generator.modules() if type(module).__name__ == "DownLevel")
         level.block[0].register_forward_hook(lambda *_, passes=passes: passes.append(1))  # type: ignore[union-attr, operator]

@@ -10,7 +10,8 @@ from torch import Tensor
 from daefr.data.dataset import Batch
 from daefr.restore import Restorer
 from daefr.settings.base import StageName
-from daefr.speed import Speed, compiled_parts
+from daefr.settings.speed import Speed
+from daefr.speed import COMPILED_PARTS, arrange_batch, prepare_network
 from daefr.stages import RestorationStage, Stage
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
@@ -31,9 +32,9 @@ def _trained(name: StageName, **speed: object) -> tuple[Stage, dict[str, Tensor]
     """A stage after two steps with the discriminator, and the scalars of the first."""
     changes = {} if name == "restoration" else {"adversarial": {"start": 0}}
     training = tiny.settings(name, speed=PLAIN | speed, **changes)
-    stage = training.speed.prepare(tiny.build(name, **changes), CPU).train()
+    stage = prepare_network(tiny.build(name, **changes), training.speed, CPU).train()
     optimization = Optimization(TrainingState(stage, training), CPU)
-    images = training.speed.arrange(_batch(), CPU)
+    images = arrange_batch(_batch(), training.speed, CPU)
     _, terms = optimization.step(images)
     optimization.step(images)
     return stage, terms
@@ -65,10 +66,10 @@ def test_autocast_stays_close_and_keeps_weights_and_losses_in_float32(name: Stag
 
 @pytest.mark.parametrize("name", ["hq_codebook", "restoration"])
 def test_compiling_marks_the_levels_and_keeps_the_names(name: StageName) -> None:
-    plain, compiled = tiny.build(name), Speed(compile=True).prepare(tiny.build(name), CPU)
+    plain, compiled = tiny.build(name), prepare_network(tiny.build(name), Speed(compile=True), CPU)
     assert list(compiled.state_dict()) == list(plain.state_dict())
     marked = [module for module in compiled.modules() if "forward" in vars(module)]
-    assert len(marked) == sum(isinstance(module, compiled_parts()) for module in compiled.modules()) > 0
+    assert len(marked) == sum(isinstance(module, COMPILED_PARTS) for module in compiled.modules()) > 0
 
 
 @pytest.mark.parametrize("speed", [{}, {"channels_last": False}, {"autocast": "bfloat16"}])
@@ -86,11 +87,11 @@ def test_restoring_with_options(speed: dict[str, object]) -> None:
 def test_defaults_suit_the_device() -> None:
     kernels: dict[str, object] = {"group_norm": "torch", "upsample": "transposed"}
     plain = {"channels_last": False, "autocast": "off", "compile": False, "cudnn_benchmark": False}
-    assert Speed().on(CPU) == Speed.model_validate(plain | kernels | {"keep_memory": True})
+    assert Speed().on("cpu") == Speed.model_validate(plain | kernels | {"keep_memory": True})
     cuda = {"channels_last": True, "autocast": "bfloat16", "compile": True, "cudnn_benchmark": True}
-    assert Speed().on(torch.device("cuda")) == Speed.model_validate(cuda | kernels | {"keep_memory": False})
+    assert Speed().on("cuda") == Speed.model_validate(cuda | kernels | {"keep_memory": False})
     chosen = Speed.model_validate(plain | {"keep_memory": False, "group_norm": "channels_last", "upsample": "nearest"})
-    assert chosen.on(torch.device("cuda")) == chosen
+    assert chosen.on("cuda") == chosen
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -106,7 +107,7 @@ def test_kernels_and_recomputation_change_nothing_but_rounding(name: StageName, 
 
 def test_only_images_are_arranged() -> None:
     batch = {"hq": torch.zeros(2, 3, 4, 4), "components": torch.zeros(2, 3, 4)}
-    arranged = Speed(channels_last=True).arrange(batch, CPU)
+    arranged = arrange_batch(batch, Speed(channels_last=True), CPU)
     assert arranged["hq"].is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(arranged["components"], batch["components"])
 
