@@ -12,7 +12,7 @@ from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import Mode, Workload, seconds_per_call
 from daefr.network.blocks import Upsample
 from daefr.network.normalization import group_norm
-from daefr.speed import Speed
+from daefr.settings.speed import Speed
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 

@@ -15,7 +15,8 @@ from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome
 from daefr.gpu_check.context import Context
 from daefr.network.restoration import RestorationModel
 from daefr.settings.network import RestorationConfig
-from daefr.speed import Speed
+from daefr.settings.speed import Speed
+from daefr.speed import arrange_batch, prepare_network
 
 # released names of what `RestorationModel` calls otherwise
 RENAMED = (
@@ -51,8 +52,8 @@ def _run(context: Context) -> Outcome:
         raise NotAvailableError("left out of --quick")
     golden = json.loads((context.golden / "golden_full.json").read_text())
     speed = Speed(channels_last=True, autocast="off", compile=False, tf32=False if context.on_gpu else None)
-    model = speed.prepare(_model(context.golden), context.device).eval()
-    lq = speed.arrange({"lq": _read(context.golden / "full_lq.png")}, context.device)["lq"]
+    model = prepare_network(_model(context.golden), speed, context.device).eval()
+    lq = arrange_batch({"lq": _read(context.golden / "full_lq.png")}, speed, context.device)["lq"]
     with torch.no_grad():
         logits = model(lq).logits
         indices = logits.argmax(2)

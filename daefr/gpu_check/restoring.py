@@ -9,7 +9,7 @@ from daefr.gpu_check.checks import Check, Figures, Outcome
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import bfloat16_rate, flops_per_sample, restore, seconds_per_call
 from daefr.restore import FOR_RESTORING
-from daefr.speed import Speed
+from daefr.settings.speed import Speed
 
 BATCHES = (1, 8, 32)
 GOAL = 0.5

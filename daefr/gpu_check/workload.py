@@ -19,6 +19,7 @@ from daefr.gpu_check.context import Context
 from daefr.losses.perceptual import PerceptualLoss
 from daefr.settings.base import StageName
 from daefr.settings.network import NetworkConfig
+from daefr.settings.speed import Speed
 from daefr.settings.training import (
     AssociationTraining,
     AutoencoderTraining,
@@ -26,7 +27,7 @@ from daefr.settings.training import (
     RestorationTraining,
     TrainingConfig,
 )
-from daefr.speed import Speed
+from daefr.speed import arrange_batch, autocast, prepare_network
 from daefr.stages import RestorationStage, Stage, build_stage
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
@@ -69,14 +70,14 @@ class Workload:
         if not context.on_gpu:
             # compiling for a CPU takes minutes: there, the graphs are traced and then run as they are
             compilation.BACKEND = "eager"
-        self.stage = self.speed.prepare(copy.deepcopy(master), context.device).train()
+        self.stage = prepare_network(copy.deepcopy(master), self.speed, context.device).train()
         self.state = TrainingState(self.stage, self.training)
         self.optimization = Optimization(self.state, context.device)
         self.images = self.arrange(random_images(context.network.autoencoder.resolution, self.batch_size))
 
     def arrange(self, images: Batch) -> Batch:
         """Move a batch to the device, in the layout of the mode."""
-        return self.speed.arrange(images, self.context.device)
+        return arrange_batch(images, self.speed, self.context.device)
 
     def step(self, images: Batch | None = None) -> dict[str, Tensor]:
         """Take one training step; return its scalars, on the device."""
@@ -131,11 +132,11 @@ def matrix_rate(context: Context, dtype: torch.dtype) -> float:
 def restore(context: Context, speed: Speed, batch: int) -> Callable[[], Tensor]:
     """Return a call that restores a batch of random images."""
     stage = restoration_stage(context)
-    model = speed.prepare(stage.generator, context.device).eval()
-    images = speed.arrange(random_images(context.network.autoencoder.resolution, batch), context.device)["lq"]
+    model = prepare_network(stage.generator, speed, context.device).eval()
+    images = arrange_batch(random_images(context.network.autoencoder.resolution, batch), speed, context.device)["lq"]
 
     def call() -> Tensor:
-        with speed.autocast_on(context.device):
+        with autocast(speed, context.device):
             return model.restore(images).image
 
     return call
