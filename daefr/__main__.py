@@ -25,6 +25,7 @@ from daefr.metrics.options import add_measure_options, add_statistics_options
 from daefr.released import Unseen, export_released, import_released
 from daefr.restore.command import add_restore_options, restore
 from daefr.stages import STAGES
+from daefr.train import add_train_options, train_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     restoring = commands.add_parser("restore", help="restore the faces of photographs, or aligned crops")
     add_restore_options(restoring)
     _add_device(restoring)
+    add_train_options(commands.add_parser("train", help="train one stage on this machine, without Ray and MLflow"))
     _add_align(commands.add_parser("align", help="cut aligned crops of the faces out of photographs"))
     _add_import(commands.add_parser("import", help="turn a released .ckpt file into a checkpoint directory"))
     add_measure_options(commands.add_parser("measure", help="measure restored images: PSNR, SSIM, NIQE and others"))
@@ -101,6 +103,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _restore(options: argparse.Namespace) -> int:
     _device(options.device)
     return restore(options)
+
+
+def _train(options: argparse.Namespace) -> int:
+    _device(options.device)
+    return train_command(options)
 
 
 def _align(options: argparse.Namespace) -> int:
@@ -192,6 +199,7 @@ def _device(name: str) -> torch.device:
 
 COMMANDS = {
     "restore": _restore,
+    "train": _train,
     "align": _align,
     "measure": _measure,
     "fid-statistics": _compute_statistics,
