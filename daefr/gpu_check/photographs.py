@@ -50,7 +50,7 @@ def _run(context: Context, *, detect: bool) -> Outcome:
     _time(detector, "find", "detector", timers, context)
     stage = restoration_stage(context)
     _time(stage.generator, "restore", "network", timers, context)
-    restorer = Restorer(stage, context.device, detector=detector)  # type: ignore[arg-type]
+    restorer = Restorer(stage, context.device, detector=detector)
     restorer(photographs[0])
     timers.clear()
     found, start = 0, time.perf_counter()

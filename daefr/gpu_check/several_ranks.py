@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from daefr import ranks
@@ -27,7 +28,7 @@ SAME = ("restoration",)
 
 def checks(context: Context) -> Iterator[Check]:
     """See the module."""
-    yield Check("two ranks on one device over gloo", lambda: _two_ranks(context), seconds=90)
+    yield Check("two ranks on one device over gloo", lambda: _two_ranks(context), seconds=120)
     yield Check("NCCL with one rank", lambda: _nccl(context), seconds=60)
 
 
@@ -122,4 +123,4 @@ def _join(backend: str, rank: int, count: int, folder: Path, context: Context) -
 
 
 def _spawn(function: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
-    torch.multiprocessing.spawn(function, arguments, nprocs=count)
+    spawn(function, arguments, nprocs=count)  # type: ignore[no-untyped-call]
