@@ -34,6 +34,7 @@ COMMANDS = {
     "fid-statistics": Command("daefr.cli.fid_statistics", "compute the statistics of real images for FID"),
     "data show": Command("daefr.cli.data_show", "describe a dataset and draw some of its faces"),
     "degradations preview": Command("daefr.cli.degradations_preview", "draw what a degradation recipe does to a face"),
+    "train": Command("daefr.cli.train", "train one stage on this machine, without Ray and MLflow"),
     "bench": Command("daefr.cli.bench", "measure the speed of training steps and of restoring"),
     "gpu-check": Command("daefr.cli.gpu_check", "check and measure what a GPU does with this project"),
 }

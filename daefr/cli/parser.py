@@ -22,7 +22,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse; unknown options are reported first, as argparse would rather name a required one that is missing."""
         self._check_names(args or [])
-        return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2 after one line."""

@@ -11,10 +11,23 @@ from daefr.gpu_check.checks import Check, Figures, Outcome
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import Mode, Workload, seconds_per_call
 from daefr.network.blocks import Upsample
-from daefr.network.normalization import group_norm
+from daefr.network.normalization import GroupNorm, group_norm
 from daefr.settings.speed import Speed
 
-LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+NORMALIZATIONS = {
+    "torch_channels_last": (torch.channels_last, False),
+    "torch_contiguous": (torch.contiguous_format, False),
+    "own_channels_last": (torch.channels_last, True),
+}
+"""Memory layout, and whether it is computed by operations that keep it."""
+STEPS = {
+    "defaults": Speed(),
+    "contiguous": Speed(channels_last=False),
+    "group_norm=channels_last": Speed(group_norm="channels_last"),
+    "upsample=nearest": Speed(upsample="nearest"),
+    "cudnn_benchmark=false": Speed(cudnn_benchmark=False),
+}
+"""Options of which a whole step shows the effect."""
 
 
 def checks(context: Context) -> Iterator[Check]:
@@ -23,12 +36,8 @@ def checks(context: Context) -> Iterator[Check]:
     yield Check("group normalization by layout", lambda: _normalization(context))
     if not context.on_gpu:
         return
-    for name, speed in (
-        ("channels last", Speed(channels_last=True)),
-        ("contiguous", Speed(channels_last=False)),
-    ):
+    for name, speed in STEPS.items():
         yield Check(f"eager step, {name}", partial(_step, context, speed))
-    yield Check("eager step, cuDNN benchmark on and off", lambda: _benchmark(context))
 
 
 def _upsampling(context: Context) -> Outcome:
@@ -48,34 +57,20 @@ def _normalization(context: Context) -> Outcome:
     figures: Figures = {}
     for channels, side in _levels(context):
         norm = group_norm(context.network.autoencoder.groups, channels).to(context.device)
-        for name, layout in LAYOUTS.items():
-            normalize = partial(_normalize, norm)
+
+        def normalize(x: Tensor, norm: GroupNorm = norm) -> Tensor:
+            return F.silu(norm(x))
+
+        for name, (layout, kept) in NORMALIZATIONS.items():
+            norm.keep_channels_last = kept
             figures[f"{name}_{channels}x{side}"] = _both_ways(context, normalize, channels, side, layout)
-    return Outcome(_with_sums(figures, LAYOUTS))
-
-
-def _normalize(norm: torch.nn.Module, x: Tensor) -> Tensor:
-    return F.silu(norm(x))
+    return Outcome(_with_sums(figures, tuple(NORMALIZATIONS)))
 
 
 def _step(context: Context, speed: Speed) -> Outcome:
     chosen = speed.model_copy(update={"autocast": "bfloat16" if context.on_gpu else "off", "compile": False})
     workload = Workload(context, "hq_codebook", Mode(bfloat16=context.on_gpu, compiled=False), speed=chosen)
     return Outcome({"seconds_per_step": seconds_per_call(context, workload.step, 2 if context.quick else 8)})
-
-
-def _benchmark(context: Context) -> Outcome:
-    before = torch.backends.cudnn.benchmark
-    figures: Figures = {}
-    for chosen in (True, False):
-        torch.backends.cudnn.benchmark = chosen
-        workload = Workload(context, "hq_codebook", Mode(bfloat16=context.on_gpu, compiled=False))
-        # which may choose for itself
-        torch.backends.cudnn.benchmark = chosen
-        seconds = seconds_per_call(context, workload.step, 2 if context.quick else 8)
-        figures["on_seconds" if chosen else "off_seconds"] = seconds
-    torch.backends.cudnn.benchmark = before
-    return Outcome(figures)
 
 
 def _both_ways(
@@ -99,6 +94,6 @@ def _levels(context: Context) -> list[tuple[int, int]]:
     return list(zip(sizes.widths, sizes.level_resolutions, strict=True))
 
 
-def _with_sums(figures: Figures, prefixes: "tuple[str, ...] | dict[str, torch.memory_format]") -> Figures:
+def _with_sums(figures: Figures, prefixes: tuple[str, ...]) -> Figures:
     sums = {f"{prefix}_sum": sum(v for name, v in figures.items() if name.startswith(prefix)) for prefix in prefixes}
     return sums | figures

@@ -28,7 +28,7 @@ SAME = ("restoration",)
 
 def checks(context: Context) -> Iterator[Check]:
     """See the module."""
-    yield Check("two ranks on one device over gloo", lambda: _two_ranks(context), seconds=90)
+    yield Check("two ranks on one device over gloo", lambda: _two_ranks(context), seconds=120)
     yield Check("NCCL with one rank", lambda: _nccl(context), seconds=60)
 
 

@@ -1,0 +1,270 @@
+"""The command `python -m daefr train`: a stage on one machine, without Ray or MLflow; alone, or started by torchrun."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from daefr import ranks
+from daefr.checkpoint import Checkpoint, load_checkpoint
+from daefr.cli.device import resolve_device
+from daefr.compiler import missing_compiler
+from daefr.data.manifest import load_manifest
+from daefr.errors import UserError
+from daefr.files import atomic_path, write_atomically
+from daefr.images import Image, encode_png
+from daefr.settings.base import StageName
+from daefr.settings.files import override, read_yaml, validate
+from daefr.settings.network import NetworkConfig
+from daefr.settings.training import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
+from daefr.stages import UPSTREAM, build_stage, continue_from, start_from
+from daefr.training.errors import HungRankError, NonFiniteLossError, StoppedError
+from daefr.training.loop import train
+from daefr.training.rank_vote import nccl_timeout_seconds
+from daefr.training.reporter import FolderReporter
+
+TRAININGS: dict[StageName, type[TrainingConfig]] = {
+    "hq_codebook": AutoencoderTraining,
+    "lq_codebook": AutoencoderTraining,
+    "association": AssociationTraining,
+    "restoration": RestorationTraining,
+}
+CHECKPOINTS, METRICS, IMAGES, CONFIG = "checkpoints", "metrics.jsonl", "images", "config.yaml"
+TIMEOUT_SECONDS = 1800.0
+SHOWN = ("loss", "validation_loss", "samples_per_second")
+"""Metrics that are also printed."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train; return 0, 1 when the training failed, or 128 + the signal that stopped it. Raises `UserError`."""
+    network, training = read_settings(options)
+    with _process_group(resolve_device(options.device)) as device:
+        _check(options, training, device)
+        with LocalReporter(options.out, options.keep_last, options.tensorboard) as reporter:
+            try:
+                _train(options, network, training, device, reporter)
+            except StoppedError as error:
+                _say(f"{error}; the same command resumes")
+                return 128 + reporter.signal
+            except (NonFiniteLossError, HungRankError) as error:
+                sys.stderr.write(f"error: {error}\n")
+                return 1
+    return 0
+
+
+def read_settings(options: argparse.Namespace) -> tuple[NetworkConfig, TrainingConfig]:
+    """Return the settings of the network and of the training, from the configuration file and the overrides."""
+    tree: dict[str, Any] = {"network": {}, "training": {}}
+    if options.config is not None:
+        given = read_yaml(options.config)
+        if "stages" in given:  # a configuration of pipelines
+            stages = given["stages"]
+            if not isinstance(stages, dict) or options.stage not in stages:
+                raise UserError(f"{options.config} has no settings stages.{options.stage}")
+            given = {"network": given.get("network"), "training": stages[options.stage]}
+        if unknown := sorted(set(given) - set(tree)):
+            raise UserError(f"{options.config}: unknown key {unknown[0]}: valid keys are network and training")
+        tree |= {key: value for key, value in given.items() if value is not None}
+    for assignment in options.overrides:
+        of_network = assignment.startswith("network.")
+        override(tree if of_network else tree["training"], assignment)
+    source = str(options.config or "settings")
+    return (
+        validate(NetworkConfig, tree["network"], f"{source}, network"),
+        validate(TRAININGS[options.stage], tree["training"], f"{source}, training of {options.stage}"),
+    )
+
+
+def _check(options: argparse.Namespace, training: TrainingConfig, device: torch.device) -> None:
+    training.check_device(device.type)
+    if training.part % ranks.count():
+        raise UserError(f"a batch of {training.part} cannot be split evenly over {ranks.count()} ranks")
+    if training.speed.on(device.type).compile and (missing := missing_compiler(device.type)):
+        raise UserError(f"torch.compile finds {missing}: install one, or train with speed.compile=false")
+    if options.dataloader_workers < 0:
+        raise UserError(f"--dataloader-workers is {options.dataloader_workers}; it must be 0 or more")
+
+
+def _train(
+    options: argparse.Namespace,
+    network: NetworkConfig,
+    training: TrainingConfig,
+    device: torch.device,
+    reporter: "LocalReporter",
+) -> None:
+    training = training.in_steps(load_manifest(options.dataset).samples("train"))
+    resume = reporter.resume()
+    if resume is not None and resume.stage != options.stage:
+        raise UserError(f"{options.out} holds a training of {resume.stage}, not of {options.stage}")
+    if resume is not None and resume.network != network:
+        raise UserError(
+            f"{options.out} holds a training of another network: see its {CONFIG}, or choose another folder"
+        )
+    stage = build_stage(options.stage, network, training, options.seed)
+    fresh = resume is None and _load_initial(options, training, stage)
+    step = resume.trainer()["step"] if resume is not None else 0
+    reporter.begin(step, {"network": network, "training": training})
+    _say(f"{options.stage}: {f'resuming after step {step}' if step else 'training'}, {training.last_step} steps in all")
+    train(
+        stage,
+        training,
+        options.dataset,
+        reporter,
+        seed=options.seed,
+        device=device,
+        from_scratch=fresh,
+        resume=resume,
+        dataloader_workers=options.dataloader_workers,
+        timeout_seconds=TIMEOUT_SECONDS,
+    )
+    _say(f"{options.stage}: trained {training.last_step} steps; checkpoints are in {options.out / CHECKPOINTS}")
+
+
+def _load_initial(options: argparse.Namespace, training: TrainingConfig, stage: Any) -> bool:
+    """Fill a stage from the checkpoints that were given; return whether its weights are still the random ones."""
+    initial = options.initial_checkpoint or (Path(training.start) if training.start else None)
+    if initial is not None:
+        continue_from(stage, load_checkpoint(initial))
+        return False
+    upstream: dict[StageName, Checkpoint] = {}
+    for name in UPSTREAM[stage.name]:
+        path: Path | None = getattr(options, name)
+        if path is None:
+            raise UserError(f"{stage.name} starts from {name}: give its checkpoint as --{name.replace('_', '-')} DIR")
+        upstream[name] = load_checkpoint(path)
+    start_from(stage, upstream)
+    return not upstream
+
+
+@contextlib.contextmanager
+def _process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join the other ranks if torchrun started this process; give this rank's device."""
+    if "WORLD_SIZE" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise UserError(f"rank {os.environ['RANK']} has no GPU: this machine has {torch.cuda.device_count()}")
+        torch.cuda.set_device(device)
+    backend, timeout = (
+        ("nccl", nccl_timeout_seconds(TIMEOUT_SECONDS)) if device.type == "cuda" else ("gloo", TIMEOUT_SECONDS)
+    )
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class _TensorBoard:
+    writer: Any
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+
+class LocalReporter(FolderReporter):
+    """Keeps checkpoints, metrics as JSON lines, images as PNG files, and where asked for TensorBoard events.
+
+    Only rank 0 writes. SIGTERM and Ctrl-C end the training after the current step, with a checkpoint; a second Ctrl-C
+    ends it at once.
+    """
+
+    def __init__(self, folder: Path, keep_last: int, tensorboard: Path | None = None) -> None:
+        """Report into `folder`. Raises `UserError` where TensorBoard is asked for and not installed."""
+        if keep_last < 1:
+            raise UserError(f"--keep-last is {keep_last}; it must be 1 or more")
+        super().__init__(folder / CHECKPOINTS, keep_last)
+        self._out = folder
+        self._tensorboard = _open_tensorboard(tensorboard) if tensorboard is not None and _is_first() else None
+        self._handlers: dict[int, Any] = {}
+        self.signal = 0
+        """The number of the signal that stops the training, 0 for none."""
+
+    def __enter__(self) -> "LocalReporter":
+        """Listen to signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Handle signals as before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._tensorboard is not None:
+            self._tensorboard.writer.close()
+
+    def begin(self, step: int, settings: dict[str, Any]) -> None:
+        """Prepare the folder for a training that begins after `step`: metrics of later steps will come again."""
+        if not _is_first():
+            return
+        self._out.mkdir(parents=True, exist_ok=True)
+        tree = {key: value.model_dump(mode="json") for key, value in settings.items()}
+        write_atomically(self._out / CONFIG, yaml.safe_dump(tree, sort_keys=False))
+        path = self._out / METRICS
+        lines = path.read_text().splitlines() if path.is_file() else []
+        write_atomically(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Append a line to the metrics' file."""
+        super().metrics(step, values)
+        with (self._out / METRICS).open("a") as stream:
+            stream.write(json.dumps({"step": step, **values}) + "\n")
+        if self._tensorboard is not None:
+            self._tensorboard.metrics(step, values)
+        _say(f"step {step}: " + ", ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values))
+
+    def image(self, step: int, name: str, image: Image) -> None:
+        """Write a PNG file."""
+        folder = self._out / IMAGES
+        folder.mkdir(exist_ok=True)
+        with atomic_path(folder / f"step-{step:09d}-{name.replace(' ', '_')}.png") as temporary:
+            temporary.write_bytes(encode_png(image))
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        self.stop.set()
+
+
+def _open_tensorboard(folder: Path) -> _TensorBoard:
+    if find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard, or leave the option out")
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # imports TensorBoard
+
+    return _TensorBoard(SummaryWriter(str(folder)))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # a line that a kill cut off
+        return float("inf")
+
+
+def _is_first() -> bool:
+    return ranks.rank() == 0
+
+
+def _say(line: str) -> None:
+    if _is_first():
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
