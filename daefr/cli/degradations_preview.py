@@ -11,11 +11,12 @@ from pathlib import Path
 
 from daefr.errors import UserError
 
+# stated here as well, as importing the recipes would load OpenCV and SciPy for the help
+RECIPES = ("daefr-mild", "daefr-severe", "gfpgan", "codeformer", "real-esrgan")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    from degradations.recipes import RECIPES
-
     parser.add_argument("face", metavar="FACE", type=Path, help="a square face crop: PNG, JPEG or WebP")
     parser.add_argument("--recipe", required=True, choices=RECIPES, help="which recipe")
     parser.add_argument("--out", metavar="PNG", type=Path, default=Path("sheet.png"), help="default: %(default)s")

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import daefr
-from daefr.cli import COMMANDS, main
+from daefr.cli import COMMANDS, degradations_preview, main
 from daefr.cli.device import resolve_device
 from daefr.errors import UserError
 from daefr.locate import find_model
+from degradations import RECIPES
 from tests.daefr import tiny
 
 HELP = [["--help"], *([*name.split(), "--help"] for name in COMMANDS)]
@@ -57,7 +58,7 @@ for arguments in {HELP!r} + [["restore", "IN", "OUT", "--model", "models:/x@cham
         main(arguments)
     except SystemExit as stopped:
         assert stopped.code == 0, arguments
-    assert "torch" not in sys.modules, arguments
+    assert not {{"torch", "cv2", "scipy"}} & set(sys.modules), arguments
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -84,6 +85,10 @@ def test_what_was_probably_meant_is_suggested(
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1
     assert meant in line.partition("did you mean")[2]
+
+
+def test_every_recipe_can_be_previewed() -> None:
+    assert set(degradations_preview.RECIPES) == set(RECIPES)
 
 
 def test_an_unknown_device_is_answered_with_those_that_exist() -> None:
