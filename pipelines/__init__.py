@@ -1,1 +1,1 @@
-"""Cluster jobs: each file with a `main` is a step that runs alone; full.py chains them all."""
+"""Cluster jobs: one folder per step, `commands` and `chain` above them, `engine`, `tracking` and `storage` below."""

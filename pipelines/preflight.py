@@ -12,6 +12,7 @@ from daefr.settings.training import AutoencoderTraining
 from pipelines.config import RunConfig
 from pipelines.engine import cluster
 from pipelines.promote.settings import OF_EVALUATION, measure_of
+from pipelines.train.compiler import no_compiler
 
 
 def check(config: RunConfig) -> None:
@@ -69,14 +70,6 @@ def check_nodes(config: RunConfig, stages: Iterable[StageName] = STAGES) -> None
                 continue
             if lacks is not None:
                 raise UserError(no_compiler(names[0], address, lacks))
-
-
-def no_compiler(stage: StageName, node: str, lacks: str) -> str:
-    """Return the sentence on a node that cannot compile a stage's network."""
-    return (
-        f"{stage} compiles its network, but node {node} has {lacks}: install it, as infra/Dockerfile does, or set "
-        f"stages.{stage}.speed.compile=false, which trains slower"
-    )
 
 
 def _compiles(config: RunConfig, name: StageName) -> bool:

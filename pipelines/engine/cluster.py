@@ -15,12 +15,7 @@ import ray
 
 from daefr.errors import UserError
 from daefr.version import find_checkout
-
-
-def in_ray_job() -> bool:
-    """Tell whether this process was submitted to a cluster as a job."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
+from pipelines.storage.paths import in_ray_job
 
 RAY_TRAIN = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check
@@ -33,8 +28,8 @@ RAY_TRAIN = {
 _starter = ThreadPoolExecutor(1, thread_name_prefix="ray")
 
 
-def joins() -> bool:
-    """Tell whether `connect` joins a cluster that is there, rather than start one."""
+def joins_existing() -> bool:
+    """Tell whether `connect` joins an existing cluster rather than start one."""
     return "RAY_ADDRESS" in os.environ
 
 
@@ -48,7 +43,7 @@ def _connect() -> None:
         return
     for name, value in RAY_TRAIN.items():
         os.environ.setdefault(name, value)
-    if joins():
+    if joins_existing():
         # a job's code reaches the workers with its working directory
         ray.init(runtime_env=None if in_ray_job() else _project_on_path(), log_to_driver=False)
         return
@@ -84,8 +79,8 @@ def cpus() -> float:
 
 
 def idle_cpus() -> float:
-    """CPUs of the whole cluster that no block of this process holds by `room`."""
-    return cpus() - _taken["CPU"]
+    """CPUs of the whole cluster that no block of this process holds by `reserve`."""
+    return cpus() - _reserved["CPU"]
 
 
 def gpu_share() -> float:
@@ -96,73 +91,77 @@ def gpu_share() -> float:
 
 SECONDS_TO_FREE = 10
 
-_taken: Counter[str] = Counter()
-_freed = threading.Condition()
+_reserved: Counter[str] = Counter()
+_released = threading.Condition()
 
 
 @contextmanager
-def room(name: str, wanted: dict[str, float], say: Callable[[str], None], patience: float = 0) -> Iterator[None]:
+def reserve(
+    name: str, needed: dict[str, float], log: Callable[[str], None], unavailable_timeout_s: float = 0
+) -> Iterator[None]:
     """Hold resources of the cluster while the block runs, after waiting until nobody else holds them.
 
-    Raises `UserError` when the whole cluster has less than is wanted: on a cluster that others started, where nodes
-    come and go, after `patience` seconds.
+    Raises `UserError` when the whole cluster has less than is needed: on an existing cluster, whose nodes come and go,
+    after waiting for `unavailable_timeout_s`.
     """
-    _wait_for_nodes(name, wanted, say, patience if "RAY_ADDRESS" in os.environ else 0)
-    whole = ray.cluster_resources()
+    _wait_for_nodes(name, needed, log, unavailable_timeout_s if joins_existing() else 0)
+    total = ray.cluster_resources()
 
     def fits() -> bool:
-        return all(_taken[kind] + amount <= whole.get(kind, 0) for kind, amount in wanted.items())
+        return all(_reserved[kind] + amount <= total.get(kind, 0) for kind, amount in needed.items())
 
-    with _freed:
+    with _released:
         if not fits():
-            say(f"{name}: waits for {listed(wanted)}")
-            _freed.wait_for(fits)
-        _taken.update(wanted)
+            log(f"{name}: waiting for {format_resources(needed)}")
+            _released.wait_for(fits)
+        _reserved.update(needed)
     try:
-        _wait_for_others(name, wanted, say)
+        _wait_for_others(name, needed, log)
         yield
     finally:
-        with _freed:
-            _taken.subtract(wanted)
-            _freed.notify_all()
+        with _released:
+            _reserved.subtract(needed)
+            _released.notify_all()
 
 
-def listed(amounts: Mapping[str, float]) -> str:
-    """Return resources in words."""
+def format_resources(amounts: Mapping[str, float]) -> str:
+    """Return amounts of resources as text, such as `4 CPU, 1 GPU`."""
     return ", ".join(f"{amount:g} {kind}" for kind, amount in amounts.items())
 
 
 def free(kinds: Iterable[str]) -> dict[str, float]:
-    """Return what of these resources nobody holds now."""
+    """Return how much of these resources nobody holds now."""
     available = ray.available_resources()
     return {kind: available.get(kind, 0.0) for kind in kinds}
 
 
-def _wait_for_nodes(name: str, wanted: Mapping[str, float], say: Callable[[str], None], patience: float) -> None:
-    deadline, told = time.monotonic() + patience, False
-    while lacking := {k: v for k, v in wanted.items() if v > ray.cluster_resources().get(k, 0)}:
-        has = listed({kind: ray.cluster_resources().get(kind, 0) for kind in lacking})
+def _wait_for_nodes(name: str, needed: Mapping[str, float], log: Callable[[str], None], timeout_s: float) -> None:
+    deadline, logged = time.monotonic() + timeout_s, False
+    while lacking := {k: v for k, v in needed.items() if v > ray.cluster_resources().get(k, 0)}:
+        total = format_resources({kind: ray.cluster_resources().get(kind, 0) for kind in lacking})
         if time.monotonic() >= deadline:
-            raise UserError(f"compute.{name} wants {listed(lacking)}, but the cluster has {has}")
-        if not told:
-            say(f"{name}: waits up to {patience:.0f} s for nodes: it wants {listed(lacking)}, the cluster has {has}")
-            told = True
+            raise UserError(f"compute.{name} needs {format_resources(lacking)}, but the cluster has {total}")
+        if not logged:
+            log(
+                f"{name}: waiting up to {timeout_s:.0f} s for nodes: {format_resources(lacking)} needed, "
+                f"the cluster has {total}"
+            )
+            logged = True
         time.sleep(1)
 
 
-def _wait_for_others(name: str, wanted: Mapping[str, float], say: Callable[[str], None]) -> None:
-    """Wait until no other job holds what is wanted; Ray would wait as well, but silently."""
-    start, told = time.monotonic(), False
-    while lacking := {kind: has for kind, has in free(wanted).items() if has < wanted[kind]}:
-        # a moment after a stage has ended, what it held is not free yet
-        if not told and time.monotonic() - start > SECONDS_TO_FREE:
-            say(f"{name}: waits for {listed(wanted)}, which others hold: {listed(lacking)} free")
-            told = True
+def _wait_for_others(name: str, needed: Mapping[str, float], log: Callable[[str], None]) -> None:
+    """Wait until no other job holds what is needed; Ray would wait as well, but silently."""
+    start, logged = time.monotonic(), False
+    while lacking := {kind: has for kind, has in free(needed).items() if has < needed[kind]}:
+        # what a stage held is not free until a moment after its end
+        if not logged and time.monotonic() - start > SECONDS_TO_FREE:
+            log(f"{name}: waiting for {format_resources(needed)}, which others hold: {format_resources(lacking)} free")
+            logged = True
         time.sleep(0.5)
 
 
 def _project_on_path() -> dict[str, dict[str, str]]:
     """Return the environment of the workers: a checkout's code comes before a package that is installed as well."""
-    checkout = find_checkout()
-    paths = [str(checkout or ""), os.environ.get("PYTHONPATH", "")]
+    paths = [str(find_checkout() or ""), os.environ.get("PYTHONPATH", "")]
     return {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}}

@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it: bars for a person at a terminal, plain lines in a job's log."""
+"""Progress of a run: bars at a terminal, plain lines in a job's log."""
 
 import sys
 import threading
@@ -30,7 +30,7 @@ class Bar:
             self._bar.update(done - self._done)
         elif done != self._done and (done == self._total or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES):
             rate = (done - self._first) / max(time.monotonic() - self._start, 1e-6)
-            say(f"{self._name}: {self._of_total(done, rate)} {rate:.2f} a second{note and ', '}{note}")
+            say(f"{self._name}: {self._of_total(done, rate)} {rate:.2f}/s{note and ', '}{note}")
             self._last_line = time.monotonic()
         self._done = done
 
@@ -63,85 +63,87 @@ def bar(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Bar]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What stands on a `Board`, with the lines that were told since it was read before."""
+class ProgressSnapshot:
+    """The state of a `ProgressActor`, with the lines that were logged since the snapshot before."""
 
     done: int
     note: str
     lines: list[str]
-    running: bool
-    held: Any
-    """What the work was last known to hold of the cluster."""
+    is_running: bool
+    placement: Any
+    """The placement group that the work was last known to hold."""
 
 
-class Board:
-    """A Ray actor between a piece of work that runs anywhere and the driver: how far it is, what to tell, when to stop.
+class ProgressActor:
+    """A Ray actor between work that runs anywhere and the driver: how much is done, log lines, the request to stop.
 
-    The work begins, and is lost or begun anew by others, perhaps several times; in between nobody works.
+    The work may be lost and resumed by other workers several times; in between no worker runs.
     """
 
     def __init__(self) -> None:
         """Begin with nothing done."""
         self._done, self._note, self._lines = 0, "", list[str]()
-        self._running = self._stopping = False
+        self._is_running = self._stop_requested = False
         self._idle_since = time.time()
-        self._held: Any = None
+        self._placement: Any = None
 
-    def begin(self, held: Any) -> float:
-        """Note that the work has begun, and what it holds of the cluster.
+    def mark_started(self, placement: Any) -> float:
+        """Note that workers run, and the placement group that they hold; return the last time any worker was seen.
 
-        Returns since when nobody was seen to work, as `time.time` tells it.
+        Times are those of `time.time`.
         """
-        self._running, self._held = True, held
+        self._is_running, self._placement = True, placement
         return self._idle_since
 
-    def lose(self, line: str) -> None:
-        """Note that nobody works now, and have the driver say why."""
-        self._running, self._idle_since = False, time.time()
-        self._lines.append(line)
+    def mark_stopped(self, reason: str) -> None:
+        """Note that no worker runs, and log why."""
+        self._is_running, self._idle_since = False, time.time()
+        self._lines.append(reason)
 
-    def write(self, done: int, note: str) -> None:
+    def update(self, done: int, note: str) -> None:
         """Note how much is done."""
         self._done, self._note, self._idle_since = done, note, time.time()
 
-    def tell(self, line: str) -> None:
-        """Have the driver say a line."""
+    def log(self, line: str) -> None:
+        """Have the driver print a line."""
         self._lines.append(line)
 
-    def stop(self) -> None:
-        """Ask the work to end as soon as it can."""
-        self._stopping = True
+    def request_stop(self) -> None:
+        """Ask the work to stop as soon as it can."""
+        self._stop_requested = True
 
-    def stopping(self) -> bool:
-        """Tell whether the work was asked to end."""
-        return self._stopping
+    def stop_requested(self) -> bool:
+        """Tell whether the work was asked to stop."""
+        return self._stop_requested
 
-    def read(self) -> Reading:
-        """Return what is to be shown."""
+    def snapshot(self) -> ProgressSnapshot:
+        """Return the state, and forget the lines."""
         lines, self._lines = self._lines, []
-        return Reading(self._done, self._note, lines, self._running, self._held)
+        return ProgressSnapshot(self._done, self._note, lines, self._is_running, self._placement)
 
 
 @contextmanager
-def follow(board: Any, shown: Bar, watch: Callable[[Reading], None], stop_when: threading.Event) -> Iterator[None]:
-    """Show what is written on `board`, a handle of a `Board` actor, while the block runs.
+def follow(
+    progress: Any, shown: Bar, watch: Callable[[ProgressSnapshot], None], stop_when: threading.Event
+) -> Iterator[None]:
+    """Show the state of `progress`, a handle of a `ProgressActor`, while the block runs.
 
-    `watch` is called each second with what was read; when `stop_when` is set, the work is asked to end.
+    `watch` is called with each snapshot, once per second; when `stop_when` is set, the work is asked to stop.
     """
     stop = threading.Event()
 
     def show() -> None:
         if stop_when.is_set():
-            board.stop.remote()
-        reading = ray.get(board.read.remote(), timeout=10)
-        for line in reading.lines:
+            progress.request_stop.remote()
+        snapshot = ray.get(progress.snapshot.remote(), timeout=10)
+        for line in snapshot.lines:
             say(line)
-        shown.update(reading.done, reading.note)
-        watch(reading)
+        shown.update(snapshot.done, snapshot.note)
+        watch(snapshot)
 
     def poll() -> None:
         while not stop.wait(1.0):
-            with suppress(ray.exceptions.RayError):  # the work goes on without an audience
+            with suppress(ray.exceptions.RayError):  # the work does not depend on being shown
                 show()
 
     thread = threading.Thread(target=poll, name="progress", daemon=True)

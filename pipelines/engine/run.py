@@ -1,105 +1,149 @@
-"""A run: a configuration with a place to work in, and a parent run in MLflow."""
+"""A run: a directory to work in, a parent run in MLflow, and the execution of steps below both."""
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from daefr.errors import UserError
+from daefr.files import write_atomically
 from daefr.version import NAME, find_checkout, find_version
-from pipelines.config import RunConfig
 from pipelines.engine import cluster
 from pipelines.engine.digest import digest
 from pipelines.engine.progress import say
-from pipelines.engine.step import Committed, StepInput, Work, execute
-from pipelines.tracking.client import MetricWriter, Tracking
+from pipelines.engine.step import (
+    MANIFEST,
+    Step,
+    StepContext,
+    StepKey,
+    StepManifest,
+    StepOutput,
+    StepResult,
+    find_result,
+)
+from pipelines.storage.paths import absolute
+from pipelines.tracking.client import Tracking
+from pipelines.tracking.settings import TrackingConfig
 
 DATABASE = "mlflow.db"
+STEPS = "steps"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every step is given."""
+    """Executes steps in a run directory, each below the run's MLflow run."""
 
-    config: RunConfig
     workdir: Path
     tracking: Tracking
-    parent: str
-    only: tuple[str, ...] | None = None
-    """The steps that may be executed; all others must be committed. None allows every step."""
+    run_id: str
+    executable: tuple[str, ...] | None = None
+    """The names of the steps that may be executed; all others must be committed. None allows every step."""
 
-    def step(
-        self,
-        name: str,
-        version: int,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, StepInput],
-        work: Work,
-        *,
-        holds: Callable[[Committed], bool] = lambda _: True,
-    ) -> Committed:
-        """Find or execute a step of this run. See `pipelines.engine.step.execute`."""
-        return execute(
-            name=name,
-            version=version,
-            settings=settings,
-            inputs=inputs,
-            workdir=self.workdir,
-            tracking=self.tracking,
-            parent=self.parent,
-            work=work,
-            say=say,
-            allowed=self.only is None or name in self.only,
-            holds=holds,
+    def execute(self, step: Step) -> StepResult:
+        """Return the step's result if it is committed and valid; else run the step, or resume it, and commit it.
+
+        When the step raises, its MLflow run is marked as failed, and its folder stays for the next attempt. Raises
+        `UserError` when the step is not committed and must not be executed in this run.
+        """
+        key = step.key()
+        folder = self.workdir / STEPS / key.folder
+        result = find_result(folder)
+        if result is not None and step.is_still_valid(result):
+            say(f"{key.name}: up to date, {folder}")
+        elif self.executable is not None and key.name not in self.executable:
+            raise UserError(
+                f"{key.name} has not been run with this configuration and data in {self.workdir}: run it first"
+            )
+        else:
+            result = self._run(step, key, folder)
+        self.tracking.link(self.run_id, f"daefr.{key.name}", result.manifest.run_id)
+        return result
+
+    def _run(self, step: Step, key: StepKey, folder: Path) -> StepResult:
+        say(f"{key.name}: {'resuming' if folder.exists() else 'starting'}, {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        run_id = self.tracking.start_run(
+            key.name,
+            key.fingerprint,
+            parent=self.run_id,
+            params=key.settings,
+            tags={f"daefr.input.{name}": f"{value.origin} {value.digest}" for name, value in key.inputs.items()},
         )
+        start = time.monotonic()
+        try:
+            output = step.run(StepContext(folder, self.workdir, self.tracking, run_id, self.run_id))
+        except BaseException as error:
+            self.tracking.finish(run_id, "FAILED", str(error) or type(error).__name__)
+            raise
+        result = self._commit(key, folder, run_id, output, round(time.monotonic() - start, 3))
+        self.tracking.finish(run_id, "FINISHED")
+        say(f"{key.name}: done in {result.manifest.seconds:.0f} s")
+        return result
 
-    def writer(self, run_id: str) -> MetricWriter:
-        """Write metrics and images of a step's MLflow run."""
-        return MetricWriter(self.tracking, run_id)
+    def _commit(self, key: StepKey, folder: Path, run_id: str, output: StepOutput, seconds: float) -> StepResult:
+        manifest = StepManifest(
+            step=key.name,
+            version=key.version,
+            fingerprint=key.fingerprint,
+            settings=key.settings,
+            inputs=key.inputs,
+            outputs=output.outputs,
+            files=output.files,
+            run_id=run_id,
+            revision=self.tracking.revision,
+            finished=datetime.now(UTC),
+            seconds=seconds,
+        )
+        write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        return StepResult(folder, manifest)
 
 
 @contextmanager
-def open_run(config: RunConfig, name: str, only: tuple[str, ...] | None = None) -> Iterator[Run]:
-    """Open the run directory, MLflow and the parent run; on the way out, close that run and leave the cluster."""
-    workdir = open_workdir(config.workdir)
-    tracking = open_tracking(config, workdir)
-    settings = config.model_dump(mode="json")
-    parent = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
+def open_run(
+    name: str,
+    workdir: Path,
+    tracking: Tracking,
+    settings: Mapping[str, Any],
+    executable: tuple[str, ...] | None = None,
+) -> Iterator[Run]:
+    """Open the MLflow run of a pipeline; on the way out, close it and disconnect from the cluster.
+
+    `settings` are the whole configuration, which the MLflow run has as its parameters.
+    """
+    run_id = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
     try:
-        yield Run(config, workdir, tracking, parent, only)
+        yield Run(workdir, tracking, run_id, executable)
     except BaseException as error:
-        tracking.finish(parent, "FAILED", str(error) or type(error).__name__)
+        tracking.finish(run_id, "FAILED", str(error) or type(error).__name__)
         raise
     else:
-        tracking.finish(parent, "FINISHED")
+        tracking.finish(run_id, "FINISHED")
     finally:
         cluster.disconnect()
 
 
-def absolute(path: Path) -> Path:
-    """Return a path as the user means it: the working directory of a Ray job is a copy that Ray throws away."""
-    return (Path.home() if cluster.in_ray_job() else Path.cwd()) / path.expanduser()
-
-
-def open_tracking(config: RunConfig, workdir: Path) -> Tracking:
-    """Open a configuration's MLflow; without a server's address, that is a file in the run's directory."""
-    uri = config.tracking.uri or f"sqlite:///{workdir}/{DATABASE}"
-    # a server has a place for artifacts of its own, which its clients need no credentials for
-    beside = None if uri.startswith("http") else str(workdir / "artifacts")
-    artifacts = config.tracking.artifacts or beside
-    return Tracking.open(uri, config.tracking.experiment, artifacts, git_revision(), config.compute.patience)
+def open_tracking(settings: TrackingConfig, workdir: Path, unavailable_timeout_s: float) -> Tracking:
+    """Connect to MLflow; without a tracking URI, that is a SQLite file in the run directory."""
+    uri = settings.uri or f"sqlite:///{workdir}/{DATABASE}"
+    # a server has its own place for artifacts, for which its clients need no credentials
+    local_artifacts = None if uri.startswith("http") else str(workdir / "artifacts")
+    return Tracking.open(
+        uri, settings.experiment, settings.artifacts or local_artifacts, git_revision(), unavailable_timeout_s
+    )
 
 
 def open_workdir(path: Path) -> Path:
-    """Return the run directory, made if need be. Raises `UserError` when it cannot be."""
+    """Return the absolute run directory, created if it does not exist. Raises `UserError` when it cannot be created."""
     workdir = absolute(path)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"workdir={workdir} cannot be made: {error.strerror}") from None
+        raise UserError(f"cannot create workdir={workdir}: {error.strerror}") from None
     return workdir.resolve()
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM, which schedulers send some seconds before they kill: trainings write a checkpoint, then the command ends."""
+"""SIGTERM, which schedulers send some seconds before SIGKILL: trainings save a checkpoint, then the command exits."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ _counting = threading.Lock()
 
 
 class TerminatedError(BaseException):
-    """The command was asked to end, like `KeyboardInterrupt`."""
+    """The command received SIGTERM. Like `KeyboardInterrupt`, it is no `Exception`."""
 
 
 @contextmanager
-def heeded(stop_timeout: float) -> Iterator[None]:
-    """Heed SIGTERM while the block runs, which the main thread enters.
+def handle_sigterm(stop_timeout: float) -> Iterator[None]:
+    """Handle SIGTERM while the block runs. Must be entered by the main thread.
 
-    `stop_timeout` seconds after it everything ends, whatever it is doing.
+    The process exits `stop_timeout` seconds after the signal, whatever it is doing.
     """
     global _stop_timeout  # noqa: PLW0603  # as are signals
     _stop_timeout = stop_timeout
@@ -36,7 +36,7 @@ def heeded(stop_timeout: float) -> Iterator[None]:
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Let the block end by itself when SIGTERM comes, for it looks at `requested`; then raise `TerminatedError`."""
+    """Let the block end by itself on SIGTERM, because it checks `requested`; then raise `TerminatedError`."""
     global _trainings  # noqa: PLW0603  # as are signals
     with _counting:
         _trainings += 1
@@ -59,9 +59,9 @@ def _terminate(*_: object) -> None:
     timer.start()
     if not _trainings:
         raise TerminatedError
-    say("SIGTERM: a checkpoint is written, then this ends")
+    say("SIGTERM: saving a checkpoint, then exiting")
 
 
 def _give_up() -> None:
-    say(f"it did not end within {_stop_timeout:g} s: the same command goes on from the last checkpoint")
+    say(f"still running after {_stop_timeout:g} s, exiting: the same command resumes from the last checkpoint")
     os._exit(EXIT_CODE)

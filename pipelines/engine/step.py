@@ -1,23 +1,25 @@
-"""The one rule of the pipeline: a step is a function of its inputs, and its manifest is its commit.
+"""What a step is: a function of its settings and its inputs, whose manifest is its commit.
 
-A step's fingerprint is the hash of its settings, its version and the manifests that it reads. It writes into a folder
-named after that fingerprint, and its `manifest.json` last. A step whose manifest is there is not run again; one that
-was interrupted finds its own folder again. Resuming, caching and lineage are all this rule.
+A step's fingerprint is the hash of its name, version, settings and the digests of its inputs. It writes into a folder
+named after that fingerprint, and its `manifest.json` last. A step whose manifest exists is not run again; one that was
+interrupted finds its own folder again. Resuming, caching and lineage all follow from this rule.
 """
 
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
 from daefr.errors import UserError
-from daefr.files import file_digest, write_atomically
+from daefr.files import file_digest
 from daefr.settings.base import Settings
 from pipelines.engine.digest import digest
-from pipelines.tracking.client import Tracking
+from pipelines.tracking.client import MetricWriter, Tracking
 
 MANIFEST = "manifest.json"
 
@@ -46,91 +48,101 @@ class StepManifest(Settings):
     seconds: float
 
 
-class Committed:
-    """A finished step: its folder and its manifest."""
+@dataclass(frozen=True)
+class StepResult:
+    """A committed step: its folder and its manifest."""
 
-    def __init__(self, folder: Path, manifest: StepManifest) -> None:
-        """Hold what `find` or `execute` found."""
-        self.folder, self.manifest = folder, manifest
+    folder: Path
+    manifest: StepManifest
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The values that the step published in its manifest."""
+        return self.manifest.outputs
 
     def as_input(self) -> StepInput:
-        """Describe this step to one that reads it. A step that was run again is another input, even if equal."""
+        """Describe this result to a step that reads it. A step that was run again is another input, even if equal."""
         return StepInput(digest=file_digest(self.folder / MANIFEST), origin=str(self.folder))
 
 
-Work = Callable[[Path, str], tuple[dict[str, Any], list[str]]]
-"""Does a step: (its folder, its MLflow run) -> (what the manifest should tell, the paths in the folder to rely on)."""
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step's work leaves: the values for its manifest, and the files in its folder that later steps rely on."""
+
+    outputs: dict[str, Any]
+    files: list[str] = field(default_factory=list)
 
 
-def execute(
-    *,
-    name: str,
-    version: int,
-    settings: Mapping[str, Any],
-    inputs: Mapping[str, StepInput],
-    workdir: Path,
-    tracking: Tracking,
-    parent: str,
-    work: Work,
-    say: Callable[[str], None],
-    allowed: bool = True,
-    holds: Callable[[Committed], bool] = lambda _: True,
-) -> Committed:
-    """Return the step if it is committed; else do its work, below the MLflow run `parent`, and commit it.
+@dataclass(frozen=True)
+class StepContext:
+    """What a step works with: its folder, the run directory, its MLflow run, and that of the pipeline around it."""
 
-    `holds` tells whether a committed step is still true to what its fingerprint could not cover; else it runs again.
+    folder: Path
+    workdir: Path
+    tracking: Tracking
+    run_id: str
+    parent_run_id: str
 
-    When the work raises, its run is marked as failed, and whatever it left in its folder stays for the next attempt.
-    Raises `UserError` when the step is not committed and not `allowed` to be executed now.
-    """
-    fingerprint = digest(
-        {"step": name, "version": version, "settings": settings, "inputs": {k: v.digest for k, v in inputs.items()}}
-    )
-    folder = workdir / "steps" / f"{name}-{fingerprint[:12]}"
-    found = find(folder)
-    if found is not None and holds(found):
-        say(f"{name}: kept, {folder}")
-        tracking.link(parent, f"daefr.{name}", found.manifest.run_id)
-        return found
-    if not allowed:
-        raise UserError(f"{name} has not been run with this configuration and data in {workdir}: run it first")
-    say(f"{name}: {'goes on' if folder.exists() else 'starts'}, {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    run_id = tracking.start_run(
-        name,
-        fingerprint,
-        parent=parent,
-        params=dict(settings),
-        tags={f"daefr.input.{key}": f"{value.origin} {value.digest}" for key, value in inputs.items()},
-    )
-    start = time.monotonic()
-    try:
-        outputs, files = work(folder, run_id)
-    except BaseException as error:
-        tracking.finish(run_id, "FAILED", str(error) or type(error).__name__)
-        raise
-    manifest = StepManifest(
-        step=name,
-        version=version,
-        fingerprint=fingerprint,
-        settings=dict(settings),
-        inputs=dict(inputs),
-        outputs=outputs,
-        files=files,
-        run_id=run_id,
-        revision=tracking.revision,
-        finished=datetime.now(UTC),
-        seconds=round(time.monotonic() - start, 3),
-    )
-    write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-    tracking.finish(run_id, "FINISHED")
-    tracking.link(parent, f"daefr.{name}", run_id)
-    say(f"{name}: done in {manifest.seconds:.0f} s")
-    return Committed(folder, manifest)
+    def writer(self, run_id: str | None = None) -> MetricWriter:
+        """Open a writer of metrics and images for the step's MLflow run, or for another one."""
+        return MetricWriter(self.tracking, run_id or self.run_id)
 
 
-def find(folder: Path) -> Committed | None:
-    """Return the step committed in `folder`, or None where there is none, or where a file that it relies on is gone."""
+class Step(ABC):
+    """One step of a pipeline. `pipelines.engine.run.Run.execute` finds, runs, resumes and commits it."""
+
+    version: ClassVar[int]
+    """Raised when the code makes another result of the same settings and inputs."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the step, which its folder and its MLflow run begin with."""
+
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """Return the settings that change the result, as JSON values."""
+
+    @abstractmethod
+    def inputs(self) -> Mapping[str, StepInput]:
+        """Return everything that the step reads, by a name for people."""
+
+    @abstractmethod
+    def run(self, context: StepContext) -> StepOutput:
+        """Do the work in the step's folder, which holds what an interrupted attempt left."""
+
+    def is_still_valid(self, result: StepResult) -> bool:  # noqa: ARG002
+        """Tell whether a committed result is still true to what the fingerprint cannot cover; else it is run again."""
+        return True
+
+    def key(self) -> "StepKey":
+        """Return what determines the result."""
+        return StepKey(self.name, self.version, dict(self.settings()), dict(self.inputs()))
+
+
+@dataclass(frozen=True)
+class StepKey:
+    """What determines a step's result. Equal keys have equal fingerprints, and the same folder."""
+
+    name: str
+    version: int
+    settings: dict[str, Any]
+    inputs: dict[str, StepInput]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The digest of the key; of the inputs, only the content counts."""
+        inputs = {name: value.digest for name, value in self.inputs.items()}
+        return digest({"step": self.name, "version": self.version, "settings": self.settings, "inputs": inputs})
+
+    @property
+    def folder(self) -> str:
+        """The name of the step's folder."""
+        return f"{self.name}-{self.fingerprint[:12]}"
+
+
+def find_result(folder: Path) -> StepResult | None:
+    """Return the result committed in `folder`; None where there is none, or where a file that it lists is missing."""
     try:
         manifest = StepManifest.model_validate_json((folder / MANIFEST).read_text())
     except FileNotFoundError:
@@ -141,4 +153,4 @@ def find(folder: Path) -> Committed | None:
         ) from None
     if not all((folder / file).exists() for file in manifest.files):
         return None
-    return Committed(folder, manifest)
+    return StepResult(folder, manifest)

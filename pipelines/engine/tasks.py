@@ -12,7 +12,7 @@ import ray
 
 from daefr.errors import UserError, one_line
 from pipelines.engine import cluster
-from pipelines.engine.errors import StepFailedError
+from pipelines.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -25,20 +25,20 @@ def run_tasks(
     function: Callable[[Task], Result],
     tasks: Iterable[tuple[Key, Task]],
     *,
-    in_flight: int | None = None,
+    max_in_flight: int | None = None,
     retries: int = 0,
     cpus: float = 1,
     gpus: Callable[[], float] | None = None,
     stop: threading.Event | None = None,
-    lasting: bool = True,
+    reuse_workers: bool = True,
 ) -> Iterator[tuple[Key, Result]]:
     """Run a function on every task; yield each key with its result, in the order in which they are finished.
 
     A task is taken from `tasks` when there is room for it, and forgotten when it is done. By default there are two
     for each CPU of the cluster, which is connected to for the first of them; `gpus` is asked then for a task's share of
-    a GPU. What is in flight when `stop` is set, or when the caller leaves, is cancelled. With `lasting` a process of
-    the cluster runs task after task, without each has one of its own. A task with a share of a GPU always has one of
-    its own: only the end of a process gives all of a GPU's memory back, and an idle one would hold it into the next
+    a GPU. What is in flight when `stop` is set, or when the caller leaves, is cancelled. With `reuse_workers`, a
+    worker process runs task after task; without, each task has a process of its own. So has always a task with a share
+    of a GPU: only the end of a process gives all of a GPU's memory back, and an idle one would hold it into the next
     step. That costs the start of a process and of CUDA per task, some ten seconds of a task of minutes. Raises
     `UserError` as a task raised it, and `StepFailedError` when one failed for good.
     """
@@ -47,35 +47,35 @@ def run_tasks(
     if first is None:
         return
     cluster.connect()
-    room = in_flight or 2 * max(1, int(cluster.cpus()))
+    limit = max_in_flight or 2 * max(1, int(cluster.cpus()))
     gpu_share = gpus() if gpus else 0
     remote = ray.remote(
-        max_calls=0 if lasting and not gpu_share else 1,
+        max_calls=0 if reuse_workers and not gpu_share else 1,
         max_retries=retries,
         retry_exceptions=[StorageError],
         num_cpus=cpus,
         num_gpus=gpu_share,
     )(function)
     stop = stop or threading.Event()
-    flying: dict[Any, Key] = {}
+    in_flight: dict[Any, Key] = {}
     try:
         for key, task in chain([first], waiting):
             if stop.is_set():
                 return
-            flying[remote.remote(task)] = key
-            if len(flying) >= room and _wait(flying, stop):
-                yield _next(flying)
-        while flying and _wait(flying, stop):
-            yield _next(flying)
+            in_flight[remote.remote(task)] = key
+            if len(in_flight) >= limit and _wait(in_flight, stop):
+                yield _next(in_flight)
+        while in_flight and _wait(in_flight, stop):
+            yield _next(in_flight)
     finally:
-        for task_left in flying:
-            ray.cancel(task_left, force=True)
+        for reference in in_flight:
+            ray.cancel(reference, force=True)
 
 
-def _wait(flying: Mapping[Any, Key], stop: threading.Event) -> bool:
+def _wait(in_flight: Mapping[Any, Key], stop: threading.Event) -> bool:
     """Wait for the first task to be finished; tell whether one is, which it may not be when `stop` is set."""
     while not stop.is_set():
-        if ray.wait(list(flying), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)[0]:
+        if ray.wait(list(in_flight), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)[0]:
             return True
     return False
 
@@ -99,7 +99,7 @@ def run_on_actors(
     remote = ray.remote(_Actor).options(
         num_cpus=cpus, num_gpus=gpus, max_restarts=retries, max_task_retries=retries, max_concurrency=1
     )
-    waiting, flying, owners = iter(tasks), dict[Any, Key](), dict[Key, Any]()
+    waiting, in_flight, owners = iter(tasks), dict[Any, Key](), dict[Key, Any]()
 
     def give(owner: Any | None) -> Any | None:
         """Give a task, if one is left, to an actor, or else to a new one; return the actor."""
@@ -109,15 +109,15 @@ def run_on_actors(
         key, task = found
         owner = owner or remote.remote(actor)
         run = owner.run.options(retry_exceptions=[StorageError])
-        flying[run.remote(task)], owners[key] = key, owner
+        in_flight[run.remote(task)], owners[key] = key, owner
         return owner
 
     started = [owner for owner in [give(None) for _ in range(actors)] if owner is not None]
     for owner in started:
         give(owner)
     try:
-        while flying:
-            key, result = _next(flying)
+        while in_flight:
+            key, result = _next(in_flight)
             give(owners.pop(key))
             yield key, result
     finally:
@@ -146,14 +146,14 @@ def run_task(name: str, function: Callable[..., Result], *arguments: object) -> 
     return result
 
 
-def _next(flying: dict[Any, Key]) -> tuple[Key, Any]:
-    (ready, *_), _ = ray.wait(list(flying), num_returns=1)
-    key = flying.pop(ready)
+def _next(in_flight: dict[Any, Key]) -> tuple[Key, Any]:
+    (ready, *_), _ = ray.wait(list(in_flight), num_returns=1)
+    key = in_flight.pop(ready)
     try:
         return key, ray.get(ready)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
-        raise StepFailedError(f"{key}: {one_line(error.cause)}; the same command tries again from here") from error
+        raise StepFailedError(f"{key}: {one_line(error.cause)}; the same command resumes from here") from error
     except ray.exceptions.RayError as error:
-        raise StepFailedError(f"{key}: {one_line(error)}; the same command tries again from here") from error
+        raise StepFailedError(f"{key}: {one_line(error)}; the same command resumes from here") from error

@@ -23,9 +23,9 @@ from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU
 from daefr.metrics.registry import MetricSetup
 from daefr.settings.base import Settings
 from daefr.settings.metrics import MetricName
+from pipelines.engine.computed import Computed
 from pipelines.evaluate.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
-from pipelines.evaluate.contenders import Contender
-from pipelines.promote.computed import Computed
+from pipelines.evaluate.targets import EvaluationTarget
 
 IMAGES = 16
 """In a part: some half a minute of a CPU's work at 512 pixels."""
@@ -76,10 +76,10 @@ def divide(benchmark: Benchmark, folder: Path, *, reconstruct: bool) -> list[Par
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """What an actor is made of: called, it loads the contender and the measures, and returns what evaluates parts."""
+class EvaluatorFactory:
+    """Makes an actor: called, it loads the target and the measures, and returns what evaluates parts."""
 
-    contender: Contender
+    target: EvaluationTarget
     measures: tuple[MetricName, ...]
     protocol: Any
     weights: Path | None
@@ -88,13 +88,13 @@ class Evaluate:
     gpu: bool
 
     def __call__(self) -> Callable[[Part], int]:
-        """Load. Raises `UserError` when the contender cannot be."""
+        """Load. Raises `UserError` when the target cannot be."""
         torch.set_num_threads(max(1, int(self.cpus)))
         # in full float32 on any device, as gates compare what is measured; this process does nothing else
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         device = torch.device("cuda" if self.gpu else "cpu")
         setup = MetricSetup(self.protocol, device, self.weights, self.statistics)
-        return _Worker(self.contender.load(device), MetricSet(self.measures, setup), setup).evaluate
+        return _Worker(self.target.load(device), MetricSet(self.measures, setup), setup).evaluate
 
 
 class _Worker:

@@ -1,10 +1,9 @@
-"""Step: restore the images of benchmarks with a model, or take what was restored of them, and measure.
-
-Without options, the run's own restoration model is evaluated.
-"""
+"""Step: restore the images of benchmarks with a model, or take what was restored of them, and measure."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,151 +19,159 @@ from daefr.settings.metrics import MetricName
 from pipelines.engine import cluster
 from pipelines.engine.names import VALIDATION
 from pipelines.engine.progress import bar, say
-from pipelines.engine.run import Run
-from pipelines.engine.step import Committed, StepInput
+from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
 from pipelines.engine.tasks import run_on_actors
-from pipelines.evaluate.benchmarks import Benchmark, Shards, open_benchmark, open_shards
-from pipelines.evaluate.contenders import Contender, OurModel
+from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.figures import FIGURES, Summary, summary_of
-from pipelines.evaluate.parts import PARTS, THUMBNAIL, THUMBNAILS, Evaluate, Part, divide, is_whole
+from pipelines.evaluate.parts import PARTS, THUMBNAIL, THUMBNAILS, EvaluatorFactory, Part, divide, is_whole
+from pipelines.evaluate.settings import EvaluateCompute, EvaluationConfig
 from pipelines.evaluate.summarize import computed_by, count_codes, resolution_of, summarize, usage, write_figures
-from pipelines.synthesize.step import DATASET, shard_cache
-from pipelines.tracking import registry
-from pipelines.tracking.registry import Version
+from pipelines.evaluate.targets import EvaluationTarget, OurModel
 
-VERSION = 2
 GRID, CODES = "grid.png", "codes.json"
 GRID_FACES = 8
 
 
-def evaluate_restoration(run: Run, restoration: Committed, dataset: Committed) -> Committed:
-    """Measure the restoration checkpoint of a run on the validation faces and the configured benchmarks."""
-    version = registry.version(run.tracking, "restoration", restoration.manifest.outputs["version"])
-    return evaluate_version(run, version, dataset)
+@dataclass(frozen=True)
+class Evaluate(Step):
+    """Evaluates a target on benchmarks."""
 
+    target: EvaluationTarget
+    benchmarks: Sequence[Benchmark]
+    config: EvaluationConfig
+    compute: EvaluateCompute
 
-def evaluate_version(run: Run, version: Version, dataset: Committed) -> Committed:
-    """Measure a registered restoration model on the same images as `evaluate_restoration`."""
-    return evaluate(run, OurModel.registered(run.tracking, version), own_benchmarks(run, dataset))
+    name = "evaluate"
+    version = 2
 
-
-def own_benchmarks(run: Run, dataset: Committed) -> list[Benchmark]:
-    """Return what a run evaluates its models on: the dataset's validation faces, and what is configured."""
-    return [open_validation(run, dataset), *open_configured(run)]
-
-
-def open_validation(run: Run, dataset: Committed) -> Benchmark:
-    """Return the validation faces of a run's dataset."""
-    folder = dataset.folder / DATASET
-    return open_shards(VALIDATION, Shards(folder, "severe", shard_cache(run, folder)))
-
-
-def open_configured(run: Run) -> list[Benchmark]:
-    """Return the benchmarks of the configuration."""
-    return [open_benchmark(name, config) for name, config in run.config.evaluation.benchmarks.items()]
-
-
-def evaluate(run: Run, contender: Contender, benchmarks: Sequence[Benchmark]) -> Committed:
-    """Evaluate a contender on benchmarks, or find it evaluated."""
-    config = run.config.evaluation
-    available, lacking = _available(run)
-    settings = {"protocol": config.protocol, "measures": list(config.measures), "available": list(available)}
-    inputs = {"contender": StepInput(digest=contender.digest, origin=contender.origin)}
-    for benchmark in benchmarks:
-        inputs[f"benchmark {benchmark.name}"] = StepInput(digest=benchmark.digest, origin=benchmark.origin)
-        if benchmark.restored:
-            inputs[f"restored {benchmark.name}"] = StepInput(digest=benchmark.restored, origin=contender.origin)
-    if config.fid_statistics is not None and "fid" in available:
-        digest = file_digest(config.fid_statistics)
-        inputs["statistics"] = StepInput(digest=digest, origin=str(config.fid_statistics))
-
-    def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        parts = {
-            # what restoration could reach is for those who train, and costs as much as restoring
-            benchmark.name: divide(
-                benchmark, folder, reconstruct=benchmark.name == VALIDATION and isinstance(contender, OurModel)
-            )
-            for benchmark in benchmarks
+    def settings(self) -> dict[str, Any]:
+        """See `Step`."""
+        return {
+            "protocol": self.config.protocol,
+            "measures": list(self.config.measures),
+            "available": list(self.available),
         }
-        _run_parts(run, contender, available, parts)
-        write_figures(folder, parts)
-        real = real_statistics(_setup(run)) if "fid" in available else None
-        counts = count_codes([part for each in parts.values() for part in each])
-        summary = Summary(
-            subject=contender.label,
-            protocol=config.protocol,
+
+    def inputs(self) -> dict[str, StepInput]:
+        """See `Step`."""
+        inputs = {"target": StepInput(digest=self.target.digest, origin=self.target.origin)}
+        for benchmark in self.benchmarks:
+            inputs[f"benchmark {benchmark.name}"] = StepInput(digest=benchmark.digest, origin=benchmark.origin)
+            if benchmark.restored:
+                restored = StepInput(digest=benchmark.restored, origin=self.target.origin)
+                inputs[f"restored {benchmark.name}"] = restored
+        if self.config.fid_statistics is not None and "fid" in self.available:
+            path = self.config.fid_statistics
+            inputs["statistics"] = StepInput(digest=file_digest(path), origin=str(path))
+        return inputs
+
+    def run(self, context: StepContext) -> StepOutput:
+        """See `Step`."""
+        parts = {benchmark.name: self._divide(benchmark, context.folder) for benchmark in self.benchmarks}
+        self._evaluate_parts([part for each in parts.values() for part in each])
+        write_figures(context.folder, parts)
+        summary = self.summarize(parts)
+        files = [FIGURES, PARTS, *_write_codes(context.folder, parts), *_write_grid(context.folder, parts)]
+        _log(context, summary, files)
+        return StepOutput(summary.model_dump(mode="json"), files)
+
+    def summarize(self, parts: Mapping[str, Sequence[Part]]) -> Summary:
+        """Return the summary of finished parts, by the name of their benchmark."""
+        real = real_statistics(self._setup) if "fid" in self.available else None
+        every = [part for each in parts.values() for part in each]
+        counts = count_codes(every)
+        return Summary(
+            subject=self.target.label,
+            protocol=self.config.protocol,
             benchmarks={
-                benchmark.name: summarize(benchmark, parts[benchmark.name], config.measures, real, lacking)
-                for benchmark in benchmarks
+                benchmark.name: summarize(
+                    benchmark, parts[benchmark.name], self.config.measures, real, self._unavailable
+                )
+                for benchmark in self.benchmarks
             },
             codebook=None if counts is None else usage(counts),
-            resolution=resolution_of([part for each in parts.values() for part in each]),
-            computed=computed_by([part for each in parts.values() for part in each]),
+            resolution=resolution_of(every),
+            computed=computed_by(every),
         )
-        files = [FIGURES, PARTS]
-        if counts is not None:
-            (folder / CODES).write_text(json.dumps(counts.tolist()) + "\n")
-            files.append(CODES)
-        faces = list(_first_faces(parts))
-        if faces:
-            (folder / GRID).write_bytes(encode_png(draw_grid(faces)))
-            files.append(GRID)
-        _log(run, run_id, folder, summary, files)
-        return summary.model_dump(mode="json"), files
 
-    committed = run.step("evaluate", VERSION, settings, inputs, work)
-    _tell_problems(committed)
-    return committed
+    @cached_property
+    def available(self) -> tuple[MetricName, ...]:
+        """The measures whose files were found."""
+        return tuple(name for name in self.config.measures if name not in self._unavailable)
+
+    @cached_property
+    def _unavailable(self) -> dict[str, str]:
+        """The measures whose files were not found, with the reasons."""
+        problems: dict[str, str] = {}
+        for name in self.config.measures:
+            try:
+                find_files(name, self._setup)
+            except UserError as error:
+                problems[name] = str(error)
+        return problems
+
+    @property
+    def _setup(self) -> MetricSetup:
+        config = self.config
+        return MetricSetup(config.protocol, torch.device("cpu"), config.weights, config.fid_statistics)
+
+    def _divide(self, benchmark: Benchmark, folder: Path) -> list[Part]:
+        # the bound of the codebook alone is for those who train, and costs as much as restoring
+        reconstruct = benchmark.name == VALIDATION and isinstance(self.target, OurModel)
+        return divide(benchmark, folder, reconstruct=reconstruct)
+
+    def _evaluate_parts(self, parts: Sequence[Part]) -> None:
+        """Evaluate the parts that are not finished yet."""
+        unfinished = [part for part in parts if not is_whole(part.path)]
+        if not unfinished:
+            return
+        cluster.connect()
+        compute, total = self.compute, sum(len(part.items) for part in parts)
+        actors = self._count_actors(len(unfinished))
+        done = total - sum(len(part.items) for part in unfinished)
+        needed = {"CPU": actors * compute.cpus} | ({"GPU": actors} if compute.gpu else {})
+        with cluster.reserve(self.name, needed, say), bar(self.name, total, "images", done) as shown:
+            finished = run_on_actors(
+                self._factory(),
+                ((str(part.path), part) for part in unfinished),
+                actors=actors,
+                cpus=compute.cpus,
+                gpus=float(compute.gpu),
+                retries=compute.max_failures,
+            )
+            for _, images in finished:
+                done += images
+                shown.update(done)
+
+    def _count_actors(self, parts: int) -> int:
+        compute, total = self.compute, cluster.resources()
+        fitting = int(min(total.get("CPU", 0) // compute.cpus, total.get("GPU", 0) if compute.gpu else parts))
+        return min(parts, compute.actors or max(1, fitting))
+
+    def _factory(self) -> EvaluatorFactory:
+        config, compute = self.config, self.compute
+        return EvaluatorFactory(
+            self.target, self.available, config.protocol, config.weights, config.fid_statistics,
+            compute.cpus, compute.gpu,
+        )  # fmt: skip
 
 
-def _setup(run: Run) -> MetricSetup:
-    config = run.config.evaluation
-    return MetricSetup(config.protocol, torch.device("cpu"), config.weights, config.fid_statistics)
+def _write_codes(folder: Path, parts: Mapping[str, Sequence[Part]]) -> list[str]:
+    """Write how often each code was chosen; return the file's name, none where there is no codebook."""
+    counts = count_codes([part for each in parts.values() for part in each])
+    if counts is None:
+        return []
+    (folder / CODES).write_text(json.dumps(counts.tolist()) + "\n")
+    return [CODES]
 
 
-def _available(run: Run) -> tuple[tuple[MetricName, ...], dict[str, str]]:
-    """Return the measures whose files are to be had, and of the others, why not."""
-    setup = _setup(run)
-    lacking: dict[str, str] = {}
-    for name in run.config.evaluation.measures:
-        try:
-            find_files(name, setup)
-        except UserError as error:
-            lacking[name] = str(error)
-    return tuple(name for name in run.config.evaluation.measures if name not in lacking), lacking
-
-
-def _run_parts(
-    run: Run, contender: Contender, measures: tuple[MetricName, ...], parts: Mapping[str, Sequence[Part]]
-) -> None:
-    """Evaluate the parts that are not finished yet."""
-    every = [part for each in parts.values() for part in each]
-    left = [part for part in every if not is_whole(part.path)]
-    if not left:
-        return
-    cluster.connect()
-    config, compute = run.config.evaluation, run.config.compute.evaluate
-    whole = cluster.resources()
-    fitting = int(min(whole.get("CPU", 0) // compute.cpus, whole.get("GPU", 0) if compute.gpu else len(left)))
-    actors = min(len(left), compute.actors or max(1, fitting))
-    make = Evaluate(
-        contender, measures, config.protocol, config.weights, config.fid_statistics, compute.cpus, compute.gpu
-    )
-    done = sum(len(part.items) for part in every) - sum(len(part.items) for part in left)
-    total = sum(len(part.items) for part in every)
-    wanted = {"CPU": actors * compute.cpus} | ({"GPU": actors} if compute.gpu else {})
-    with cluster.room("evaluate", wanted, say), bar("evaluate", total, "images", done) as shown:
-        finished = run_on_actors(
-            make,
-            ((str(part.path), part) for part in left),
-            actors=actors,
-            cpus=compute.cpus,
-            gpus=float(compute.gpu),
-            retries=compute.max_failures,
-        )
-        for _, images in finished:
-            done += images
-            shown.update(done)
+def _write_grid(folder: Path, parts: Mapping[str, Sequence[Part]]) -> list[str]:
+    """Draw the first faces; return the file's name, none where no face was restored."""
+    faces = list(_first_faces(parts))
+    if not faces:
+        return []
+    (folder / GRID).write_bytes(encode_png(draw_grid(faces)))
+    return [GRID]
 
 
 def _first_faces(parts: Mapping[str, Sequence[Part]]) -> Iterator[dict[str, Any]]:
@@ -180,8 +187,8 @@ def _first_faces(parts: Mapping[str, Sequence[Part]]) -> Iterator[dict[str, Any]
             return
 
 
-def _log(run: Run, run_id: str, folder: Path, summary: Summary, files: Sequence[str]) -> None:
-    """Record figures and files on the step's run, and on the whole pipeline's where the model is its own."""
+def _log(context: StepContext, summary: Summary, files: Sequence[str]) -> None:
+    """Record metrics and files on the step's run and on the pipeline's."""
     numbers = {
         f"{benchmark}/{name}/{subject}": figure.value
         for benchmark, found in summary.benchmarks.items()
@@ -191,16 +198,17 @@ def _log(run: Run, run_id: str, folder: Path, summary: Summary, files: Sequence[
     }
     if summary.codebook is not None:
         numbers["dead_codes"] = summary.codebook.dead
-    for target in (run_id, run.parent):
-        run.tracking.link(target, "daefr.subject", summary.subject)
+    for run_id in (context.run_id, context.parent_run_id):
+        context.tracking.link(run_id, "daefr.subject", summary.subject)
         for name in files:
             if name != PARTS:
-                run.tracking.client.log_artifact(target, str(folder / name))
-        with run.writer(target) as writer:
+                context.tracking.client.log_artifact(run_id, str(context.folder / name))
+        with context.writer(run_id) as writer:
             writer.log(0, numbers)
 
 
-def _tell_problems(evaluated: Committed) -> None:
-    for name, found in summary_of(evaluated.manifest.outputs).benchmarks.items():
+def report_problems(evaluated: StepResult) -> None:
+    """Print how many images could not be measured."""
+    for name, found in summary_of(evaluated.outputs).benchmarks.items():
         if found.missing or found.failed:
-            say(f"{name}: {found.missing} missing, {found.failed} failed: {evaluated.folder / FIGURES} names them")
+            say(f"{name}: {found.missing} missing, {found.failed} failed: see {evaluated.folder / FIGURES}")

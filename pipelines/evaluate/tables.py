@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Mapping
 
 from daefr.evaluation import SUBJECTS
-from pipelines.engine.step import Committed
+from pipelines.engine.step import StepResult
 from pipelines.evaluate.figures import BenchmarkSummary, MeasuredFigure, summary_of
 
 TITLES = {"psnr": "PSNR (dB)"}
 
 
-def table(evaluated: Committed) -> str:
+def table(evaluated: StepResult) -> str:
     """Return the measures of all benchmarks as a table for people."""
-    summary = summary_of(evaluated.manifest.outputs)
+    summary = summary_of(evaluated.outputs)
     return "\n".join(line for name, found in summary.benchmarks.items() for line in _lines(name, found))
 
 

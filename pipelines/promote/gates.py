@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from daefr.errors import UserError
 from daefr.metrics.bootstrap import Interval, mean_difference
+from pipelines.engine.computed import Computed, rounding
 from pipelines.engine.names import VALIDATION
-from pipelines.promote.computed import Computed, rounding
 from pipelines.promote.settings import Gate
 
 DEFAULT_CONFIDENCE = 0.95
@@ -15,8 +15,8 @@ DEFAULT_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of a model: its value over all images, that of each image (NaN: none), or why there is no value."""
+class GateMetric:
+    """A metric of a model: its value over all images, that of each image (NaN: undefined), or why there is no value."""
 
     value: float | None
     problem: str = ""
@@ -25,8 +25,8 @@ class Figure:
     """How, None where that was not recorded."""
 
 
-Figures = Callable[[Gate], Figure]
-"""Gives a model's figure for a gate."""
+MetricSource = Callable[[Gate], GateMetric]
+"""Returns the metric of a model that a gate asks for."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,14 @@ class Decision:
         return {f"{verdict.gate.benchmark}/{verdict.gate.metric}": verdict.figures for verdict in self.verdicts}
 
 
-def decide(gates: tuple[Gate, ...], candidate: Figures, champion: Figures | None, remark: str = "") -> Decision:
+def decide(
+    gates: tuple[Gate, ...], candidate: MetricSource, champion: MetricSource | None, remark: str = ""
+) -> Decision:
     """Judge a candidate by every gate; without a champion, only absolute bounds can turn it down."""
     return Decision(tuple(judge(gate, candidate, champion) for gate in gates), remark=remark)
 
 
-def judge(gate: Gate, candidate: Figures, champion: Figures | None) -> Verdict:
+def judge(gate: Gate, candidate: MetricSource, champion: MetricSource | None) -> Verdict:
     """Judge a candidate by one gate. A figure that is needed and cannot be had fails it."""
     mine = candidate(gate)
     if mine.value is None:
@@ -95,7 +97,7 @@ def judge(gate: Gate, candidate: Figures, champion: Figures | None) -> Verdict:
     return Verdict(gate, holds, reason, (mine.value, beside))
 
 
-def _compare(gate: Gate, mine: Figure, theirs: Figure) -> tuple[bool, str]:
+def _compare(gate: Gate, mine: GateMetric, theirs: GateMetric) -> tuple[bool, str]:
     """Tell whether a candidate is better by the minimum, or worse within the tolerance, and say it."""
     assert mine.value is not None  # noqa: S101  # `judge` has looked
     assert theirs.value is not None  # noqa: S101
@@ -131,7 +133,7 @@ def _compare(gate: Gate, mine: Figure, theirs: Figure) -> tuple[bool, str]:
     return holds, f"{word}more than {tolerance:g} {worse} than {champions}{sure}"
 
 
-def _interval(mine: Figure, theirs: Figure, confidence: float) -> Interval:
+def _interval(mine: GateMetric, theirs: GateMetric, confidence: float) -> Interval:
     """Compare on the images that both have; raises `UserError` where the candidate lacks what the champion has."""
     ours, others = (_measured(figure) for figure in (mine, theirs))
     lost = sorted(others.keys() - ours.keys())
@@ -143,7 +145,7 @@ def _interval(mine: Figure, theirs: Figure, confidence: float) -> Interval:
     )
 
 
-def _measured(figure: Figure) -> dict[str, float]:
+def _measured(figure: GateMetric) -> dict[str, float]:
     return {image: value for image, value in figure.images.items() if math.isfinite(value)}
 
 

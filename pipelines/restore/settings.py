@@ -1,29 +1,17 @@
 """Settings of restoration, by the job and by the service, and of the job's workers."""
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from daefr.settings.base import Settings
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
+from pipelines.engine.restoration import RestorationSettings
 
 
-class RestoreConfig(Settings):
-    """How images are restored, by the job and by the service."""
+class RestoreConfig(RestorationSettings):
+    """How images are restored; the service uses what it shares with the job."""
 
-    model: str = Field(
-        "models:/daefr-restoration@champion",
-        description="models:/NAME@ALIAS, models:/NAME/NUMBER, a checkpoint directory or a released .ckpt file.",
-    )
-    aligned: bool = Field(False, description="All images are aligned crops, none photographs.")
-    only_center_face: bool = Field(False, description="Of a photograph, the face nearest to its middle only.")
-    detector: Path | None = Field(None, description="RetinaFace weights; by default the usual download of facexlib's.")
-    parser: Path | None = Field(None, description="ParseNet weights, for tighter masks.")
-    upscale: Literal[1, 2, 4] = Field(1, description="How many times as large photographs become.")
-    upscaler: Path | None = Field(
-        None, description="A model file for that, as spandrel reads them; by default pixels are resampled."
-    )
     suffix: str = Field(
         "", pattern=r"^[\w.+-]*$", description="Of the job: goes between a result's name and its `.png`."
     )

@@ -1,9 +1,8 @@
-"""Job: restore the images of a place with a trained model, each accounted for. Ray Data streams them to workers."""
+"""Step: restore the images of a place with a trained model, each accounted for. Ray Data streams them to workers."""
 
-import argparse
-import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,87 +10,109 @@ from daefr.errors import UserError
 from daefr.faces.detector import find_detector
 from daefr.files import file_digest
 from daefr.restore.masks import find_parser
-from pipelines.config import RunConfig
 from pipelines.engine import cluster
-from pipelines.engine.command import StepCommand
-from pipelines.engine.errors import StepFailedError
 from pipelines.engine.progress import bar
-from pipelines.engine.run import Run, absolute
-from pipelines.engine.step import Committed, StepInput
+from pipelines.engine.restoration import located
+from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
+from pipelines.errors import StepFailedError
 from pipelines.restore.ledger import Ledger
-from pipelines.restore.worker import Job, results_of
+from pipelines.restore.settings import RestoreCompute, RestoreConfig
+from pipelines.restore.worker import RestoreJob, results_of
 from pipelines.storage.address import is_address, split_address
 from pipelines.storage.files import File, list_files, list_whole_files, write_file
-from pipelines.synthesize.sources import Source, SourcesDigest
-from pipelines.tracking.models import find_model, located
+from pipelines.storage.listing import ListingDigest
+from pipelines.storage.paths import absolute
+from pipelines.tracking.client import Tracking
+from pipelines.tracking.models import Model, find_model
 
-VERSION = 1
-OVERRIDE = re.compile(r"[a-z_.0-9]+=")
 LEDGER, MANIFEST = "inputs.db", "manifest.jsonl"
 
 
-def restore(run: Run, source: str, target: str) -> list[str]:
-    """Restore the images of `source` into `target`, or find it done; return the line that tells how many.
+@dataclass(frozen=True)
+class Restore(Step):
+    """Restores the images of `source` into `target`."""
 
-    Raises `StepFailedError` when more failed than `restore.max_failed` allows: all others are restored then.
-    """
-    source, target = _place(source, "IN"), _place(target, "OUT")
-    if f"{target}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target}/"):
-        raise UserError(f"IN={source} and OUT={target} lie within one another: give places apart")
-    if not is_address(target) and Path(target).exists() and not Path(target).is_dir():
-        raise UserError(f"OUT={target} is a file: give a folder")
-    done = _restored(run, source, target)
-    counts = done.manifest.outputs["counts"]
-    told = ", ".join(f"{counts[status]} {status}" for status in ("restored", "no face", "failed"))
-    if counts["failed"] > run.config.restore.max_failed * counts["inputs"]:
-        raise StepFailedError(
-            f"{told} of {counts['inputs']}: {target}/{MANIFEST} tells why; the same command tries again"
-        )
-    return [f"{told} of {counts['inputs']}: {target}/{MANIFEST}"]
+    source: str
+    target: str
+    model: Model
+    config: RestoreConfig
+    compute: RestoreCompute
+    weights: dict[str, Path | None]
+    """The detector, the parser and the upscaler that are used."""
 
+    name = "restore"
+    version = 1
 
-def _restored(run: Run, source: str, target: str) -> Committed:
-    settings, compute = located(run.config.restore), run.config.compute.restore
-    model = find_model(run.tracking, settings.model)
-    inputs = {"model": StepInput(digest=model.digest, origin=model.name)}
-    weights = {
-        "detector": None if settings.aligned else find_detector(settings.detector),
-        "parser": find_parser(settings.parser),
-        "upscaler": settings.upscaler,
-    }
-    for name, path in weights.items():
-        if path is not None:
-            inputs[name] = StepInput(digest=file_digest(path), origin=str(path))
+    @classmethod
+    def open(
+        cls, tracking: Tracking, source: str, target: str, config: RestoreConfig, compute: RestoreCompute
+    ) -> "Restore":
+        """Find the places, the model and the weights. Raises `UserError` for what does not exist."""
+        source, target = _place(source, "IN"), _place(target, "OUT")
+        if f"{target}/".startswith(f"{source}/") or f"{source}/".startswith(f"{target}/"):
+            raise UserError(f"IN={source} and OUT={target} lie within one another: give separate places")
+        if not is_address(target) and Path(target).exists() and not Path(target).is_dir():
+            raise UserError(f"OUT={target} is a file: give a folder")
+        config = located(config)
+        weights = {
+            "detector": None if config.aligned else find_detector(config.detector),
+            "parser": find_parser(config.parser),
+            "upscaler": config.upscaler,
+        }
+        return cls(source, target, find_model(tracking, config.model), config, compute, weights)
 
-    def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        ledger = Ledger(folder / LEDGER)
-        ledger.plan(_files(source), results_of(settings))
+    def settings(self) -> dict[str, Any]:
+        """See `Step`."""
+        settings = self.config.model_dump(mode="json", exclude={"model", *self.weights, "max_failed"})
+        return {"source": self.source, "target": self.target, **settings}
+
+    def inputs(self) -> dict[str, StepInput]:
+        """See `Step`."""
+        inputs = {"model": StepInput(digest=self.model.digest, origin=self.model.name)}
+        for name, path in self.weights.items():
+            if path is not None:
+                inputs[name] = StepInput(digest=file_digest(path), origin=str(path))
+        return inputs
+
+    def run(self, context: StepContext) -> StepOutput:
+        """See `Step`."""
+        ledger = Ledger(context.folder / LEDGER)
+        ledger.plan(_files(self.source), results_of(self.config))
         if not ledger.counts()["inputs"]:
-            raise UserError(f"IN={source} is empty; give a place with images")
-        ledger.forget_missing(_written(target))
-        job = Job(target, model.fetch(run.tracking, folder), settings, compute)
-        _restore_all(ledger, job)
+            raise UserError(f"IN={self.source} is empty; give a place with images")
+        ledger.forget_missing(_written(self.target))
+        model = self.model.fetch(context.tracking, context.folder)
+        _restore_all(ledger, RestoreJob(self.target, model, self.config, self.compute))
         counts = ledger.counts()
-        ledger.write(folder / MANIFEST)
-        write_file(target, MANIFEST, (folder / MANIFEST).read_bytes())
-        with run.writer(run_id) as writer:
+        ledger.write(context.folder / MANIFEST)
+        write_file(self.target, MANIFEST, (context.folder / MANIFEST).read_bytes())
+        with context.writer() as writer:
             writer.log(0, {status.replace(" ", "_"): float(count) for status, count in counts.items()})
-        return {"counts": counts, "sources": SourcesDigest.of(map(_source, _files(source)))}, [LEDGER, MANIFEST]
+        return StepOutput({"counts": counts, "sources": ListingDigest.of(_files(self.source))}, [LEDGER, MANIFEST])
 
-    def holds(found: Committed) -> bool:
-        outputs = found.manifest.outputs
+    def is_still_valid(self, result: StepResult) -> bool:
+        """See `Step`: whether no image failed, the sources are the same, and all results exist."""
+        outputs = result.outputs
         return (
             not outputs["counts"]["failed"]
-            and outputs["sources"] == SourcesDigest.of(map(_source, _files(source)))
-            and not Ledger(found.folder / LEDGER).forget_missing(_written(target))
+            and outputs["sources"] == ListingDigest.of(_files(self.source))
+            and not Ledger(result.folder / LEDGER).forget_missing(_written(self.target))
         )
 
-    wanted = settings.model_dump(mode="json", exclude={"model", *weights, "max_failed"})
-    asked = {"source": source, "target": target, **wanted}
-    return run.step("restore", VERSION, asked, inputs, work, holds=holds)
+    def describe(self, result: StepResult) -> str:
+        """Return in one line how many images were restored.
+
+        Raises `StepFailedError` when more failed than `restore.max_failed` allows; all others are restored then.
+        """
+        counts = result.outputs["counts"]
+        summary = ", ".join(f"{counts[status]} {status}" for status in ("restored", "no face", "failed"))
+        summary = f"{summary} of {counts['inputs']}: {self.target}/{MANIFEST}"
+        if counts["failed"] > self.config.max_failed * counts["inputs"]:
+            raise StepFailedError(f"{summary} has the reasons; the same command tries again")
+        return summary
 
 
-def _restore_all(ledger: Ledger, job: Job) -> None:
+def _restore_all(ledger: Ledger, job: RestoreJob) -> None:
     """Restore what is unfinished: first many images at a time, then what was lost with a worker one by one."""
     from pipelines.restore import stream  # noqa: PLC0415  # Ray Data takes a second to import, which other jobs do without
 
@@ -134,38 +155,3 @@ def _written(target: str) -> Iterator[str]:
     """Yield the names of the files in OUT."""
     with suppress(FileNotFoundError):  # there is none yet
         yield from (file.name for file in list_whole_files(target))
-
-
-def _source(file: File) -> Source:
-    return Source(file.name, file.path, 0, file.size, file.stamp, file.offset)
-
-
-class _Restore(StepCommand):
-    name = "restore"
-    shortcuts = ("restore.model", "restore.aligned", "restore.only_center_face")
-
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        place = "a folder or s3://bucket/prefix"
-        parser.add_argument("source", metavar="IN", help=f"{place} of images, or of tar files with such; or a tar file")
-        parser.add_argument("target", metavar="OUT", help=f"{place} for the restored images and their manifest")
-        parser.add_argument("--model", help="stands for restore.model=MODEL")
-        parser.add_argument("--aligned", action="store_true", help="stands for restore.aligned=true")
-        parser.add_argument("--only-center-face", action="store_true", help="stands for restore.only_center_face=true")
-
-    def sort_out(self, options: argparse.Namespace) -> None:
-        # overrides and places may come in any order; a place with such a name can be given as ./a=b
-        given = [options.source, options.target, *options.overrides]
-        places = [place for place in given if not OVERRIDE.match(place)]
-        if len(places) != 2:
-            raise UserError(f"IN and OUT are wanted, and given are {', '.join(places) or 'none'}")
-        options.source, options.target = places
-        options.overrides = [override for override in given if OVERRIDE.match(override)]
-
-    def check(self, config: RunConfig) -> None:
-        pass  # what the stages need is not needed here
-
-    def work(self, run: Run, options: argparse.Namespace) -> list[str]:
-        return restore(run, options.source, options.target)
-
-
-COMMAND = _Restore()

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines.engine import cluster
 from pipelines.restore.ledger import Ledger, Outcome
 from pipelines.restore.settings import RestoreCompute
-from pipelines.restore.worker import Job, Restoring
+from pipelines.restore.worker import RestoreJob, Restoring
 
 RETRIES = 2
 """How often a group is given to another worker when its own dies: an image can be what kills them."""
@@ -43,7 +43,7 @@ def _read(ledger: Path, size: int) -> Iterator[pyarrow.Table]:
         yield pyarrow.table({"group": [pickle.dumps(group)]})
 
 
-def restore_groups(ledger: Path, size: int, job: Job) -> Iterator[list[Outcome]]:
+def restore_groups(ledger: Path, size: int, job: RestoreJob) -> Iterator[list[Outcome]]:
     """Have the unfinished groups restored; yield what became of each, in the order in which they are finished.
 
     A group that is lost with its workers yields nothing. Raises what a worker raised.

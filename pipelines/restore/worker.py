@@ -16,7 +16,7 @@ from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError, one_line
 from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_photograph
 from daefr.restore.files import OF_ONE_NAME, encoded, in_groups
-from pipelines.engine.errors import StepFailedError
+from pipelines.errors import StepFailedError
 from pipelines.restore.ledger import Input, Outcome
 from pipelines.restore.settings import RestoreCompute, RestoreConfig
 from pipelines.storage import s3
@@ -43,7 +43,7 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class RestoreJob:
     """What a worker needs to know: where results go, which model to use, and how."""
 
     target: str
@@ -66,7 +66,7 @@ def results_of(settings: RestoreConfig) -> Callable[[str, bool], str]:
 class Restoring:
     """A worker, with the model loaded once."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RestoreJob) -> None:
         """Hold the job; the model is loaded for the first group, so that what is wrong with it can be told."""
         self._job = job
 

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 
 from daefr.images import Image, count_pixels
 from daefr.restore import ImageError, Restoration, Restorer
-from pipelines.restore.settings import RestoreConfig
+from pipelines.engine.restoration import RestorationSettings
 from pipelines.serve.budget import Budget
 from pipelines.serve.champion import Champion
 from pipelines.serve.lingering import LingeringResponse
@@ -66,18 +66,18 @@ class Health(BaseModel):
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What a replica needs to know. `token` is a digest."""
+class ReplicaConfig:
+    """Everything that a replica needs. `token` is a digest."""
 
-    restore: RestoreConfig
+    restore: RestorationSettings
     serve: ServeConfig
     compute: ServeCompute
     tracking: Tracking
     token: bytes | None
 
 
-class Crop(NamedTuple):
-    """A face that waits to be restored, and by which model."""
+class QueuedCrop(NamedTuple):
+    """A face that waits to be restored, and the model for it."""
 
     restorer: Restorer
     image: Image
@@ -116,29 +116,31 @@ async def _refuse_path(_: Request, error: HTTPException) -> JSONResponse:
 
 
 @app.exception_handler(Exception)
-async def _confess(_: Request, __: Exception) -> JSONResponse:
-    return JSONResponse({"error": "the service failed, and its log tells why"}, 500, HEADERS)
+async def _handle_unexpected_error(_: Request, __: Exception) -> JSONResponse:
+    return JSONResponse({"error": "internal error; see the log of the service"}, 500, HEADERS)
 
 
 class Service:
     """One replica."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, config: ReplicaConfig) -> None:
         """Load the model. Raises `UserError` when there is none that works."""
-        self._setup = setup
-        limits = setup.serve
-        torch.set_num_threads(max(1, int(setup.compute.cpus)))
+        self._config = config
+        limits = config.serve
+        torch.set_num_threads(max(1, int(config.compute.cpus)))
         self._faces = Counter("daefr_faces", "Faces restored")
         self._model = Gauge("daefr_model", "1 for the model in service, 0 for those before it", ("model",))
         self._degraded = Gauge("daefr_model_degraded", "1 while the alias names a model that does not work")
-        self._champion = Champion(setup.tracking, setup.restore.model, partial(_load, setup), limits.poll_seconds)
+        self._champion = Champion(config.tracking, config.restore.model, partial(_load, config), limits.poll_seconds)
         self._requests = Budget(limits.waiting)
         self._bytes, self._pixels = Budget(limits.waiting_bytes), Budget(limits.working_pixels)
         self._restored = self._batches = 0
         self._models: set[str] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")  # which waits for no images to be read
 
-        async def together(crops: list[Crop]) -> list[Image | ImageError]:  # Serve keeps the queue on the function
+        async def together(
+            crops: list[QueuedCrop],
+        ) -> list[Image | ImageError]:  # Serve's queue is the function's
             return await self._restore_together(crops)
 
         self._restore_crop = serve.batch(together, max_batch_size=limits.batch, batch_wait_timeout_s=limits.batch_wait)
@@ -159,9 +161,9 @@ class Service:
     @app.get("/health")
     async def health(self, request: Request) -> Health:
         """Tell which model is in service, and whether it is the one that should be; why not, to those with a token."""
-        limits, problem = self._setup.serve, self._champion.problem
+        limits, problem = self._config.serve, self._champion.problem
         try:
-            check_token(request.headers.get("authorization"), self._setup.token)
+            check_token(request.headers.get("authorization"), self._config.token)
         except RefusedError:
             problem = problem and "the log tells why"
         status = "degraded" if problem else "ok"
@@ -179,7 +181,7 @@ class Service:
     @app.get("/metrics", response_class=PlainTextResponse, responses={401: {"model": Problem}})
     async def metrics(self, request: Request) -> PlainTextResponse:
         """Return the figures of the service on this node as Prometheus reads them."""
-        check_token(request.headers.get("authorization"), self._setup.token)
+        check_token(request.headers.get("authorization"), self._config.token)
         return PlainTextResponse(await asyncio.to_thread(_figures), headers=HEADERS)
 
     @app.post(
@@ -197,8 +199,8 @@ class Service:
         `X-Face-Count` how many faces were found (0: the photograph is unchanged), and `X-Faces` their boxes,
         [[left, top, right, bottom], ...] in pixels of the photograph.
         """
-        check_token(request.headers.get("authorization"), self._setup.token)
-        limits, settings = self._setup.serve, self._setup.restore
+        check_token(request.headers.get("authorization"), self._config.token)
+        limits, settings = self._config.serve, self._config.restore
         is_crop = settings.aligned if aligned is None else aligned
         if settings.aligned and not is_crop:
             raise RefusedError(400, "this service takes aligned crops only: it has no face detector")
@@ -223,14 +225,14 @@ class Service:
         return Response(png, media_type="image/png", headers=HEADERS | about)
 
     async def _restore(self, restorer: Restorer, data: bytes, aligned: bool, only_center: bool) -> Restoration:
-        upscale = self._setup.restore.upscale
+        upscale = self._config.restore.upscale
         opened = await asyncio.to_thread(
             restorer.open, data, aligned=aligned, only_center_face=only_center, upscale=upscale
         )
-        restored = await asyncio.gather(*(self._restore_crop(Crop(restorer, crop)) for crop in opened.crops))
+        restored = await asyncio.gather(*(self._restore_crop(QueuedCrop(restorer, crop)) for crop in opened.crops))
         return await asyncio.to_thread(restorer.finish, opened, restored)
 
-    async def _restore_together(self, crops: list[Crop]) -> list[Image | ImageError]:
+    async def _restore_together(self, crops: list[QueuedCrop]) -> list[Image | ImageError]:
         """Restore the faces of one or several requests at once; those of a request on a model have that model."""
         together: dict[Restorer, list[int]] = defaultdict(list)
         for index, crop in enumerate(crops):
@@ -255,16 +257,16 @@ def _restore_each(restorer: Restorer, crops: Sequence[Image]) -> list[Image | Im
         return [result for crop in crops for result in _restore_each(restorer, [crop])]
 
 
-def _load(setup: Setup, model: Path) -> Restorer:
-    settings = setup.restore
+def _load(config: ReplicaConfig, model: Path) -> Restorer:
+    settings = config.restore
     restorer = Restorer.load(
         model,
-        torch.device("cuda" if setup.compute.gpu else "cpu"),
+        torch.device("cuda" if config.compute.gpu else "cpu"),
         settings.detector,
         settings.parser,
         settings.upscaler,
-        batch=setup.serve.batch,
-        max_pixels=setup.serve.max_pixels,
+        batch=config.serve.batch,
+        max_pixels=config.serve.max_pixels,
     )
     if not settings.aligned:
         restorer.load_detector()  # now, as its absence is not a request's fault

@@ -9,8 +9,8 @@ from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 
 from daefr.errors import UserError, one_line
-from pipelines.engine.errors import StepFailedError
-from pipelines.serve.app import Replica, Setup
+from pipelines.errors import StepFailedError
+from pipelines.serve.app import Replica, ReplicaConfig
 from pipelines.serve.token import is_loopback
 
 APPLICATION = "daefr"
@@ -21,13 +21,13 @@ TRIES = 2
 _NAMES_AN_ERROR = re.compile(r"[\w.]+Error: ")
 
 
-def deploy(setup: Setup) -> None:
+def deploy(config: ReplicaConfig) -> None:
     """Start the replicas, and wait until they answer.
 
     Raises `UserError` where Serve listens at another address already, and `StepFailedError` when no replica starts.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    limits, compute = setup.serve, setup.compute
+    limits, compute = config.serve, config.compute
     try:
         serve.start(
             proxy_location="HeadOnly" if is_loopback(limits.host) else "EveryNode",
@@ -50,7 +50,7 @@ def deploy(setup: Setup) -> None:
         ray_actor_options={"num_cpus": compute.cpus, "num_gpus": int(compute.gpu)},
     )
     try:
-        serve.run(service.bind(setup), name=APPLICATION, route_prefix="/")
+        serve.run(service.bind(config), name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
         failed = serve.status().applications[APPLICATION].deployments
         serve.delete(APPLICATION)

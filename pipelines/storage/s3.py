@@ -28,7 +28,7 @@ from botocore.exceptions import (
 from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
 from daefr.errors import UserError, one_line
-from pipelines.engine.errors import StepFailedError
+from pipelines.errors import StepFailedError
 from pipelines.storage.address import SCHEME, split_address
 
 _TRIES = 5

@@ -7,28 +7,31 @@ from pathlib import Path
 
 from daefr.data.manifest import Split
 from daefr.errors import UserError
-from pipelines.config import RunConfig
 from pipelines.storage import s3
+from pipelines.storage.listing import ListingDigest
 from pipelines.synthesize.photographs import Photographs
+from pipelines.synthesize.settings import DataConfig
 from pipelines.synthesize.shards import Receipt, ShardTask
-from pipelines.synthesize.sources import Sources, SourcesDigest
+from pipelines.synthesize.sources import Sources
 
 
 class Plan:
     """The tasks of a dataset, planned while they are iterated over: what is planned and done takes no memory."""
 
-    def __init__(self, config: RunConfig, folder: Path, sources: Mapping[Split, Sources]) -> None:
+    def __init__(
+        self, data: DataConfig, resolution: int, seed: int, folder: Path, sources: Mapping[Split, Sources]
+    ) -> None:
         """Plan a dataset for `folder`, which is in a step's folder."""
         self.folder = folder
-        store = config.data.store
+        store = data.store
         self.store = None if store is None else f"{store.rstrip('/')}/{folder.parent.name}"
-        self._config, self._sources = config, sources
-        self._digests: dict[Split, SourcesDigest] = {"validation": SourcesDigest(), "train": SourcesDigest()}
+        self._data, self._resolution, self._seed, self._sources = data, resolution, seed, sources
+        self._digests: dict[Split, ListingDigest] = {"validation": ListingDigest(), "train": ListingDigest()}
         self._shards: dict[Split, int] = {"validation": 0, "train": 0}
 
     def __iter__(self) -> Iterator[ShardTask]:
         """Yield the tasks, in the order of the sources."""
-        data = self._config.data
+        data = self._data
         photographs = Photographs(data.detector and data.detector.absolute(), data.filters) if data.align else None
         for split in self._shards:
             sources = iter(self._sources[split])
@@ -41,11 +44,11 @@ class Plan:
                     path=self._path(split, number),
                     sources=part,
                     first=number * data.shard_samples,
-                    resolution=self._config.resolution,
+                    resolution=self._resolution,
                     recipes={"mild": data.mild, "severe": data.severe},
                     # validation images are degraded once and for all
                     variants=data.variants if split == "train" else 1,
-                    seed=self._config.seed,
+                    seed=self._seed,
                     max_pixels=data.max_pixels,
                     photographs=photographs,
                     store=self.store,
@@ -87,7 +90,7 @@ def finished(task: ShardTask, size_of: Callable[[str], int | None]) -> Receipt |
         receipt = Receipt.model_validate_json(task.receipt.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    if receipt.sources != SourcesDigest.of(task.sources):
+    if receipt.sources != ListingDigest.of(task.sources):
         return None
     if receipt.shard is None:
         return receipt

@@ -22,9 +22,9 @@ from daefr.errors import UserError, one_line
 from daefr.files import write_atomically
 from daefr.settings.training import TrainingConfig
 from pipelines.engine import cluster
-from pipelines.engine.errors import StepFailedError
 from pipelines.engine.progress import say
 from pipelines.engine.tasks import run_tasks
+from pipelines.errors import StepFailedError
 from pipelines.storage import s3
 from pipelines.synthesize.plan import sizes_in, stored_sizes
 from pipelines.synthesize.shards import degrade_face, local_place
@@ -83,81 +83,93 @@ def _samples(task: RefreshTask, reader: ShardReader) -> Iterator[Sample]:
         yield encode_variants(sample.key, variants, source, manifest.seed, task.generation)
 
 
-def last_generation(dataset: Path, training: TrainingConfig, refresh: int | None) -> int:
-    """Return the generation that the last step of a training sees, 0 where it stays with the first."""
-    if not refresh or not training.last_step:
-        return 0
-    samples = load_manifest(dataset).samples("train")
-    return (training.last_step * training.batch - 1) // samples // refresh
+@dataclass(frozen=True)
+class Refresh:
+    """The generations of LQ images that one training sees, each of which replaces the one before after `epochs`."""
 
+    dataset: Path
+    epochs: int
+    generations: int
+    """The last generation that the training sees; 0 is the dataset itself."""
+    fetch: Fetch | None
+    retries: int
 
-def digests(dataset: Path, generations: int) -> dict[int, str]:
-    """Return the digests of what lists the shards of the generations 1 to `generations`."""
-    found = {number: find_generation(dataset, number) for number in range(1, generations + 1)}
-    return {number: generation.sha256 for number, generation in found.items() if generation is not None}
+    @classmethod
+    def during(
+        cls, training: TrainingConfig, epochs: int, dataset: Path, fetch: Fetch | None, retries: int
+    ) -> "Refresh":
+        """Return the generations that a training sees, whose length is given in steps."""
+        samples, seen = load_manifest(dataset).samples("train"), training.last_step * training.batch
+        return cls(dataset, epochs, (seen - 1) // samples // epochs if seen else 0, fetch, retries)
 
+    def digests(self) -> dict[int, str]:
+        """Return the digests of what lists the shards of each generation that was made."""
+        numbers = range(1, self.generations + 1)
+        found = {number: find_generation(self.dataset, number) for number in numbers}
+        return {number: generation.sha256 for number, generation in found.items() if generation is not None}
 
-@contextmanager
-def refreshing(dataset: Path, generations: int, fetch: Fetch | None, retries: int) -> Iterator[None]:
-    """Make the generations 1 to `generations` of a dataset, those that are not there, while the block runs.
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Make the generations that do not exist yet while the block runs.
 
-    Raises `StepFailedError` after the block when that failed; the block's training was told to stop waiting.
-    """
-    failure_of(dataset).unlink(missing_ok=True)
-    stop, failures = threading.Event(), list[Exception]()
+        Raises `StepFailedError` after the block when that failed; the block's training was told to stop waiting.
+        """
+        failure_of(self.dataset).unlink(missing_ok=True)
+        stop, failures = threading.Event(), list[Exception]()
 
-    def work() -> None:
+        def work() -> None:
+            try:
+                for number in range(1, self.generations + 1):
+                    if find_generation(self.dataset, number) is None and not stop.is_set():
+                        self._make(number, stop)
+            except Exception as error:  # whatever it is, the training must not wait for ever
+                if not stop.is_set():
+                    failures.append(error)
+                    write_atomically(failure_of(self.dataset), one_line(error))
+
+        thread = threading.Thread(target=work, name="refresh", daemon=True)
+        thread.start()
         try:
-            for number in range(1, generations + 1):
-                if find_generation(dataset, number) is None and not stop.is_set():
-                    _make(dataset, number, fetch, retries, stop)
-        except Exception as error:  # whatever it is, the training must not wait for ever
-            if not stop.is_set():
-                failures.append(error)
-                write_atomically(failure_of(dataset), one_line(error))
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            if failures:
+                raise StepFailedError(f"new LQ images could not be made: {failures[0]}") from failures[0]
 
-    thread = threading.Thread(target=work, name="refresh", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        if failures:
-            raise StepFailedError(f"new LQ images could not be made: {failures[0]}") from failures[0]
+    def _make(self, number: int, stop: threading.Event) -> None:
+        manifest = load_manifest(self.dataset)
+        size_of = sizes_in(self.dataset) if manifest.store is None else stored_sizes(manifest.store).get
 
+        def tasks() -> Iterator[RefreshTask]:
+            for shard in read_shards(self.dataset, manifest.train):
+                yield RefreshTask(self.dataset, manifest, shard, number, self.fetch)
 
-def _make(dataset: Path, number: int, fetch: Fetch | None, retries: int, stop: threading.Event) -> None:
-    manifest = load_manifest(dataset)
-    size_of = sizes_in(dataset) if manifest.store is None else stored_sizes(manifest.store).get
+        def unfinished() -> Iterator[tuple[Path, RefreshTask]]:
+            for task in tasks():
+                made = _finished(task)
+                if made is None or size_of(made.name) != made.bytes:
+                    yield task.receipt, task
 
-    def tasks() -> Iterator[RefreshTask]:
-        return (RefreshTask(dataset, manifest, shard, number, fetch) for shard in read_shards(dataset, manifest.train))
-
-    def unfinished() -> Iterator[tuple[Path, RefreshTask]]:
-        for task in tasks():
-            made = _finished(task)
-            if made is None or size_of(made.name) != made.bytes:
-                yield task.receipt, task
-
-    idle = cluster.idle_cpus()
-    made_now = run_tasks(
-        refresh_shard,
-        unfinished(),
-        in_flight=max(1, int(idle)),
-        retries=retries,
-        cpus=1 if idle >= 1 else 0,  # where the training has all of them, it must not have to wait for one
-        stop=stop,
-        lasting=False,  # a nice process stays so, and must not be lent to other tasks
-    )
-    for receipt, made in made_now:
-        write_atomically(receipt, made.model_dump_json())
-    if stop.is_set():
-        return
-    listing = list_shards(listing_of(dataset, number), (shard for task in tasks() if (shard := _finished(task))))
-    generation = Generation(**listing.model_dump(), number=number, dataset=manifest.digest("train"))
-    write_atomically(commit_of(dataset, number), generation.model_dump_json(indent=2) + "\n")
-    say(f"generation {number} of the LQ images is there")
+        idle = cluster.idle_cpus()
+        made_now = run_tasks(
+            refresh_shard,
+            unfinished(),
+            max_in_flight=max(1, int(idle)),
+            retries=self.retries,
+            cpus=1 if idle >= 1 else 0,  # where the training has all of them, it must not have to wait for one
+            stop=stop,
+            reuse_workers=False,  # a nice process stays so, and must not run other tasks
+        )
+        for receipt, made in made_now:
+            write_atomically(receipt, made.model_dump_json())
+        if stop.is_set():
+            return
+        shards = (shard for task in tasks() if (shard := _finished(task)))
+        listing = list_shards(listing_of(self.dataset, number), shards)
+        generation = Generation(**listing.model_dump(), number=number, dataset=manifest.digest("train"))
+        write_atomically(commit_of(self.dataset, number), generation.model_dump_json(indent=2) + "\n")
+        say(f"generation {number} of the LQ images is complete")
 
 
 def _finished(task: RefreshTask) -> Shard | None:

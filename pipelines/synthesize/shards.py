@@ -19,8 +19,9 @@ from daefr.images import Image
 from daefr.settings.base import Settings
 from daefr.settings.images import MAX_PIXELS
 from pipelines.storage import s3
+from pipelines.storage.listing import ListingDigest
 from pipelines.synthesize.photographs import Photographs, take_faces
-from pipelines.synthesize.sources import Source, SourceFace, SourcesDigest
+from pipelines.synthesize.sources import Source, SourceFace
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def make_shard(task: ShardTask) -> Receipt:
             shard = None
         if shard is not None and task.store is not None:
             s3.upload(path, f"{task.store}/{shard.name}")
-    sources = SourcesDigest.of(task.sources)
+    sources = ListingDigest.of(task.sources)
     return Receipt(sources=sources, shard=shard, rejected=rejected, fruitless=len(fruitless))
 
 

@@ -15,6 +15,7 @@ from daefr.portraits import draw_portrait
 from daefr.settings.images import MAX_PIXELS
 from pipelines.engine.digest import digest
 from pipelines.storage.files import list_files, read_file
+from pipelines.storage.listing import ListingDigest
 from pipelines.synthesize.settings import PORTRAITS, DataConfig
 
 HEAD = 100_000
@@ -96,32 +97,6 @@ class Sources(Iterable[Source]):
         return Sources(head, self.listing and (lambda: (source for source in self if source.name not in names)))
 
 
-class SourcesDigest:
-    """A digest of sources that are added one at a time, whatever their order: the sum of their hashes modulo 2^256."""
-
-    def __init__(self) -> None:
-        """Begin with no source."""
-        self._sum = 0
-        self.count = 0
-
-    def add(self, source: Source) -> None:
-        """Add a source by its name, its size and its stamp."""
-        identity = f"{source.name}\0{source.size}\0{source.stamp}".encode(errors="surrogateescape")
-        self._sum = (self._sum + int.from_bytes(hashlib.sha256(identity).digest())) % 2**256
-        self.count += 1
-
-    def __str__(self) -> str:
-        return f"{self.count}-{self._sum:064x}"
-
-    @classmethod
-    def of(cls, sources: Iterable[Source]) -> str:
-        """Return the digest of all that are given."""
-        added = cls()
-        for source in sources:
-            added.add(source)
-        return str(added)
-
-
 def list_sources(data: DataConfig) -> dict[Split, Sources]:
     """Return the sources of both splits. Raises `UserError` for places that are missing or empty."""
     faces = _open(data, data.faces, "data.faces")
@@ -142,7 +117,7 @@ def list_sources(data: DataConfig) -> dict[Split, Sources]:
 
 def head_digest(sources: Mapping[Split, Sources]) -> str:
     """Return a digest that changes when one of the first sources of a split is added, removed or altered."""
-    return digest({split: [SourcesDigest.of(part.head), part.listing is None] for split, part in sources.items()})
+    return digest({split: [ListingDigest.of(part.head), part.listing is None] for split, part in sources.items()})
 
 
 def _open(data: DataConfig, places: str | list[str], key: str) -> Sources:

@@ -1,9 +1,9 @@
 """Step: synthesize pairs. Ray tasks make shards, each a function of its sources, the recipes and the seed."""
 
-import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,97 +21,190 @@ from daefr.data.manifest import (
 from daefr.errors import UserError
 from daefr.files import file_digest, write_atomically
 from pipelines.engine import cluster
-from pipelines.engine.command import StepCommand
+from pipelines.engine.dataset import DATASET
 from pipelines.engine.progress import Bar, bar
-from pipelines.engine.run import Run
-from pipelines.engine.step import Committed, StepInput
+from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
 from pipelines.engine.tasks import run_tasks
 from pipelines.storage import s3
-from pipelines.storage.cache import ShardCache
+from pipelines.storage.listing import ListingDigest
 from pipelines.synthesize.plan import Plan, finished, sizes_in, stored_sizes, usable
+from pipelines.synthesize.settings import DataConfig
 from pipelines.synthesize.shards import Receipt, ShardTask, make_shard
-from pipelines.synthesize.sources import SourcesDigest, head_digest, list_sources
+from pipelines.synthesize.sources import Sources, head_digest, list_sources
 from pipelines.tracking.client import MetricWriter
 
-VERSION = 4
-DATASET = "dataset"
 SECONDS_BETWEEN_METRICS = 10.0
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
-def synthesize(run: Run) -> Committed:
-    """Make the dataset of a run, or find it made."""
-    data = run.config.data
-    sources = list_sources(data)
-    settings = {
-        "data": data.model_dump(mode="json", exclude={"max_rejected", "detector", "refresh"}),
-        "resolution": run.config.resolution,
-        "seed": run.config.seed,
-    }
-    inputs = {"sources": StepInput(digest=head_digest(sources), origin=", ".join(data.places("faces")))}
-    if data.align:
-        from daefr.faces.detector import find_detector  # noqa: PLC0415  # it imports PyTorch, which aligned crops do without
+@dataclass(frozen=True)
+class Synthesize(Step):
+    """Makes the dataset of a run."""
 
-        detector = find_detector(data.detector)
-        inputs["detector"] = StepInput(digest=file_digest(detector), origin=str(detector))
+    data: DataConfig
+    resolution: int
+    seed: int
+    sources: Mapping[Split, Sources]
+    detector: Path | None = None
+    """The weights that `data.align` uses."""
+    max_in_flight: int | None = None
+    task_retries: int = 0
 
-    def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        plan = Plan(run.config, folder / DATASET, sources)
+    name = "synthesize"
+    version = 4
+
+    @classmethod
+    def open(
+        cls, data: DataConfig, resolution: int, seed: int, max_in_flight: int | None, task_retries: int
+    ) -> "Synthesize":
+        """List the sources, and find the detector where the configuration aligns photographs. Raises `UserError`."""
+        sources, detector = list_sources(data), None
+        if data.align:
+            # it imports PyTorch, which aligned crops do without
+            from daefr.faces.detector import find_detector  # noqa: PLC0415
+
+            detector = find_detector(data.detector)
+        return cls(data, resolution, seed, sources, detector, max_in_flight, task_retries)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Step`."""
+        return {
+            "data": self.data.model_dump(mode="json", exclude={"max_rejected", "detector", "refresh"}),
+            "resolution": self.resolution,
+            "seed": self.seed,
+        }
+
+    def inputs(self) -> dict[str, StepInput]:
+        """See `Step`."""
+        origin = ", ".join(self.data.places("faces"))
+        inputs = {"sources": StepInput(digest=head_digest(self.sources), origin=origin)}
+        if self.detector is not None:
+            inputs["detector"] = StepInput(digest=file_digest(self.detector), origin=str(self.detector))
+        return inputs
+
+    def run(self, context: StepContext) -> StepOutput:
+        """See `Step`."""
+        plan = Plan(self.data, self.resolution, self.seed, context.folder / DATASET, self.sources)
         plan.folder.mkdir(exist_ok=True)
-        _make_all(run, plan, run_id)
+        self._make_shards(plan, context)
         for left_by_a_killed_task in plan.folder.glob(".*.tmp"):
             left_by_a_killed_task.unlink()
-        made = _write_manifest(run, plan)
-        _check_rejected(run, plan, made)
-        files = [dataset_manifest.NAME, made.train.file, made.validation.file, made.rejected.file]
+        manifest = self._write_manifest(plan)
+        self._check_rejected(plan, manifest)
+        files = [dataset_manifest.NAME, manifest.train.file, manifest.validation.file, manifest.rejected.file]
         if plan.store is not None:
-            with suppress(PermissionError, s3.StorageError):  # this only tidies up, and not every store can
-                s3.forget_unfinished_uploads(plan.store)
-            with usable(plan.store):
-                for name in reversed(files):
-                    s3.upload(plan.folder / name, f"{plan.store}/{name}")
-        outputs: dict[str, Any] = {
-            "dataset": DATASET,
-            "sources": plan.digests,
-            "train_samples": made.samples("train"),
-            "validation_samples": made.samples("validation"),
-            "rejected": made.rejected.entries,
-            "bytes": made.train.bytes + made.validation.bytes,
-        }
-        run.tracking.client.log_artifact(run_id, str(plan.folder / dataset_manifest.NAME), DATASET)
-        with run.writer(run_id) as writer:
-            shards = made.train.entries + made.validation.entries
+            _upload(plan.folder, files, plan.store)
+        outputs = _outputs(plan, manifest)
+        context.tracking.client.log_artifact(context.run_id, str(plan.folder / dataset_manifest.NAME), DATASET)
+        with context.writer() as writer:
+            shards = manifest.train.entries + manifest.validation.entries
             writer.log(shards, {name: outputs[name] for name in ("train_samples", "validation_samples")})
-        return outputs, [f"{DATASET}/{name}" for name in files]
+        return StepOutput(outputs, [f"{DATASET}/{name}" for name in files])
 
-    def holds(found: Committed) -> bool:
-        dataset = found.folder / DATASET
-        made = load_manifest(dataset)
-        size_of = sizes_in(dataset) if made.store is None else stored_sizes(made.store).get
-        shards = chain(read_shards(dataset, made.train), read_shards(dataset, made.validation))
+    def is_still_valid(self, result: StepResult) -> bool:
+        """See `Step`: whether all shards exist, and the sources after the first are the same."""
+        dataset = result.folder / DATASET
+        manifest = load_manifest(dataset)
+        size_of = sizes_in(dataset) if manifest.store is None else stored_sizes(manifest.store).get
+        shards = chain(read_shards(dataset, manifest.train), read_shards(dataset, manifest.validation))
         if any(size_of(shard.name) != shard.bytes for shard in shards):
             return False
-        # the fingerprint covers the first of the sources only
-        long = any(part.listing for part in sources.values())
-        recorded = found.manifest.outputs["sources"]
-        return not long or recorded == {split: SourcesDigest.of(part) for split, part in sources.items()}
+        if not any(part.listing for part in self.sources.values()):
+            return True  # the fingerprint covers all sources
+        return bool(
+            result.outputs["sources"] == {split: ListingDigest.of(part) for split, part in self.sources.items()}
+        )
 
-    return run.step("synthesize", VERSION, settings, inputs, work, holds=holds)
+    def _make_shards(self, plan: Plan, context: StepContext) -> None:
+        """Run the tasks that are not finished yet, and record what each has made."""
+        size_of = sizes_in(plan.folder) if plan.store is None else stored_sizes(plan.store).get
+        unit = "photographs" if self.data.align else "faces"
+        with bar(self.name, plan.total, unit) as shown, context.writer() as writer:
+            tally = Tally(shown, writer, plan.total)
+
+            def unfinished() -> Iterator[tuple[Pending, ShardTask]]:
+                for task in plan:
+                    receipt = finished(task, size_of)
+                    if receipt is None:
+                        yield Pending(task.receipt, len(task.sources)), task
+                    else:
+                        tally.add(receipt, len(task.sources), made_now=False)
+
+            for pending, receipt in run_tasks(
+                make_shard,
+                unfinished(),
+                max_in_flight=self.max_in_flight,
+                retries=self.task_retries,
+                gpus=cluster.gpu_share if self.data.align else None,
+            ):
+                write_atomically(pending.receipt, receipt.model_dump_json())
+                tally.add(receipt, pending.sources, made_now=True)
+            tally.send()
+
+    def _write_manifest(self, plan: Plan) -> DatasetManifest:
+        """Write the manifest, which lists all shards and rejections; one entry at a time is in memory."""
+
+        def shards(split: Split) -> Iterator[Shard]:
+            return (receipt.shard for receipt in plan.receipts(split) if receipt.shard)
+
+        return write_dataset_manifest(
+            plan.folder,
+            resolution=self.resolution,
+            recipes={"mild": self.data.mild, "severe": self.data.severe},
+            variants={"mild": self.data.variants, "severe": self.data.variants},
+            seed=self.seed,
+            train=shards("train"),
+            validation=shards("validation"),
+            rejected=(entry for split in SPLITS for receipt in plan.receipts(split) for entry in receipt.rejected),
+            store=plan.store,
+        )
+
+    def _check_rejected(self, plan: Plan, manifest: DatasetManifest) -> None:
+        """Raise `UserError` where too many sources gave no sample, or a split has none."""
+        total = plan.planned
+        fruitless = sum(receipt.fruitless for split in SPLITS for receipt in plan.receipts(split))
+        what = "photographs gave no face" if self.data.align else "faces were rejected"
+        counts = ", ".join(f"{count} {kind}" for kind, count in manifest.reasons.items())
+        first = "; ".join(
+            f"{entry.source}: {entry.reason}" for entry in islice(read_rejected(plan.folder, manifest), 3)
+        )
+        why = f"{counts}, such as {first}"
+        if fruitless > self.data.max_rejected * total:
+            raise UserError(
+                f"{fruitless} of {total} {what}, more than data.max_rejected={self.data.max_rejected} allows: {why}"
+            )
+        for split in SPLITS:
+            if not manifest.samples(split):
+                raise UserError(f"no face is left for {split} after {fruitless} of {total} {what}: {why}")
 
 
-def shard_cache(run: Run, dataset: Path) -> ShardCache | None:
-    """Return what brings the shards of a dataset to a worker, None where they are beside their manifest."""
-    store = load_manifest(dataset).store
-    return None if store is None else ShardCache(store, run.config.compute.cache, run.config.compute.cache_bytes)
+def _upload(folder: Path, files: list[str], store: str) -> None:
+    """Upload the manifest's files to the store, the manifest itself last."""
+    with suppress(PermissionError, s3.StorageError):  # this only tidies up, and not every store can
+        s3.forget_unfinished_uploads(store)
+    with usable(store):
+        for name in reversed(files):
+            s3.upload(folder / name, f"{store}/{name}")
+
+
+def _outputs(plan: Plan, manifest: DatasetManifest) -> dict[str, Any]:
+    return {
+        "dataset": DATASET,
+        "sources": plan.digests,
+        "train_samples": manifest.samples("train"),
+        "validation_samples": manifest.samples("validation"),
+        "rejected": manifest.rejected.entries,
+        "bytes": manifest.train.bytes + manifest.validation.bytes,
+    }
 
 
 class Tally:
-    """Counts what was made, and tells it: on the terminal, and to the step's MLflow run, by the number of shards."""
+    """Counts what was made, and shows it on the terminal and in the step's MLflow run, by the number of shards."""
 
     def __init__(self, shown: Bar, writer: MetricWriter, total: int | None) -> None:
         """Begin with nothing made, of `total` sources where that is known."""
         self._shown, self._writer, self._total = shown, writer, total
-        self._start, self._told = time.monotonic(), -SECONDS_BETWEEN_METRICS
+        self._start, self._sent = time.monotonic(), -SECONDS_BETWEEN_METRICS
         self._made = 0
         self.shards = self.sources = self.bytes = self.rejected = 0
 
@@ -123,14 +216,14 @@ class Tally:
         self.rejected += len(receipt.rejected)
         self._made += sources * made_now
         self._shown.update(self.sources, f"{self.bytes / 1e6:.1f} MB, {self.rejected} rejected")
-        if time.monotonic() - self._told >= SECONDS_BETWEEN_METRICS:
-            self.tell()
+        if time.monotonic() - self._sent >= SECONDS_BETWEEN_METRICS:
+            self.send()
 
-    def tell(self) -> None:
-        """Send the counts."""
-        self._told = time.monotonic()
+    def send(self) -> None:
+        """Send the counts to MLflow."""
+        self._sent = time.monotonic()
         counts = {"sources": self.sources, "bytes": self.bytes, "rejected": self.rejected}
-        rate = self._made / max(self._told - self._start, 1e-6)
+        rate = self._made / max(self._sent - self._start, 1e-6)
         left = {"seconds_left": (self._total - self.sources) / rate} if self._total is not None and rate else {}
         self._writer.log(self.shards, {**counts, "sources_per_second": rate, **left})
 
@@ -143,75 +236,3 @@ class Pending(NamedTuple):
 
     def __str__(self) -> str:
         return self.receipt.stem
-
-
-def _make_all(run: Run, plan: Plan, run_id: str) -> None:
-    """Run the tasks that are not finished yet, and record what each has made."""
-    size_of = sizes_in(plan.folder) if plan.store is None else stored_sizes(plan.store).get
-    unit = "photographs" if run.config.data.align else "faces"
-    with bar("synthesize", plan.total, unit) as shown, run.writer(run_id) as writer:
-        tally = Tally(shown, writer, plan.total)
-
-        def unfinished() -> Iterator[tuple[Pending, ShardTask]]:
-            for task in plan:
-                receipt = finished(task, size_of)
-                if receipt is None:
-                    yield Pending(task.receipt, len(task.sources)), task
-                else:
-                    tally.add(receipt, len(task.sources), made_now=False)
-
-        compute = run.config.compute
-        for pending, receipt in run_tasks(
-            make_shard,
-            unfinished(),
-            in_flight=compute.tasks,
-            retries=compute.task_retries,
-            gpus=cluster.gpu_share if run.config.data.align else None,
-        ):
-            write_atomically(pending.receipt, receipt.model_dump_json())
-            tally.add(receipt, pending.sources, made_now=True)
-        tally.tell()
-
-
-def _write_manifest(run: Run, plan: Plan) -> DatasetManifest:
-    """Write what lists all that was made and rejected, of which one entry at a time is held."""
-    data = run.config.data
-
-    def shards(split: Split) -> Iterator[Shard]:
-        return (receipt.shard for receipt in plan.receipts(split) if receipt.shard)
-
-    return write_dataset_manifest(
-        plan.folder,
-        resolution=run.config.resolution,
-        recipes={"mild": data.mild, "severe": data.severe},
-        variants={"mild": data.variants, "severe": data.variants},
-        seed=run.config.seed,
-        train=shards("train"),
-        validation=shards("validation"),
-        rejected=(entry for split in SPLITS for receipt in plan.receipts(split) for entry in receipt.rejected),
-        store=plan.store,
-    )
-
-
-def _check_rejected(run: Run, plan: Plan, made: DatasetManifest) -> None:
-    data, total = run.config.data, plan.planned
-    fruitless = sum(receipt.fruitless for split in SPLITS for receipt in plan.receipts(split))
-    what = "photographs gave no face" if data.align else "faces were rejected"
-    counts = ", ".join(f"{count} {kind}" for kind, count in made.reasons.items())
-    first = "; ".join(f"{entry.source}: {entry.reason}" for entry in islice(read_rejected(plan.folder, made), 3))
-    why = f"{counts}, such as {first}"
-    if fruitless > data.max_rejected * total:
-        raise UserError(f"{fruitless} of {total} {what}, more than data.max_rejected={data.max_rejected} allows: {why}")
-    for split in SPLITS:
-        if not made.samples(split):
-            raise UserError(f"no face is left for {split} after {fruitless} of {total} {what}: {why}")
-
-
-class _Synthesize(StepCommand):
-    name = "synthesize"
-
-    def work(self, run: Run, options: argparse.Namespace) -> list[str]:  # noqa: ARG002
-        return [f"dataset: {synthesize(run).folder / DATASET}"]
-
-
-COMMAND = _Synthesize()

@@ -19,8 +19,8 @@ SECONDS_TO_SETTLE = 2.0
 
 
 @dataclass(frozen=True)
-class Reign:
-    """Who is champion of a model, and the entries of its journal until then: what a decision is about."""
+class ChampionState:
+    """Which version is the champion of a model, and the entries of its journal until then."""
 
     model: str
     entries: tuple[Entry, ...]
@@ -36,14 +36,14 @@ class Reign:
         return self.entries[-1].previous if self.entries else None
 
 
-def reign(tracking: Tracking, model: str) -> Reign:
-    """Return who is champion, after finishing what others left half done and noting what was moved by hand."""
+def champion_state(tracking: Tracking, model: str) -> ChampionState:
+    """Return the state of a model, after completing interrupted changes and recording aliases moved by hand."""
     journal, seen = Journal.of(tracking, model), None
     while True:
         entries = journal.entries()
         if journal.settled < len(entries):
             _settle(tracking, model, journal)
-        now = Reign(model, tuple(entries))
+        now = ChampionState(model, tuple(entries))
         held = registry.aliases(tracking, model).get(CHAMPION)
         if held == now.champion:
             return now
@@ -57,7 +57,7 @@ def reign(tracking: Tracking, model: str) -> Reign:
             _settle(tracking, model, journal)
 
 
-def promote(tracking: Tracking, decided_in: Reign, entry: Entry) -> bool:
+def promote(tracking: Tracking, decided_in: ChampionState, entry: Entry) -> bool:
     """Make a version the champion, if the champion is still the one that was decided against; return whether it was."""
     journal = Journal.of(tracking, decided_in.model)
     if not journal.append(len(decided_in.entries), entry):
@@ -73,7 +73,7 @@ def roll_back(tracking: Tracking, model: str, why: str) -> Entry:
     """
     journal = Journal.of(tracking, model)
     while True:
-        now = reign(tracking, model)
+        now = champion_state(tracking, model)
         if now.champion is None or now.previous is None:
             raise UserError(f"{model} cannot be rolled back: before its champion there was none")
         registry.resolve(tracking, f"models:/{model}/{now.previous}")

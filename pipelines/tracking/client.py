@@ -27,7 +27,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from numpy.typing import NDArray
 
 from daefr.errors import UserError, one_line
-from pipelines.tracking.retry import Patient
+from pipelines.tracking.retry import RetryingClient
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +59,13 @@ class Tracking:
     uri: str
     experiment_id: str
     revision: str = ""
-    patience: float = 0
-    """Seconds that a call waits for a server that is away."""
+    unavailable_timeout_s: float = 0
+    """How long a call is repeated while the server is unreachable."""
 
     @classmethod
-    def open(cls, uri: str, experiment: str, artifacts: str | None, revision: str = "", patience: float = 0) -> Self:
+    def open(
+        cls, uri: str, experiment: str, artifacts: str | None, revision: str = "", unavailable_timeout_s: float = 0
+    ) -> Self:
         """Connect, and create the database and the experiment where they do not exist yet.
 
         Args:
@@ -72,7 +74,7 @@ class Tracking:
             artifacts: Folder or URI for its artifacts, None for the server's own. An experiment that exists keeps the
                 place that it has.
             revision: Git revision to record on every run.
-            patience: Seconds that later calls wait for a server that is away.
+            unavailable_timeout_s: How long later calls are repeated while the server is unreachable.
 
         Raises:
             UserError: The server cannot be reached or used.
@@ -81,24 +83,24 @@ class Tracking:
         try:
             uri = _checked(uri)
             client = _client(uri)
-            with _impatient():
+            with _short_timeouts():
                 found = client.get_experiment_by_name(experiment)
                 if found is None:
                     is_folder = artifacts is not None and ":/" not in artifacts
                     place = str(Path(str(artifacts)).resolve()) if is_folder else artifacts
                     made = client.create_experiment(experiment, artifact_location=place, tags=_MODEL_TRAINING)
-                    return cls(uri, made, revision, patience)
+                    return cls(uri, made, revision, unavailable_timeout_s)
         # MLflow lets the errors of alembic, SQLAlchemy and requests through, so there is no narrower class.
         except Exception as error:
             raise UserError(f"The tracking server {uri!r} cannot be used: {one_line(error, 200)}") from error
         if found.lifecycle_stage != "active":
             raise UserError(f"The experiment {experiment!r} at {uri} was deleted: restore it or choose another name.")
-        return cls(uri, found.experiment_id, revision, patience)
+        return cls(uri, found.experiment_id, revision, unavailable_timeout_s)
 
     @cached_property
     def client(self) -> MlflowClient:
         """The client of this process, for tracking and registry alike."""
-        return cast(MlflowClient, Patient(_client(self.uri), self.patience, logger.warning))
+        return cast(MlflowClient, RetryingClient(_client(self.uri), self.unavailable_timeout_s, logger.warning))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "client"}
@@ -169,8 +171,10 @@ class MetricWriter:
         """Start the thread, which sends what there is every ``every`` seconds."""
         self._tracking = tracking
         self._run_id = run_id
-        # waiting is this one's own business; the client is made when it is needed, on the thread
-        self._impatient = replace(tracking, patience=0) if tracking.patience else tracking
+        # retries are this class's own; the client is made when it is first needed, on the thread
+        self._without_retries = (
+            replace(tracking, unavailable_timeout_s=0) if tracking.unavailable_timeout_s else tracking
+        )
         self._every = every
         self._lock = threading.Lock()
         self._metrics: list[Metric] = []
@@ -229,11 +233,11 @@ class MetricWriter:
             self._metrics.extend(Metric(*value) for value in unsent)
 
     def close(self, timeout: float | None = None) -> None:
-        """Send what is left, for a minute or as long as `Tracking.patience` says.
+        """Send what is left, for a minute or as long as `Tracking.unavailable_timeout_s` says.
 
         What could not be sent by then is lost, with an error logged.
         """
-        timeout = max(60.0, self._tracking.patience) if timeout is None else timeout
+        timeout = max(60.0, self._tracking.unavailable_timeout_s) if timeout is None else timeout
         self._deadline = time.monotonic() + timeout
         self._wake.set()
         self._thread.join(timeout)
@@ -274,12 +278,12 @@ class MetricWriter:
         # An item leaves the buffer after it has arrived. MLflow drops exact repeats, so sending twice does no harm.
         # Only this thread takes items out, so what it reads here without the lock stays where it is.
         while batch := self._metrics[:_METRICS_A_BATCH]:
-            self._impatient.client.log_batch(self._run_id, metrics=batch, synchronous=True)
+            self._without_retries.client.log_batch(self._run_id, metrics=batch, synchronous=True)
             with self._lock:
                 del self._metrics[: len(batch)]
         while self._images:
             path, rgb = self._images[0]
-            self._impatient.client.log_image(self._run_id, rgb, artifact_file=path)
+            self._without_retries.client.log_image(self._run_id, rgb, artifact_file=path)
             with self._lock:
                 del self._images[0]
 
@@ -309,7 +313,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _short_timeouts() -> Iterator[None]:
     """Shorten the time-outs for the first word with a server; MLflow takes them from the environment only."""
     short = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     before = {key: os.environ.get(key) for key in short}

@@ -7,8 +7,7 @@ from daefr.checkpoint import digest_of
 from daefr.errors import UserError, one_line
 from daefr.files import file_digest
 from daefr.restore import load_restoration
-from pipelines.engine.run import absolute
-from pipelines.restore.settings import RestoreConfig
+from pipelines.storage.paths import absolute
 from pipelines.tracking import registry
 from pipelines.tracking.client import Tracking
 
@@ -62,12 +61,6 @@ def find_model(tracking: Tracking, address: str) -> Model:
         )
     load_restoration(place)
     return Model(str(place), digest_of(place), place)
-
-
-def located(settings: RestoreConfig) -> RestoreConfig:
-    """Return the settings with the paths of weights as workers find them, which are in folders of their own."""
-    given = {name: getattr(settings, name) for name in ("detector", "parser", "upscaler")}
-    return settings.model_copy(update={name: absolute(path) for name, path in given.items() if path is not None})
 
 
 def follows_alias(address: str) -> bool:

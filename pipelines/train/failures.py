@@ -9,7 +9,7 @@ from ray.train import ControllerError, TrainingFailedError, UserCallback, Worker
 
 from daefr.errors import UserError, one_line
 from daefr.training.errors import NonFiniteLossError
-from pipelines.engine.errors import StepFailedError
+from pipelines.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
 from pipelines.train.symptoms import Symptom, symptom
 
@@ -20,9 +20,9 @@ _PASSING = (Symptom.HARDWARE, Symptom.DIED, Symptom.LOST_PEER)
 class GiveUpEarly(UserCallback):  # type: ignore[misc]  # Ray has no types
     """Ends a training whose failure another try would only repeat; else Ray Train tries `max_failures` times."""
 
-    def __init__(self, stage: str, board: Any) -> None:
+    def __init__(self, stage: str, progress: Any) -> None:
         """Remember no failure yet; in Ray's controller, this lives as long as the training."""
-        self._stage, self._board, self._before = stage, board, ""
+        self._stage, self._progress, self._before = stage, progress, ""
 
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:  # noqa: ARG002
         """Raise what ends the training. Ray calls this with the errors of the ranks that have failed."""
@@ -38,7 +38,7 @@ class GiveUpEarly(UserCallback):  # type: ignore[misc]  # Ray has no types
         if told == self._before and not passing:
             raise StepFailedError(f"{told} (twice in the same way, so it is not tried again)")
         self._before = told
-        self._board.lose.remote(f"{self._stage}: {told}: it goes on from its last checkpoint")
+        self._progress.mark_stopped.remote(f"{self._stage}: {told}: resuming from the last checkpoint")
 
 
 def first_cause(failures: Mapping[int, BaseException]) -> tuple[int, BaseException]:

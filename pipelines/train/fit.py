@@ -14,26 +14,26 @@ from daefr.memory import KEEP_FREED_MEMORY
 from daefr.training.rank_vote import nccl_timeout_seconds
 from pipelines.engine import cluster
 from pipelines.engine import signals as termination
-from pipelines.engine.progress import Reading, bar, follow, say
+from pipelines.engine.progress import ProgressSnapshot, bar, follow, say
 from pipelines.train.failures import CONTROLLER_LOST, RAY_ERRORS, GiveUpEarly, translate
-from pipelines.train.job import Job
+from pipelines.train.job import TrainingJob
 from pipelines.train.settings import StageCompute
 from pipelines.train.worker import train_worker
 
 REPORTS = "ray"
 
 
-def fit(job: Job) -> dict[str, float]:
-    """Train a stage, going on from its last checkpoint; return the last validation.
+def fit(job: TrainingJob) -> dict[str, float]:
+    """Train a stage, resuming from its last checkpoint; return the last validation metrics.
 
     Raises `UserError` for the user's mistake, and `StepFailedError` with the cause in one line.
     """
-    watch = Watch(job)
+    monitor = StallMonitor(job)
     try:
         with (
             termination.training(),
             bar(job.stage, job.training.last_step, "steps") as shown,
-            follow(job.board, shown, watch, stop_when=termination.requested),
+            follow(job.progress, shown, monitor, stop_when=termination.requested),
         ):
             for left in reversed(range(job.compute.max_failures + 1)):
                 try:
@@ -42,8 +42,10 @@ def fit(job: Job) -> dict[str, float]:
                 except CONTROLLER_LOST as error:
                     if not left or termination.requested.is_set():
                         raise
-                    watch.release()
-                    job.board.lose.remote(f"{job.stage}: {one_line(error)}: it goes on from its last checkpoint")
+                    monitor.release()
+                    job.progress.mark_stopped.remote(
+                        f"{job.stage}: {one_line(error)}: resuming from the last checkpoint"
+                    )
     except RAY_ERRORS as error:
         if termination.requested.is_set():
             raise termination.TerminatedError from error
@@ -51,7 +53,7 @@ def fit(job: Job) -> dict[str, float]:
     return measured
 
 
-def _trainer(job: Job) -> TorchTrainer:
+def _trainer(job: TrainingJob) -> TorchTrainer:
     compute = job.compute
     place, _, name = job.checkpoints.place.rpartition("/")
     with suppress(OSError):  # a store that fails is told when Ray Train opens it
@@ -70,7 +72,7 @@ def _trainer(job: Job) -> TorchTrainer:
             storage_path=place,
             name=name,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
-            callbacks=[GiveUpEarly(job.stage, job.board)],
+            callbacks=[GiveUpEarly(job.stage, job.progress)],
             worker_runtime_env=_environment(job),
         ),
     )
@@ -85,36 +87,39 @@ def collective_timeout(compute: StageCompute) -> int:
     return ceil(nccl_timeout_seconds(compute.timeout)) if _backend(compute) == "nccl" else compute.timeout
 
 
-def _environment(job: Job) -> dict[str, Any]:
+def _environment(job: TrainingJob) -> dict[str, Any]:
     speed = job.training.speed.on("cuda" if job.compute.gpu else "cpu")
     return {"env_vars": KEEP_FREED_MEMORY} if speed.keep_memory else {}
 
 
-class Watch:
-    """Watches a training from the driver: says every minute that no worker runs, as Ray Train waits in silence."""
+class StallMonitor:
+    """Logs every minute that no worker of a training runs, because Ray Train waits silently."""
 
-    def __init__(self, job: Job) -> None:
-        """Begin with nothing told."""
-        self._job, self._told, self._worked = job, 0, time.monotonic()
-        self._held: PlacementGroup | None = None
+    def __init__(self, job: TrainingJob) -> None:
+        """Begin with nothing logged."""
+        self._job, self._logged_min, self._last_seen = job, 0, time.monotonic()
+        self._placement: PlacementGroup | None = None
 
-    def __call__(self, reading: Reading) -> None:
-        """Take note of what stands on the board."""
-        self._held = reading.held or self._held
-        if reading.running:
-            self._worked = time.monotonic()
-        minutes = int((time.monotonic() - self._worked) // 60)
-        if minutes > self._told:
-            wanted = resources(self._job.compute)
-            has = cluster.listed(cluster.free(wanted))
-            say(f"{self._job.stage}: no worker for {minutes} min; it needs {cluster.listed(wanted)}, free are {has}")
-        self._told = minutes
+    def __call__(self, snapshot: ProgressSnapshot) -> None:
+        """Take note of the training's state."""
+        self._placement = snapshot.placement or self._placement
+        if snapshot.is_running:
+            self._last_seen = time.monotonic()
+        minutes = int((time.monotonic() - self._last_seen) // 60)
+        if minutes > self._logged_min:
+            needed = resources(self._job.compute)
+            free = cluster.format_resources(cluster.free(needed))
+            say(
+                f"{self._job.stage}: no worker for {minutes} min: {cluster.format_resources(needed)} needed, "
+                f"{free} free"
+            )
+        self._logged_min = minutes
 
     def release(self) -> None:
-        """Give back what lost workers held: where Ray Train's own processes died with them, nothing else does."""
-        if self._held is not None:
-            ray.util.remove_placement_group(self._held)
-        self._held = None
+        """Remove the placement group of lost workers, which nobody does where Ray Train's controller died with them."""
+        if self._placement is not None:
+            ray.util.remove_placement_group(self._placement)
+        self._placement = None
 
 
 def per_worker(compute: StageCompute) -> dict[str, float]:

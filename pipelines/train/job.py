@@ -16,7 +16,7 @@ from pipelines.train.settings import StageCompute
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """Everything that a worker needs to train a stage."""
 
     stage: StageName
@@ -28,7 +28,7 @@ class Job:
     refresh: int | None
     """Epochs after which the LQ images are those of the next generation."""
     fetch: Fetch | None
-    """Brings the dataset's shards where they are not beside its manifest."""
+    """Downloads the dataset's shards where they are not beside its manifest."""
     checkpoints: Checkpoints
     start: Version | Path | None
     """A checkpoint of the stage itself; without one, the stage starts from `upstream`."""
@@ -37,4 +37,5 @@ class Job:
     run_id: str
     stop_timeout: int
     """Seconds that the driver gives the training to end when it is asked to stop."""
-    board: Any
+    progress: Any
+    """A handle of the `ProgressActor`."""

@@ -17,10 +17,10 @@ from daefr.training.errors import StoppedError
 from daefr.training.reporter import Save
 from pipelines.tracking.client import MetricWriter
 from pipelines.train.checkpoints import MEASURES, checkpoint_name
-from pipelines.train.job import Job
+from pipelines.train.job import TrainingJob
 from pipelines.train.machine import MachineMetrics
 from pipelines.train.startup import Startup
-from pipelines.train.stopping import Asked, StoreTime
+from pipelines.train.stopping import StopListener, StoreTime
 
 UNSENT = "unsent.json"
 """Beside a checkpoint: values on their way to MLflow."""
@@ -29,7 +29,7 @@ UNSENT = "unsent.json"
 class RayReporter:
     """The reporter of one worker; those of all workers report checkpoints together."""
 
-    def __init__(self, job: Job, startup: Startup) -> None:
+    def __init__(self, job: TrainingJob, startup: Startup) -> None:
         """Open what writes to MLflow: on rank 0, and on the first rank of every other machine for its load."""
         context = ray.train.get_context()
         self._job, self._startup = job, startup
@@ -39,7 +39,7 @@ class RayReporter:
         self._machines_writer = writer
         self._writer = writer if context.get_world_rank() == 0 else None
         self._measured: tuple[int, dict[str, float]] = (-1, {})
-        self._asked, self._store_time = Asked(job.board, job.stop_timeout), StoreTime()
+        self._stop_listener, self._store_time = StopListener(job.progress, job.stop_timeout), StoreTime()
         self._unstored = Queue[str]()
         self._saves = dict[str, Save]()
 
@@ -51,8 +51,8 @@ class RayReporter:
             self._machine.close()
             self._machines_writer.close()
         if kind is StoppedError:
-            self._asked.wait_for_the_end()
-        self._asked.close()
+            self._stop_listener.wait_for_the_end()
+        self._stop_listener.close()
 
     def resume(self, checkpoint: Path) -> None:
         """Send what had not arrived at MLflow when this checkpoint was made."""
@@ -68,7 +68,7 @@ class RayReporter:
             self._measured = step, values
         if "samples_per_second" in values:
             note = f"loss {values['loss']:.4f}, {values['samples_per_second']:.1f} samples a second"
-            self._job.board.write.remote(step, note)
+            self._job.progress.update.remote(step, note)
 
     def image(self, step: int, name: str, image: Image) -> None:
         """Send a picture on its way."""
@@ -97,11 +97,11 @@ class RayReporter:
 
     def _can_be_stored(self, step: int) -> bool:
         """Tell whether there is time for a checkpoint, which only one of a training that is to stop may not have."""
-        left = self._asked.seconds_left()
+        left = self._stop_listener.seconds_left()
         expected = self._store_time.expected(self._unstored.unfinished_tasks)
         if step == self._job.training.last_step or expected <= left:
             return True
-        self._job.board.tell.remote(
+        self._job.progress.log.remote(
             f"{self._job.stage}: no checkpoint of step {step}: storing it would take {expected:.0f} s and {left:.0f} s "
             "are left; those that are being stored are finished"
         )
@@ -111,14 +111,14 @@ class RayReporter:
         """Tell whether the driver, or the node's own end, asks the training to stop."""
         if not self._startup.is_over:
             self._tell_startup()
-        return self._asked.to_stop()
+        return self._stop_listener.should_stop()
 
     def _tell_startup(self) -> None:
         self._startup.is_over = True
         self._startup.reached("first step")
         if self._writer is not None:
             workers = ray.train.get_context().get_world_size()
-            self._job.board.tell.remote(f"{self._job.stage}: {workers} worker{'s' * (workers > 1)}, {self._startup}")
+            self._job.progress.log.remote(f"{self._job.stage}: {workers} worker{'s' * (workers > 1)}, {self._startup}")
             seconds = {f"startup/{phase}": spent for phase, spent in self._startup.seconds.items()}
             self._writer.log(0, seconds)
 

@@ -13,19 +13,19 @@ NOTICING = 2.0
 """Seconds that it may take until a worker hears that the driver asks."""
 
 
-class Asked:
+class StopListener:
     """Listens on a thread of its own, so that a step only looks at a flag."""
 
-    def __init__(self, board: Any, stop_timeout: float) -> None:
-        """Begin to listen to a `Board` actor, and to Ray's news of nodes that are drained.
+    def __init__(self, progress: Any, stop_timeout: float) -> None:
+        """Begin to listen to a `ProgressActor`, and to Ray's news of nodes that are drained.
 
         `stop_timeout` is how many seconds the driver gives a training to end.
         """
-        self._board, self._stop_timeout, self._closed = board, stop_timeout, threading.Event()
+        self._progress, self._stop_timeout, self._closed = progress, stop_timeout, threading.Event()
         self._by_driver, self._heard = False, 0.0
         threading.Thread(target=self._listen, name="stopping", daemon=True).start()
 
-    def to_stop(self) -> bool:
+    def should_stop(self) -> bool:
         """Tell whether the training is to stop."""
         return self._by_driver or self._preemption() is not None
 
@@ -58,8 +58,8 @@ class Asked:
 
     def _listen(self) -> None:
         while not self._closed.wait(EVERY) and not self._by_driver:
-            with suppress(ray.exceptions.RayError):  # the board's node is lost, or the driver, and then this worker
-                asked: bool = ray.get(self._board.stopping.remote(), timeout=10)
+            with suppress(ray.exceptions.RayError):  # the actor's node is lost, or the driver, and then this worker
+                asked: bool = ray.get(self._progress.stop_requested.remote(), timeout=10)
                 self._heard = time.monotonic()
                 self._by_driver = asked
 

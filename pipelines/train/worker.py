@@ -16,18 +16,18 @@ from daefr.compiler import missing_compiler
 from daefr.errors import UserError
 from daefr.stages import build_stage, continue_from, start_from
 from daefr.training.loop import train
-from pipelines.preflight import no_compiler
 from pipelines.tracking import registry
 from pipelines.tracking.registry import Version
-from pipelines.train.job import Job
+from pipelines.train.compiler import no_compiler
+from pipelines.train.job import TrainingJob
 from pipelines.train.reporter import RayReporter
 from pipelines.train.startup import Startup
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, float]:
     """Train on one rank, from the newest checkpoint that is whole, and return the last validation."""
-    job: Job = settings["job"]
-    startup = Startup(ray.get(job.board.begin.remote(ray.util.get_current_placement_group())))
+    job: TrainingJob = settings["job"]
+    startup = Startup(ray.get(job.progress.mark_started.remote(ray.util.get_current_placement_group())))
     startup.reached("workers")
     _check_compiler(job)
     torch.set_num_threads(max(1, int(job.compute.cpus)))
@@ -58,7 +58,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
         )
 
 
-def _check_compiler(job: Job) -> None:
+def _check_compiler(job: TrainingJob) -> None:
     device = ray.train.torch.get_device()
     lacks = missing_compiler(device.type) if job.training.speed.on(device.type).compile else None
     if lacks is not None:
@@ -66,10 +66,10 @@ def _check_compiler(job: Job) -> None:
 
 
 @contextmanager
-def _latest(job: Job) -> Iterator[Checkpoint | None]:
+def _latest(job: TrainingJob) -> Iterator[Checkpoint | None]:
     """Give the checkpoint to go on from, on every rank the same: the newest that rank 0 finds whole."""
     if ray.train.get_context().get_world_rank() == 0:
-        with job.checkpoints.newest(lambda line: job.board.tell.remote(f"{job.stage}: {line}")) as found:
+        with job.checkpoints.newest(lambda line: job.progress.log.remote(f"{job.stage}: {line}")) as found:
             broadcast_from_rank_zero(found and found[0])
             yield found and found[1]
         return
@@ -81,7 +81,7 @@ def _latest(job: Job) -> Iterator[Checkpoint | None]:
         yield checkpoint
 
 
-def _fetch(job: Job, version: Version | Path, scratch: str) -> Checkpoint:
+def _fetch(job: TrainingJob, version: Version | Path, scratch: str) -> Checkpoint:
     if isinstance(version, Path):
         return load_checkpoint(version)
     return load_checkpoint(registry.download(job.tracking, version, Path(scratch) / version.name))

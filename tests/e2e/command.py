@@ -25,7 +25,7 @@ class Finished:
     def started(self) -> list[str]:
         """The steps that were executed, in order of their start."""
         lines = [line.split(":") for line in self.err.splitlines()]
-        return [name for name, *rest in lines if rest and rest[0].startswith((" starts,", " goes on,"))]
+        return [name for name, *rest in lines if rest and rest[0].startswith((" starting,", " resuming,"))]
 
 
 def run(step: str, workdir: Path, *arguments: str, config: Path = TINY) -> Finished:

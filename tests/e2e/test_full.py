@@ -53,8 +53,8 @@ def test_it_ends_with_a_model_and_a_grid(finished: Finished, workdir: Path) -> N
 
 
 def test_after_the_kills_it_went_on_and_repeated_no_finished_work(finished: Finished, workdir: Path) -> None:
-    assert "synthesize: kept" in finished.err
-    assert "hq_codebook: goes on" in finished.err
+    assert "synthesize: up to date" in finished.err
+    assert "hq_codebook: resuming" in finished.err
     run_id = json.loads((_step(workdir, "hq_codebook") / "manifest.json").read_text())["run_id"]
     losses = _client(workdir).get_metric_history(run_id, "loss")
     assert {metric.step for metric in losses} == set(range(4, 41, 4))

@@ -25,7 +25,7 @@ def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(tmp_path: Path)
     assert process.returncode == 130, told
     (_, *after) = told.splitlines()
     after = [line for line in after if " faces, " not in line]
-    assert after == ["interrupted: the same command goes on from here"]
+    assert after == ["interrupted: the same command resumes from here"]
 
     (folder,) = tmp_path.glob("steps/synthesize-*")
     assert not (folder / "manifest.json").exists()

@@ -129,7 +129,7 @@ def test_a_node_that_is_lost_is_replaced(wanted: str, nodes: Nodes, tmp_path: Pa
     nodes.add(cpus=1)
     code, said = driver.end()
     assert code == 0, said
-    assert "it goes on from its last checkpoint" in said
+    assert "resuming from the last checkpoint" in said
     assert _digest(tmp_path) == wanted
 
 
@@ -140,7 +140,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(wanted: str, nodes: Nodes, tm
     os.kill(_workers(nodes)[0], signal.SIGSTOP)
     code, said = driver.end()
     assert code == 0, said
-    assert re.search(r"HungRankError: .* after 20 s no answer from rank [01].*it goes on from its last", said), said
+    assert re.search(r"HungRankError: .* after 20 s no answer from rank [01].*resuming from the last", said), said
     assert _digest(tmp_path) == wanted
 
 
@@ -209,7 +209,7 @@ def test_after_the_head_was_lost_the_same_command_goes_on(wanted: str, nodes: No
     code, said = _Driver(tmp_path, variables=_joined(nodes)).end()
     assert code == 0, said
     assert before != "step-000000400"
-    assert "hq_codebook: goes on" in said
+    assert "hq_codebook: resuming" in said
     assert _digest(tmp_path) == wanted
 
 
@@ -227,7 +227,7 @@ def test_sigterm_writes_a_checkpoint_and_ends_in_time(wanted: str, tmp_path: Pat
     code, said = driver.end(timeout=60)
     assert time.monotonic() - start < 30
     assert code == 143, said
-    assert said.splitlines()[-1] == "terminated: the same command goes on from here"
+    assert said.splitlines()[-1] == "terminated: the same command resumes from here"
     (checkpoint,) = _checkpoints(tmp_path)
     assert 0 < int(checkpoint.name.rpartition("-")[2]) < 400
     code, said = _Driver(tmp_path, "stages.hq_codebook.checkpoint_every=1000").end()

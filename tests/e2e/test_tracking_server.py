@@ -98,7 +98,7 @@ def test_no_metric_of_several_processes_is_lost(tracking: Tracking) -> None:
 
 
 def _promote(tracking: Tracking, model: str, version: int, start: Any, answers: Any) -> None:
-    now = champions.reign(tracking, model)
+    now = champions.champion_state(tracking, model)
     start.wait()
     entry = Entry(kind="promoted", champion=version, replaces=now.champion, previous=now.champion, why="better")
     answers.put((version, champions.promote(tracking, now, entry)))
@@ -130,7 +130,7 @@ def test_checkpoints_are_on_s3_and_of_two_promotions_one_wins(tracking: Tracking
             process.join(60)
         (winner,) = [number for number, won in told.items() if won]
         assert registry.aliases(tracking, version.name)["champion"] == winner
-        assert len(champions.reign(tracking, version.name).entries) == round_ + 1
+        assert len(champions.champion_state(tracking, version.name).entries) == round_ + 1
 
 
 def test_elsewhere_than_on_loopback_it_asks_for_a_password(

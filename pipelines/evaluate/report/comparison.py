@@ -13,7 +13,7 @@ from daefr.errors import UserError
 from daefr.evaluation import column
 from daefr.metrics.bootstrap import Interval, mean_difference
 from daefr.metrics.registry import higher_is_better
-from pipelines.engine.step import Committed
+from pipelines.engine.step import StepResult
 from pipelines.evaluate.figures import FIGURES, BenchmarkSummary, Summary, read_figures, summary_of
 from pipelines.evaluate.parts import THUMBNAIL, THUMBNAILS, part_path
 from pipelines.evaluate.report.published import published
@@ -28,27 +28,27 @@ Kind = Literal["published", "input", "bound", "method", "champion", "candidate"]
 COMPETING: tuple[Kind, ...] = ("method", "champion", "candidate")
 
 
-class Evaluation:
-    """An evaluation that was committed: its summary, and its figures as they are asked for."""
+class EvaluationResult:
+    """A committed evaluation: its summary, and its figures, read when they are first used."""
 
-    def __init__(self, committed: Committed) -> None:
+    def __init__(self, result: StepResult) -> None:
         """Open the evaluation in a step's folder."""
-        self.committed, self.folder = committed, committed.folder
+        self.result, self.folder = result, result.folder
         self._figures: dict[str, dict[str, dict[str, float]]] = {}
 
     @cached_property
     def summary(self) -> Summary:
         """What came out."""
-        return summary_of(self.committed.manifest.outputs)
+        return summary_of(self.result.outputs)
 
     @property
-    def contender(self) -> tuple[str, str]:
+    def target(self) -> tuple[str, str]:
         """What tells whether another evaluation is of the same model."""
-        return self.summary.subject, self.committed.manifest.inputs["contender"].digest
+        return self.summary.subject, self.result.manifest.inputs["target"].digest
 
     def benchmark_digest(self, name: str) -> str | None:
         """Return what tells whether another evaluation saw the same images."""
-        found = self.committed.manifest.inputs.get(f"benchmark {name}")
+        found = self.result.manifest.inputs.get(f"benchmark {name}")
         return None if found is None else found.digest
 
     def figures(self, benchmark: str) -> dict[str, dict[str, float]]:
@@ -140,7 +140,7 @@ class BenchmarkReport:
 
 
 def compare(
-    name: str, candidate: Evaluation, champion: Evaluation | None, others: Sequence[Evaluation]
+    name: str, candidate: EvaluationResult, champion: EvaluationResult | None, others: Sequence[EvaluationResult]
 ) -> BenchmarkReport:
     """Gather what there is to tell of one benchmark. `champion` and `others` are of the same images."""
     found = candidate.summary.benchmarks[name]
@@ -168,7 +168,9 @@ def _published(name: str) -> Iterator[Row]:
             yield Row(label, "published", dict(zip(table.measures, values, strict=True)))
 
 
-def _rows(name: str, candidate: Evaluation, champion: Evaluation | None, others: Sequence[Evaluation]) -> Iterator[Row]:
+def _rows(
+    name: str, candidate: EvaluationResult, champion: EvaluationResult | None, others: Sequence[EvaluationResult]
+) -> Iterator[Row]:
     found = candidate.summary.benchmarks[name]
     if "lq" in found.figures:
         yield Row("Input", "input", _values(found, "lq"))
@@ -199,7 +201,7 @@ def rank(rows: Sequence[Row]) -> list[Row]:
     return list(rows)
 
 
-def _differences(name: str, candidate: Evaluation, champion: Evaluation) -> Iterator[Difference]:
+def _differences(name: str, candidate: EvaluationResult, champion: EvaluationResult) -> Iterator[Difference]:
     ours, theirs = (_values(each.summary.benchmarks[name], "restored") for each in (candidate, champion))
     one, other = candidate.figures(name), champion.figures(name)
     common = [image for image in one if image in other]
@@ -217,7 +219,9 @@ def _differences(name: str, candidate: Evaluation, champion: Evaluation) -> Iter
         yield Difference(measure, theirs[measure], ours[measure], interval)
 
 
-def _distributions(name: str, candidate: Evaluation, champion: Evaluation | None) -> dict[str, dict[str, list[float]]]:
+def _distributions(
+    name: str, candidate: EvaluationResult, champion: EvaluationResult | None
+) -> dict[str, dict[str, list[float]]]:
     """Return measure -> series -> values of all images."""
     series = {"champion": champion, "restored": candidate}
     found: dict[str, dict[str, list[float]]] = {}
@@ -232,7 +236,9 @@ def _distributions(name: str, candidate: Evaluation, champion: Evaluation | None
     return found
 
 
-def _faces(name: str, measure: str, candidate: Evaluation, champion: Evaluation | None) -> dict[str, list[Strip]]:
+def _faces(
+    name: str, measure: str, candidate: EvaluationResult, champion: EvaluationResult | None
+) -> dict[str, list[Strip]]:
     figures = {image: row[measure] for image, row in candidate.figures(name).items() if np.isfinite(row[measure])}
     theirs = {} if champion is None else {image: row[measure] for image, row in champion.figures(name).items()}
     ordered = sorted(figures, key=lambda image: (figures[image], image), reverse=higher_is_better(measure))
@@ -260,22 +266,24 @@ def _faces(name: str, measure: str, candidate: Evaluation, champion: Evaluation 
     return {title: [strip(image) for image in images] for title, images in chosen.items() if images}
 
 
-def _problems(name: str, candidate: Evaluation) -> list[tuple[str, str]]:
+def _problems(name: str, candidate: EvaluationResult) -> list[tuple[str, str]]:
     rows = pq.read_table(
         candidate.folder / FIGURES, columns=["image", "problem"], filters=[("benchmark", "=", name)]
     ).to_pylist()
     return [(row["image"], row["problem"]) for row in rows if row["problem"]]
 
 
-def on_the_same_images(name: str, candidate: Evaluation, found: Sequence[Evaluation]) -> list[Evaluation]:
+def on_the_same_images(
+    name: str, candidate: EvaluationResult, found: Sequence[EvaluationResult]
+) -> list[EvaluationResult]:
     """Return those of `found` whose figures compare, the newest of each label.
 
     They saw the same images of a benchmark, at the same resolution, under the same protocol.
     """
-    newest: dict[str, Evaluation] = {}
-    for other in sorted(found, key=lambda each: each.committed.manifest.finished):
+    newest: dict[str, EvaluationResult] = {}
+    for other in sorted(found, key=lambda each: each.result.manifest.finished):
         same = other.benchmark_digest(name) == candidate.benchmark_digest(name)
-        if same and other.contender != candidate.contender and _compare(candidate.summary, other.summary):
+        if same and other.target != candidate.target and _compare(candidate.summary, other.summary):
             newest[other.summary.subject] = other
     return list(newest.values())
 

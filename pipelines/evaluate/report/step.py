@@ -1,6 +1,9 @@
 """Step: write the report of an evaluation."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from daefr.files import write_atomically
 from daefr.metrics.registry import higher_is_better
 from pipelines.engine.names import VALIDATION
-from pipelines.engine.run import Run
-from pipelines.engine.step import Committed, find
+from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
 from pipelines.evaluate.report.charts import code_usage, histogram
-from pipelines.evaluate.report.comparison import Evaluation, compare, on_the_same_images
+from pipelines.evaluate.report.comparison import EvaluationResult, compare, on_the_same_images
 from pipelines.evaluate.report.published import published
 from pipelines.evaluate.step import CODES
 
-VERSION = 1
 REPORT = "report.html"
 TITLES = {
     "fid": "FID",
@@ -31,40 +32,65 @@ TITLES = {
 MOST_PROBLEMS = 200
 
 
-def report(run: Run, candidate: Committed, champion: Committed | None) -> Path:
-    """Write the report of an evaluation, beside the champion's and all others of the run's directory; return its path.
+@dataclass(frozen=True)
+class Report(Step):
+    """Writes the report of a candidate's evaluation, beside the champion's and others of the same images."""
 
-    The others are those of the same images, one for each label: the table's rows.
-    """
-    found = {folder: find(folder) for folder in sorted((run.workdir / "steps").glob("evaluate-*"))}
-    shown = {each.folder for each in (candidate, champion) if each is not None}
-    others = [Evaluation(each) for folder, each in found.items() if each is not None and folder not in shown]
-    ours = Evaluation(candidate)
-    theirs = None if champion is None else Evaluation(champion)
-    rows = {name: on_the_same_images(name, ours, others) for name in ours.summary.benchmarks}
-    inputs = {"candidate": candidate.as_input()} | ({} if champion is None else {"champion": champion.as_input()})
-    for other in {each.folder: each for others in rows.values() for each in others}.values():
-        inputs[f"other {other.folder.name}"] = other.committed.as_input()
+    candidate: StepResult
+    champion: StepResult | None
+    others: Sequence[StepResult] = ()
+    """Other evaluations, of which those of the same images are shown, the newest of each label."""
 
-    def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
-        rivals = {name: on_the_same_images(name, ours, [] if theirs is None else [theirs]) for name in rows}
-        benchmarks = [compare(name, ours, next(iter(rivals[name]), None), others) for name, others in rows.items()]
-        codes = candidate.folder / CODES
-        page = render(
+    name = "report"
+    version = 1
+
+    def settings(self) -> dict[str, Any]:
+        """See `Step`."""
+        return {}
+
+    def inputs(self) -> dict[str, StepInput]:
+        """See `Step`."""
+        inputs = {"candidate": self.candidate.as_input()}
+        if self.champion is not None:
+            inputs["champion"] = self.champion.as_input()
+        for other in {each.folder: each for others in self._rows.values() for each in others}.values():
+            inputs[f"other {other.folder.name}"] = other.result.as_input()
+        return inputs
+
+    def run(self, context: StepContext) -> StepOutput:
+        """See `Step`."""
+        write_atomically(context.folder / REPORT, self.page())
+        for run_id in (context.run_id, self.candidate.manifest.run_id, context.parent_run_id):
+            context.tracking.client.log_artifact(run_id, str(context.folder / REPORT))
+        return StepOutput({"report": REPORT}, [REPORT])
+
+    def page(self) -> str:
+        """Return the report as HTML."""
+        ours, rows = self._ours, self._rows
+        theirs = None if self.champion is None else EvaluationResult(self.champion)
+        champions = {name: on_the_same_images(name, ours, [] if theirs is None else [theirs]) for name in rows}
+        benchmarks = [compare(name, ours, next(iter(champions[name]), None), others) for name, others in rows.items()]
+        codes = self.candidate.folder / CODES
+        return render(
             subject=ours.summary.subject,
-            rival=theirs.summary.subject if theirs is not None and any(rivals.values()) else None,
+            champion=theirs.summary.subject if theirs is not None and any(champions.values()) else None,
             summary=ours.summary,
-            manifest=candidate.manifest,
+            manifest=self.candidate.manifest,
             benchmarks=benchmarks,
             usage=code_usage(json.loads(codes.read_text())) if codes.is_file() else "",
-            figures=str(candidate.folder),
+            figures=str(self.candidate.folder),
         )
-        write_atomically(folder / REPORT, page)
-        for target in (run_id, candidate.manifest.run_id, run.parent):
-            run.tracking.client.log_artifact(target, str(folder / REPORT))
-        return {"report": REPORT}, [REPORT]
 
-    return run.step("report", VERSION, {}, inputs, work).folder / REPORT
+    @cached_property
+    def _ours(self) -> EvaluationResult:
+        return EvaluationResult(self.candidate)
+
+    @cached_property
+    def _rows(self) -> dict[str, list[EvaluationResult]]:
+        """The other evaluations of the same images, by benchmark."""
+        shown = {each.folder for each in (self.candidate, self.champion) if each is not None}
+        others = [EvaluationResult(other) for other in self.others if other.folder not in shown]
+        return {name: on_the_same_images(name, self._ours, others) for name in self._ours.summary.benchmarks}
 
 
 def render(**content: Any) -> str:

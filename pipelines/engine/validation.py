@@ -1,0 +1,53 @@
+"""The validation metrics of a model version: training records them as tags, promotion reads them."""
+
+import json
+from collections.abc import Mapping
+
+from daefr.data.manifest import DatasetManifest
+from daefr.settings.training import AutoencoderTraining, RestorationTraining, TrainingConfig
+from pipelines.engine.computed import Computed
+from pipelines.engine.digest import digest
+from pipelines.tracking.registry import Version
+
+ValidationMetrics = Mapping[str, float]
+
+METRICS = "daefr.validation"
+COMPUTED = "daefr.computed"
+MEASURED_ON = "daefr.measured_on"
+
+
+def validation_tags(
+    metrics: ValidationMetrics, manifest: DatasetManifest, training: TrainingConfig, computed: Computed
+) -> dict[str, str]:
+    """Return the tags that record the validation metrics of a version."""
+    return {
+        "daefr.validation_loss": repr(metrics["validation_loss"]),
+        METRICS: json.dumps(metrics),
+        MEASURED_ON: comparable_digest(manifest, training),
+        COMPUTED: computed.model_dump_json(),
+    }
+
+
+def comparable_digest(manifest: DatasetManifest, training: TrainingConfig) -> str:
+    """Return a digest of what a validation loss depends on beside the model: losses with equal digests compare."""
+    weights: dict[str, float] = {}
+    if isinstance(training, AutoencoderTraining):
+        weights["perceptual"] = training.perceptual.weight
+        weights["identity"] = training.identity.weight
+    if isinstance(training, RestorationTraining):
+        weights["feature"] = training.feature_weight
+    # a contrastive loss also depends on which samples share a batch
+    return digest({"validation": manifest.digest("validation"), "batch": training.batch, "weights": weights})
+
+
+def recorded_metrics(version: Version, manifest: DatasetManifest, training: TrainingConfig) -> ValidationMetrics | None:
+    """Return a version's recorded metrics; None unless they were measured on the same images with equal weights."""
+    if version.tags.get(MEASURED_ON) != comparable_digest(manifest, training) or METRICS not in version.tags:
+        return None
+    return dict(json.loads(version.tags[METRICS]))
+
+
+def recorded_computed(version: Version) -> Computed | None:
+    """Return how a version's metrics were computed, None where that was not recorded."""
+    tag = version.tags.get(COMPUTED)
+    return None if tag is None else Computed.model_validate_json(tag)

@@ -1,0 +1,115 @@
+"""What can be evaluated: a model of ours, another method's released weights, or images restored elsewhere."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from daefr.evaluation import Method, TrainedModel
+from daefr.evaluation.other_methods import MethodName, OtherMethod
+from daefr.files import file_digest
+from pipelines.tracking.client import Tracking
+from pipelines.tracking.models import Model, find_model
+from pipelines.tracking.registry import Version
+
+
+class EvaluationTarget(Protocol):
+    """What is evaluated: one row of the table. It is sent to workers, and loads there."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables."""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, for people."""
+
+    @property
+    def digest(self) -> str:
+        """Changes with what it makes of an image."""
+
+    def load(self, device: torch.device) -> Method | None:
+        """Return what restores; None where the images are restored already. Raises `UserError`."""
+
+
+@dataclass(frozen=True)
+class OurModel:
+    """A restoration model: a version in the registry, a checkpoint directory or a released file."""
+
+    label: str
+    model: Model
+    tracking: Tracking
+
+    @classmethod
+    def registered(cls, tracking: Tracking, version: Version) -> "OurModel":
+        """Return the model of a version in the registry."""
+        model = Model.registered(version)
+        return cls(_title(model), model, tracking)
+
+    @property
+    def origin(self) -> str:
+        """See `EvaluationTarget`."""
+        return self.model.name
+
+    @property
+    def digest(self) -> str:
+        """See `EvaluationTarget`: that of the checkpoint, whether it is registered or not."""
+        return self.model.digest
+
+    def load(self, device: torch.device) -> TrainedModel:
+        """See `EvaluationTarget`."""
+        with tempfile.TemporaryDirectory(prefix="daefr-") as scratch:
+            return TrainedModel.load(self.model.fetch(self.tracking, Path(scratch)), device)
+
+
+@dataclass(frozen=True)
+class ReleasedMethod:
+    """Another method, from the weights that its authors released."""
+
+    label: str
+    method: MethodName
+    weights: Path
+    digest: str
+
+    @property
+    def origin(self) -> str:
+        """See `EvaluationTarget`."""
+        return f"{self.method}: {self.weights}"
+
+    def load(self, device: torch.device) -> OtherMethod:
+        """See `EvaluationTarget`."""
+        return OtherMethod.load(self.method, self.weights, device)
+
+
+@dataclass(frozen=True)
+class PrecomputedResults:
+    """Folders of restored images. What is in them is part of the benchmarks' digests."""
+
+    label: str
+    origin: str
+    digest: str = ""
+
+    def load(self, device: torch.device) -> None:  # noqa: ARG002  # there is nothing to load
+        """See `EvaluationTarget`."""
+        return
+
+
+def open_model(tracking: Tracking, address: str, label: str | None = None) -> OurModel:
+    """Return the model at an address; raises as `find_model` does."""
+    model = find_model(tracking, address)
+    return OurModel(label or _title(model), model, tracking)
+
+
+def _title(model: Model) -> str:
+    if model.version is not None:
+        return f"{model.version.name} v{model.version.number}"
+    place = Path(model.name)
+    return place.parent.name if place.is_dir() else place.stem
+
+
+def open_method(method: MethodName, weights: Path, label: str | None = None) -> ReleasedMethod:
+    """Return another method. Raises `UserError` when its weights, or the library that it needs, are not there."""
+    OtherMethod.check(method, weights)
+    return ReleasedMethod(label or OtherMethod.title(method), method, weights.resolve(), file_digest(weights))

@@ -1,0 +1,74 @@
+"""A candidate that asks to become champion, and what its gates say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from daefr.settings.base import StageName
+from daefr.settings.training import TrainingConfig
+from pipelines.engine.computed import Computed
+from pipelines.engine.dataset import Dataset
+from pipelines.engine.step import StepResult
+from pipelines.engine.tasks import run_task
+from pipelines.engine.validation import ValidationMetrics, recorded_computed, recorded_metrics
+from pipelines.promote.gates import Decision, GateMetric, MetricSource, decide
+from pipelines.promote.measure import COMPUTED, measure_version, validation_metric
+from pipelines.promote.settings import OF_EVALUATION, Gate, StagePromotion
+from pipelines.tracking.champions import ROLLED_BACK
+from pipelines.tracking.client import Tracking
+from pipelines.tracking.registry import Version
+
+EvaluateVersion = Callable[[Version], MetricSource]
+"""Evaluates a version, or finds it evaluated, and returns its metrics of restored faces."""
+
+
+@dataclass(frozen=True)
+class PromotionRequest:
+    """A candidate, the training that made it, and the dataset on which it is compared with the champion."""
+
+    stage: StageName
+    candidate: Version
+    policy: StagePromotion
+    training: TrainingConfig
+    trained: StepResult
+    dataset: Dataset
+    evaluate: EvaluateVersion
+
+    @property
+    def needs_evaluation(self) -> bool:
+        """Whether a gate asks for a metric of restored faces."""
+        return any(gate.metric in OF_EVALUATION for gate in self.policy.gates)
+
+    def decide(self, tracking: Tracking, champion: Version | None) -> Decision:
+        """Judge the candidate by its gates, beside the champion where there is one."""
+        gates, tags = self.policy.gates, self.candidate.tags
+        if ROLLED_BACK in tags:
+            return Decision(refusal=f"it was rolled back ({tags[ROLLED_BACK]}): delete its tag {ROLLED_BACK} first")
+        mine = self._metrics(self.candidate, self.trained.outputs, recorded_computed(self.candidate))
+        if champion is None:
+            return decide(gates, mine, None, "there is no champion")
+        metrics, computed = self._validation_of(tracking, champion)
+        if metrics is None:
+            side = self.dataset.manifest.resolution
+            return decide(gates, mine, None, f"the champion {champion.address} is for other image sizes than {side}")
+        return decide(gates, mine, self._metrics(champion, metrics, computed))
+
+    def _metrics(self, version: Version, validation: ValidationMetrics, computed: Computed | None) -> MetricSource:
+        """Return a version's metrics: of its validation, and of an evaluation that is made when a gate needs it."""
+        evaluated = cache(lambda: self.evaluate(version))
+
+        def metric(gate: Gate) -> GateMetric:
+            return evaluated()(gate) if gate.metric in OF_EVALUATION else validation_metric(validation, gate, computed)
+
+        return metric
+
+    def _validation_of(self, tracking: Tracking, champion: Version) -> tuple[ValidationMetrics | None, Computed | None]:
+        """Return the champion's metrics on the candidate's validation images, and how they were computed.
+
+        There are none where it cannot take them.
+        """
+        recorded = recorded_metrics(champion, self.dataset.manifest, self.training)
+        if recorded is not None:
+            return recorded, recorded_computed(champion)
+        arguments = (tracking, champion, self.training, self.dataset.folder, self.dataset.fetch)
+        return run_task(f"promote_{self.stage}", measure_version, *arguments), COMPUTED

@@ -1,0 +1,202 @@
+"""Evaluation in a real Ray: models and folders on benchmarks, lost actors, and the report of it all."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import pipelines.evaluate.step as evaluation
+from daefr.images import encode_png
+from daefr.metrics.bootstrap import mean_difference
+from pipelines.chain import open_chain
+from pipelines.commands import main as run_pipelines
+from pipelines.config import load_config
+from pipelines.engine.step import StepResult
+from pipelines.evaluate.benchmarks import open_benchmark
+from pipelines.evaluate.figures import FIGURES, read_figures, summary_of
+from pipelines.evaluate.parts import PARTS
+from pipelines.evaluate.tables import table
+from pipelines.evaluate.targets import open_model
+from tests.daefr import tiny
+from tests.e2e.command import TINY
+from tests.pipelines.processes import kill_one
+
+FACES = 37
+SIDE = tiny.SIDE
+
+
+pytestmark = pytest.mark.usefixtures("one_cluster")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A benchmark of faces, `lq` and `gt`, of which one is missing, one damaged, one without ground truth."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    for kind in ("lq", "gt"):
+        (folder / kind / "deep").mkdir(parents=True)
+    for number in range(FACES):
+        face = tiny.face(np.random.default_rng(number), 2 * SIDE)
+        name = f"deep/{number:02d}" if number % 2 else f"{number:02d}"
+        (folder / "gt" / f"{name}.png").write_bytes(encode_png(face))
+        (folder / "lq" / f"{name}.jpg").write_bytes(tiny.encode_jpeg(face, SIDE // 2))
+    (folder / "lq" / "00.jpg").unlink()
+    (folder / "lq" / "02.jpg").write_bytes(b"no image")
+    (folder / "gt" / "04.png").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folders = [tmp_path_factory.mktemp(f"model-{seed}") / "checkpoint" for seed in (1, 2)]
+    for seed, folder in enumerate(folders):
+        tiny.checkpoint(folder, tiny.build("restoration", seed))
+    return folders
+
+
+def _overrides(places: Path, *more: str) -> list[str]:
+    paths = [f"evaluation.benchmarks.celeba-test.{kind}={places / kind}" for kind in ("lq", "gt")]
+    return [*paths, f"evaluation.benchmarks.lfw-test.lq={places / 'lq'}", *more]
+
+
+def _evaluate(workdir: Path, model: Path, overrides: Sequence[str], names: Sequence[str] = ()) -> StepResult:
+    config = load_config(TINY, [f"workdir={workdir}", "compute.evaluate.actors=1", *overrides])
+    with open_chain(config, "evaluate") as chain:
+        found = config.evaluation.benchmarks
+        benchmarks = [open_benchmark(name, found[name]) for name in names or found]
+        return chain.evaluate(open_model(chain.run.tracking, str(model), label=model.parent.name), benchmarks)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def evaluated(workdir: Path, places: Path, models: list[Path]) -> StepResult:
+    return _evaluate(workdir, models[0], _overrides(places, "compute.evaluate.actors=2"))
+
+
+def test_missing_and_unusable_images_are_named_counted_and_left_out(evaluated: StepResult) -> None:
+    found = summary_of(evaluated.outputs).benchmarks["celeba-test"]
+    assert (found.images, found.measured, found.missing, found.failed) == (FACES, FACES - 3, 1, 2)
+    rows = {row["image"]: row for row in pq.read_table(evaluated.folder / FIGURES).to_pylist()
+            if row["benchmark"] == "celeba-test"}  # fmt: skip
+    assert len(rows) == FACES
+    problems = {image: row["problem"] for image, row in rows.items() if row["problem"]}
+    assert list(problems) == ["00", "02", "04"]
+    assert problems["00"] == "missing: there is ground truth, but no LQ image"
+    assert problems["02"] == "02.jpg cannot be used: not a readable image"
+    assert problems["04"] == "there is an LQ image, but no ground truth"
+    values = [row["psnr/restored"] for row in rows.values() if row["psnr/restored"] is not None]
+    assert len(values) == FACES - 3
+    figure = found.figures["restored"]["psnr"]
+    assert figure.value == pytest.approx(np.mean(values))
+    assert figure.images == FACES - 3
+
+
+def test_without_ground_truth_the_measures_that_need_it_say_so(evaluated: StepResult) -> None:
+    found = summary_of(evaluated.outputs).benchmarks["lfw-test"]
+    assert (found.measured, found.missing, found.failed) == (FACES - 2, 0, 1)
+    assert found.figures == {}
+    assert "lfw-test (35 images, 1 failed)" in table(evaluated)
+
+
+def test_figures_do_not_depend_on_how_many_actors_there_are_nor_on_one_that_is_lost(
+    evaluated: StepResult, places: Path, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[bool] = []
+    run_on_actors = evaluation.run_on_actors
+
+    def kill_once(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for result in run_on_actors(*arguments, **options):
+            if not killed:
+                killed.append(kill_one(b"ray::_Actor"))
+            yield result
+
+    monkeypatch.setattr(evaluation, "run_on_actors", kill_once)
+    found = _evaluate(tmp_path, models[0], _overrides(places))
+    assert killed == [True]
+    assert found.folder.name == evaluated.folder.name, "what it runs on is not part of the step"
+    assert found.outputs == evaluated.outputs
+    assert pq.read_table(found.folder / FIGURES).equals(pq.read_table(evaluated.folder / FIGURES))
+
+
+def test_what_was_finished_before_a_kill_is_not_done_again(
+    evaluated: StepResult, places: Path, models: list[Path], workdir: Path
+) -> None:
+    before = pq.read_table(evaluated.folder / FIGURES)
+    files = sorted((evaluated.folder / PARTS).glob("*/*.parquet"))
+    times = {path: path.stat().st_mtime_ns for path in files}
+    (evaluated.folder / "manifest.json").unlink()
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    files[1].unlink()
+    again = _evaluate(workdir, models[0], _overrides(places))
+    changed = [path for path in files if path.stat().st_mtime_ns != times[path]]
+    assert changed == files[:2]
+    assert pq.read_table(again.folder / FIGURES).equals(before)
+
+
+def test_shards_are_a_benchmark(models: list[Path], tmp_path: Path) -> None:
+    dataset = tiny.write_dataset(tmp_path / "dataset")
+    overrides = [f"evaluation.benchmarks.faces.dataset={dataset}", "evaluation.benchmarks.faces.kind=mild"]
+    found = summary_of(_evaluate(tmp_path, models[0], overrides).outputs)
+    assert found.benchmarks["faces"].measured == sum(tiny.VALIDATION_SIZES)
+    assert found.codebook is not None
+    assert found.codebook.codes == tiny.CODES
+    assert 0 < found.codebook.dead < tiny.CODES
+
+
+def test_what_was_restored_elsewhere_is_measured_on_the_images_of_its_benchmark(
+    places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    for number in (6, 8, 10):
+        (made / f"{number:02d}.webp").write_bytes((places / "gt" / f"{number:02d}.png").read_bytes())
+    (made / "12.png").write_bytes(encode_png(tiny.face(np.random.default_rng(0), SIDE)))
+    (made / "stray.png").write_bytes(b"")
+    options = ["--restored", f"celeba-test={made}", "--label", "PSFRGAN", *_overrides(places)]
+    assert _command(tmp_path / "run", *options) == 0
+    out = capsys.readouterr().out
+    assert f"celeba-test (3 images, {FACES - 4} missing, 2 failed)" in out
+    assert "inf" in out
+    (folder,) = (tmp_path / "run" / "steps").glob("evaluate-*")
+    rows = {row["image"]: row["problem"] for row in pq.read_table(folder / FIGURES).to_pylist()}
+    assert rows["12"] == "the restored image has 16x16 pixels, its ground truth 32x32"
+    assert rows["stray"] == "there is a restored image, but no ground truth"
+    assert rows["14"] == "missing: nothing was restored for it"
+    (line,) = [line for line in out.splitlines() if line.startswith("report: ")]
+    assert "PSFRGAN" in Path(line.removeprefix("report: ")).read_text()
+
+
+def test_the_report_sets_a_model_beside_the_champion(
+    evaluated: StepResult, places: Path, models: list[Path], workdir: Path
+) -> None:
+    champion = _evaluate(workdir, models[1], _overrides(places))
+    config = load_config(TINY, [f"workdir={workdir}", *_overrides(places)])
+    with open_chain(config, "evaluate") as chain:
+        page = Path(chain.report(evaluated, champion))
+        (run_id,) = [json.loads((page.parent / "manifest.json").read_text())["run_id"]]
+        assert "report.html" in {each.path for each in chain.run.tracking.client.list_artifacts(run_id)}
+    text = page.read_text()
+    ours, theirs = (
+        [row["psnr/restored"] for row in read_figures(each.folder, "celeba-test", ["psnr/restored"]).values()]
+        for each in (evaluated, champion)
+    )
+    expected = mean_difference(ours, theirs)
+    for value in (expected.difference, expected.low, expected.high):
+        assert f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") in text
+    assert "GFP-GAN" in text
+    assert "02.jpg cannot be used: not a readable image" in text
+    assert 'alt="champion of' in text
+    assert 'alt="HQ of' in text
+    assert re.findall(r'(?:src|href)="(?!data:)|url\(|<script|@import', text) == [], "no outside resources"
+
+
+def _command(workdir: Path, *arguments: str) -> int:
+    return run_pipelines(["evaluate", "--config", str(TINY), f"workdir={workdir}", *arguments])
