@@ -44,7 +44,7 @@ class Command(ABC):
 
         0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
         """
-        options = self._parser(program).parse_intermixed_args(arguments)
+        options = self._parser(program).parse_args(arguments)
         missing = [name for name in NEEDS if find_spec(name) is None]
         if missing:
             sys.stderr.write(f"error: {', '.join(missing)} is not installed: pip install 'daefr[cluster]'\n")
