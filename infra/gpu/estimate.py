@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from daefr.bench.cases import Case, CaseName
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
