@@ -20,7 +20,6 @@ import yaml
 
 from daefr import ranks
 from daefr.checkpoint import Checkpoint, load_checkpoint
-from daefr.cli.device import resolve_device
 from daefr.compiler import missing_compiler
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
@@ -48,10 +47,10 @@ SHOWN = ("loss", "validation_loss", "samples_per_second")
 """Metrics that are also printed."""
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, device: torch.device) -> int:
     """Train; return 0, 1 when the training failed, or 128 + the signal that stopped it. Raises `UserError`."""
     network, training = read_settings(options)
-    with _process_group(resolve_device(options.device)) as device:
+    with _process_group(device) as device:
         _check(options, training, device)
         with LocalReporter(options.out, options.keep_last, options.tensorboard) as reporter:
             try:

@@ -12,7 +12,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from daefr.cli.device import add_device_option
+from daefr.cli.device import add_device_option, resolve_device
 from daefr.settings.base import STAGES
 
 
@@ -48,4 +48,4 @@ def run(options: argparse.Namespace) -> int:
     """Train; return 0, 1 when the training failed, or 128 + the signal that stopped it. Raises `UserError`."""
     from daefr import train
 
-    return train.run(options)
+    return train.run(options, resolve_device(options.device))
