@@ -50,11 +50,11 @@ SHOWN = ("loss", "validation_loss", "samples_per_second")
 def run(options: argparse.Namespace, device: torch.device) -> int:
     """Train; return 0, 1 when the training failed, or 128 + the signal that stopped it. Raises `UserError`."""
     network, training = read_settings(options)
-    with _process_group(device) as device:
-        _check(options, training, device)
+    with _process_group(device) as rank_device:
+        _check(options, training, rank_device)
         with LocalReporter(options.out, options.keep_last, options.tensorboard) as reporter:
             try:
-                _train(options, network, training, device, reporter)
+                _train(options, network, training, rank_device, reporter)
             except StoppedError as error:
                 _say(f"{error}; the same command resumes")
                 return 128 + reporter.signal
