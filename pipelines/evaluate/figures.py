@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from daefr.evaluation.subjects import Subject
 from daefr.settings.base import Settings
@@ -101,15 +100,3 @@ def read_figures(evaluated: Path, benchmark: str, columns: Sequence[str]) -> dic
         for image, value in zip(found["image"], found[name], strict=True):
             rows[image][name] = np.nan if value is None else value
     return rows
-
-
-def paired_figures(
-    candidate: Path, champion: Path, benchmark: str, name: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a column of two evaluations over the images of a benchmark that both have, in the order of their names.
-
-    That is what `daefr.metrics.bootstrap.mean_difference` takes.
-    """
-    one, other = (read_figures(folder, benchmark, [name]) for folder in (candidate, champion))
-    common = sorted(one.keys() & other.keys())
-    return np.array([one[image][name] for image in common]), np.array([other[image][name] for image in common])

@@ -1,6 +1,6 @@
 """From the parts of an evaluation to its Parquet file and its summary, in constant memory and in a fixed order."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -113,13 +113,6 @@ def usage(counts: NDArray[np.int64]) -> CodebookUsage:
     shares = counts[counts > 0] / max(1, counts.sum())
     perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
     return CodebookUsage(codes=len(counts), dead=int((counts == 0).sum()), perplexity=perplexity)
-
-
-def problems_of(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield benchmark, image and problem of every image of an evaluation that was not measured."""
-    rows = pq.read_table(folder / FIGURES, columns=["benchmark", "image", "problem"])
-    for row in rows.filter(rows["problem"].is_valid()).to_pylist():
-        yield row["benchmark"], row["image"], row["problem"]
 
 
 def _figures_of(names: pa.Schema) -> list[str]:

@@ -3,12 +3,11 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from daefr.evaluation import column
-from pipelines.evaluate.figures import FIGURES, paired_figures, read_figures, schema
+from pipelines.evaluate.figures import FIGURES, read_figures, schema
 
 PSNR = column("psnr", "restored")
 
@@ -27,11 +26,3 @@ def test_figures_are_those_of_one_benchmark_and_nan_where_there_are_none(tmp_pat
     assert math.isnan(found["b"][PSNR])
     assert math.isnan(found["a"]["fid/restored"])
     assert set(found) == {"a", "b"}
-
-
-def test_two_evaluations_meet_on_the_images_that_both_have(tmp_path: Path) -> None:
-    one = _write(tmp_path / "one", {("lfw", "b"): 2.0, ("lfw", "a"): 1.0, ("lfw", "mine"): 9.0})
-    other = _write(tmp_path / "other", {("lfw", "a"): 10.0, ("lfw", "b"): 20.0, ("lfw", "theirs"): 9.0})
-    ours, theirs = paired_figures(one, other, "lfw", PSNR)
-    assert np.array_equal(ours, [1, 2])
-    assert np.array_equal(theirs, [10, 20])
