@@ -12,7 +12,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from daefr.cli.device import add_device_option
+from daefr.device import add_device_option
 from daefr.settings.base import STAGES
 
 
