@@ -21,7 +21,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.files import file_digest, write_atomically
 from daefr.settings.base import Settings, StageName
 from daefr.settings.network import NetworkConfig
@@ -130,7 +130,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     try:
         config = CheckpointConfig.model_validate_json((directory / CONFIG).read_text())
     except (OSError, ValidationError) as error:
-        raise UserError(f"{directory / CONFIG} is no description of a checkpoint: {_first_line(error)}") from None
+        raise UserError(f"{directory / CONFIG} is no description of a checkpoint: {one_line(error)}") from None
     return Checkpoint(directory, config.stage, config.network)
 
 
@@ -172,7 +172,3 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     mode = path.stat().st_mode
     safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     path.chmod(mode)  # which the library narrows to the owner, though others shall restore with it
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).splitlines()[:3])

@@ -8,7 +8,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from daefr.cli.device import add_device_option, resolve_device
+from daefr.device import add_device_option, resolve_device
 from daefr.errors import UserError
 from daefr.settings.faces import CROP_SIDE, FaceFilters
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT

@@ -11,7 +11,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from daefr.cli.device import add_device_option, resolve_device
+from daefr.device import add_device_option, resolve_device
 from daefr.errors import UserError
 
 if TYPE_CHECKING:

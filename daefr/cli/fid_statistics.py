@@ -8,8 +8,8 @@ Examples:
 import argparse
 from pathlib import Path
 
-from daefr.cli.device import resolve_device
 from daefr.cli.measure import add_common_options
+from daefr.device import resolve_device
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from daefr.cli.device import add_device_option, resolve_device
+from daefr.device import add_device_option, resolve_device
 from daefr.errors import UserError
 from daefr.gpu_check.names import ITEM_NAMES
 

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from daefr.cli.device import add_device_option, resolve_device
+from daefr.device import add_device_option, resolve_device
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU, WITH_TARGETS
 from daefr.settings.metrics import METRICS, Protocol
 

@@ -12,7 +12,7 @@ Examples:
 import argparse
 from pathlib import Path
 
-from daefr.cli.device import add_device_option, resolve_device
+from daefr.device import add_device_option, resolve_device
 from daefr.locate import find_model
 from daefr.settings.restore import BATCH_SIZE, SCALES
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.evaluation.method import MethodOutput
 from daefr.images import Image
 from daefr.precision import evaluation_precision
@@ -74,8 +74,9 @@ class OtherMethod:
             loader = ModelLoader()
             found = loader.load_from_state_dict(_without_training(loader.load_state_dict_from_file(weights)))
         except Exception as error:  # a damaged or hostile file makes its readers raise anything
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"{weights} does not hold the weights of {METHOD_TITLES[method]}: {reason}") from None
+            raise UserError(
+                f"{weights} does not hold the weights of {METHOD_TITLES[method]}: {one_line(error, 200)}"
+            ) from None
         if not isinstance(found, ImageModelDescriptor) or found.architecture.id.lower() != method:
             raise UserError(f"{weights} holds {found.architecture.name}, where {METHOD_TITLES[method]} was asked for")
         return cls(found.model, device)

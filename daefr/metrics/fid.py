@@ -15,7 +15,7 @@ from pytorch_fid.inception import FIDInceptionA, FIDInceptionC, FIDInceptionE_1,
 from torch import Tensor, nn
 from torchvision.models import inception_v3
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.files import atomic_path
 from daefr.metrics.base import as_fed
 from daefr.published import Published
@@ -97,8 +97,7 @@ class Statistics:
             stored = _read_arrays(path)
             mean, covariance = (torch.as_tensor(stored[name]).double() for name in ("mean", "cov"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path} holds no statistics of features (mean, cov): {reason}") from None
+            raise UserError(f"{path} holds no statistics of features (mean, cov): {one_line(error)}") from None
         if mean.shape != (FEATURES,) or covariance.shape != (FEATURES, FEATURES):
             shapes = f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
             raise UserError(f"{path} holds no statistics of {FEATURES} features: mean and cov have the shapes {shapes}")

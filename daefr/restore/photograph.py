@@ -15,6 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.TiffImagePlugin
 
+from daefr.errors import one_line
 from daefr.images import FORMATS, Image
 from daefr.settings.images import MAX_PIXELS
 
@@ -97,8 +98,7 @@ def read_photograph(source: Source, max_pixels: int = MAX_PIXELS) -> Photograph:
     except PIL.Image.DecompressionBombError:
         raise ImageError(f"too many pixels: more than {max_pixels}") from None
     except Exception as error:  # a damaged or hostile file makes a decoder raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"damaged: {reason}") from None
+        raise ImageError(f"damaged: {one_line(error, 200)}") from None
 
 
 def _read(path: Path) -> bytes:

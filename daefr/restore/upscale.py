@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.images import Image
 from daefr.tensors import to_tensor
 
@@ -38,8 +38,7 @@ class Upscaler:
         try:
             descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)
         except Exception as error:  # a damaged or hostile file makes the unpickler raise anything
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"{path} is no upscaler that spandrel reads: {reason}") from None
+            raise UserError(f"{path} is no upscaler that spandrel reads: {one_line(error, 200)}") from None
         if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.scale < 2:
             raise UserError(f"{path} is no upscaler: it is {descriptor.architecture.name}, for {descriptor.purpose}")
         if (descriptor.input_channels, descriptor.output_channels) != (3, 3):

@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-PHASES = ("data", "forward", "backward", "optimizer", "communication")
-
 Mark = float | torch.cuda.Event
 
 

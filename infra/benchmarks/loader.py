@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from daefr.cli.device import add_device_option, resolve_device
 from daefr.data.dataset import Batch, FaceDataset, training_batches
+from daefr.device import add_device_option, resolve_device
 from daefr.errors import UserError
 from daefr.portraits import draw_portrait
 from daefr.profiling import Case, CaseName, network_of

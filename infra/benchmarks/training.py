@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 
 from daefr.cli.bench import add_case_options, format_row, list_cases
-from daefr.cli.device import resolve_device
+from daefr.device import resolve_device
 from daefr.profiling import matrix_rate, matrix_type
 from infra.benchmarks.measure import SIDES, CaseCost, measure_sides
 from infra.benchmarks.reference_way import Side

@@ -10,7 +10,7 @@ import torch
 
 import daefr
 from daefr.cli import COMMANDS, degradations_preview, main
-from daefr.cli.device import resolve_device
+from daefr.device import resolve_device
 from daefr.errors import UserError
 from daefr.locate import find_model
 from degradations import RECIPES

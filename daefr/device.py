@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from daefr.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # help and mistakes in the options are shown without it
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
