@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from daefr.cli.device import add_device_option, resolve_device
+from daefr.cli.outputs import add_conflict_option
 from daefr.errors import UserError
 from daefr.settings.faces import CROP_SIDE, FaceFilters
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
@@ -30,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, help="larger images are not decoded (default %(default)s)"
     )
+    add_conflict_option(parser)
     add_device_option(parser)
 
 

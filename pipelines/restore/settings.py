@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from daefr.outputs import OnConflict
 from daefr.settings.base import Settings
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from pipelines.engine.restoration import RestorationSettings
@@ -21,6 +22,11 @@ class RestoreConfig(RestorationSettings):
     )
     shard_samples: PositiveInt | None = Field(
         None, description="Of the job: write tar shards of that many restored images, instead of a file for each."
+    )
+    on_conflict: OnConflict = Field(
+        "stop",
+        description="Where a file that the job did not write has the name of a result: `stop` fails that image, "
+        "`rename` numbers the result.",
     )
     max_failed: Annotated[float, Field(ge=0, le=1)] = Field(
         0, description="Of the job: share of the images that may fail before its exit code says so."
