@@ -49,5 +49,6 @@ bench-data: setup ## measure making and reading samples (FACES=FOLDER instead of
 ui: setup ## show the demo's runs in MLflow (RUN_DIR=FOLDER for another run's)
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(RUN_DIR)/mlflow.db --host 127.0.0.1 --port 5000
 
-clean: ## remove runs and caches
-	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+# The caches of tools alone: what is in runs/ may be models that took weeks.
+clean: ## remove the caches of tools
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

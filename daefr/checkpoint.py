@@ -8,6 +8,7 @@ trainer/state.pt      what training needs to go on (only in checkpoints made on 
 manifest.json         the digests of the other files; written last
 """
 
+import contextlib
 import json
 import logging
 import pickle
@@ -28,6 +29,8 @@ from daefr.settings.network import NetworkConfig
 
 MANIFEST, CONFIG, MODEL, TRAINER = "manifest.json", "config.json", "model.safetensors", "trainer/state.pt"
 RELEASED, AVERAGE = "released.safetensors", "ema.safetensors"
+FILES = (MANIFEST, MODEL, CONFIG, TRAINER, RELEASED, AVERAGE)
+"""Of a checkpoint, the one first without which it is none."""
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +152,15 @@ def newest_whole(directories: Sequence[Path]) -> Checkpoint | None:
     if problems:
         raise UserError(f"no checkpoint is whole: {'; '.join(problems)}")
     return None
+
+
+def remove_checkpoint(directory: Path) -> None:
+    """Delete the files of a checkpoint, and its directory unless it holds anything else."""
+    for name in FILES:
+        (directory / name).unlink(missing_ok=True)
+    for folder in ((directory / TRAINER).parent, directory):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def save_averaged(checkpoint: Checkpoint, directory: Path) -> None:

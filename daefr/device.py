@@ -18,7 +18,7 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 def resolve_device(name: str) -> "torch.device":
     """Return the device of that name; `auto` is a GPU where there is one. Raises `UserError` where it does not work."""
-    import torch
+    import torch  # noqa: PLC0415  # it takes seconds, which help and mistakes in the options do without
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -22,7 +22,6 @@ from daefr import ranks
 from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.compiler import missing_compiler
 from daefr.data.manifest import load_manifest
-from daefr.device import resolve_device
 from daefr.errors import UserError
 from daefr.files import atomic_path, write_atomically
 from daefr.images import Image, encode_png

@@ -8,6 +8,7 @@ Examples:
 import argparse
 from pathlib import Path
 
+from daefr.cli.outputs import add_conflict_option
 from daefr.device import add_device_option, resolve_device
 from daefr.errors import UserError
 from daefr.settings.faces import CROP_SIDE, FaceFilters
@@ -30,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, help="larger images are not decoded (default %(default)s)"
     )
+    add_conflict_option(parser)
     add_device_option(parser)
 
 

@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from daefr.cli.outputs import add_overwrite_option
 from daefr.errors import UserError
 
 
@@ -16,6 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="a dataset's manifest.json, or its folder")
     parser.add_argument("--out", metavar="PNG", type=Path, default=Path("dataset.png"), help="default: %(default)s")
+    add_overwrite_option(parser)
     parser.add_argument("--faces", type=int, default=6, help="rows of the sheet (default %(default)s)")
 
 
@@ -23,19 +25,22 @@ def run(options: argparse.Namespace) -> int:
     """Print what the dataset holds, and write its contact sheet."""
     from daefr.data.manifest import NAME
     from daefr.data.show import describe_dataset, draw_dataset_sheet
-    from daefr.images import write_png
+    from daefr.files import refuse_existing, write_named
+    from daefr.images import encode_png
 
     manifest, out = options.manifest, options.out
     if options.faces < 1:
         raise UserError(f"--faces is {options.faces}; it must be 1 or more")
     dataset = manifest.parent if manifest.name == NAME else manifest
+    refuse_existing(out, "--out", overwrite=options.overwrite)
     lines = describe_dataset(dataset)
     sheet = draw_dataset_sheet(dataset, options.faces)
     if sheet is None:
         lines.append(f"sheet: none, as no shard is in {dataset}: copy one there, such as the first of train.jsonl")
     else:
         try:
-            write_png(out, sheet)
+            with write_named(out, "--out", overwrite=options.overwrite) as temporary:
+                temporary.write_bytes(encode_png(sheet))
         except OSError as error:
             raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
         lines.append(f"sheet: {out}")

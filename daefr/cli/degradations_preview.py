@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from daefr.cli.outputs import add_overwrite_option
 from daefr.errors import UserError
 
 # stated here as well, as importing the recipes would load OpenCV and SciPy for the help
@@ -20,6 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("face", metavar="FACE", type=Path, help="a square face crop: PNG, JPEG or WebP")
     parser.add_argument("--recipe", required=True, choices=RECIPES, help="which recipe")
     parser.add_argument("--out", metavar="PNG", type=Path, default=Path("sheet.png"), help="default: %(default)s")
+    add_overwrite_option(parser)
     parser.add_argument("--count", type=int, default=8, help="number of samples (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="sample i draws from [seed, i] (default %(default)s)")
 
@@ -28,16 +30,19 @@ def run(options: argparse.Namespace) -> int:
     """Draw the sheet, write it, and print its path."""
     import cv2
 
+    from daefr.files import refuse_existing, write_named
     from degradations import DegradationError, decode_image, get_recipe
     from degradations.preview import draw_recipe_sheet
 
     for name, lowest in (("count", 1), ("seed", 0)):
         if getattr(options, name) < lowest:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be {lowest} or more")
+    refuse_existing(options.out, "--out", overwrite=options.overwrite)
     try:
         hq = decode_image(options.face.read_bytes())
         sheet = draw_recipe_sheet(hq, get_recipe(options.recipe), options.count, options.seed)
-        options.out.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
+        with write_named(options.out, "--out", overwrite=options.overwrite) as temporary:
+            temporary.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
     except DegradationError as error:
         raise UserError(f"{options.face}: {error}") from None
     except OSError as error:

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from daefr.cli.measure import add_common_options
+from daefr.cli.outputs import add_overwrite_option
 from daefr.device import resolve_device
 
 
@@ -16,6 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("images", metavar="IN", type=Path, help="a folder of images")
     parser.add_argument("target", metavar="OUT.npz", type=Path, help="file to write")
+    add_overwrite_option(parser)
     add_common_options(parser)
 
 

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from daefr.cli.outputs import add_overwrite_option
 from daefr.device import add_device_option, resolve_device
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU, WITH_TARGETS
 from daefr.settings.metrics import METRICS, Protocol
@@ -30,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fid-statistics", metavar="FILE", type=Path, help="of real images (default: of FFHQ)")
     parser.add_argument("--per-image", metavar="FILE.csv", type=Path, help="write the values of each image")
+    add_overwrite_option(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_common_options(parser)
 

@@ -12,6 +12,7 @@ Examples:
 import argparse
 from pathlib import Path
 
+from daefr.cli.outputs import add_conflict_option
 from daefr.device import add_device_option, resolve_device
 from daefr.locate import find_model
 from daefr.settings.restore import BATCH_SIZE, SCALES
@@ -38,6 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parser", metavar="PATH", type=Path, help="ParseNet weights, for tighter masks")
     parser.add_argument("--suffix", default="", help="inserted between a result's name and .png")
     parser.add_argument("--side-by-side", action="store_true", help="write before and after beside each other")
+    add_conflict_option(parser)
     parser.add_argument(
         "--batch", type=int, default=BATCH_SIZE, help="photographs and faces at once (default %(default)s)"
     )

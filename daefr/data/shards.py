@@ -25,8 +25,8 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> Shard:
     """
     import webdataset  # noqa: PLC0415  # it imports PyTorch, which takes seconds and 500 MB: planning does without
 
+    count = 0
     with atomic_path(path) as temporary:
-        count = 0
         with temporary.open("wb") as stream:
             with webdataset.TarWriter(stream, encoder=False, mtime=0) as writer:
                 for sample in samples:

@@ -20,7 +20,7 @@ def align(options: argparse.Namespace, device: torch.device) -> int:
     photographs, filters = list_photographs(options.source), _filters(options)
     detector = Detector.load(options.detector, device)
     aligner = Aligner(detector, filters, options.side, options.max_pixels)
-    outcomes = align_files(aligner, options.source, options.target)
+    outcomes = align_files(aligner, options.source, options.target, options.on_conflict)
     written = failed = 0
     rejected: list[Rejection] = []
     for outcome in tqdm(outcomes, total=len(photographs), unit=" photographs", disable=not sys.stderr.isatty()):

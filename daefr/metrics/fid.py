@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchvision.models import inception_v3
 
 from daefr.errors import UserError, one_line
-from daefr.files import atomic_path
 from daefr.metrics.base import as_fed
 from daefr.published import Published
 
@@ -105,7 +104,7 @@ class Statistics:
 
     def write(self, path: Path) -> None:
         """Write an .npz file with `mean` and `cov`."""
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
+        with path.open("wb") as file:
             np.savez(file, mean=self.mean.numpy(), cov=self.covariance.numpy())
 
 

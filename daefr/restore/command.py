@@ -28,6 +28,7 @@ def restore(options: argparse.Namespace) -> int:
         upscale=options.upscale,
         suffix=options.suffix,
         side_by_side=options.side_by_side,
+        on_conflict=options.on_conflict,
     )
     files = list_files(options.source, options.target)
     restorer = _load(options)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from daefr.outputs import OnConflict
 from daefr.settings.base import Settings
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from pipelines.engine.restoration import RestorationSettings
@@ -28,6 +29,11 @@ class RestoreConfig(RestorationSettings):
         None,
         description="Batch job only: number of restored images per tar shard. By default, each result is a file of its "
         "own.",
+    )
+    on_conflict: OnConflict = Field(
+        "stop",
+        description="Batch job only: what to do where a file that the job did not write has the name of a result: "
+        "`stop` fails that image, `rename` numbers the result.",
     )
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         0, description="Batch job only: fraction of the images, from 0 to 1, that may fail before the exit code is 1."

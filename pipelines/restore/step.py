@@ -1,7 +1,7 @@
 """Step: restore the images of a place with a trained model, each accounted for. Ray Data streams them to workers."""
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from daefr.errors import UserError
 from daefr.faces.detector import find_detector
 from daefr.files import file_digest
+from daefr.outputs import InTheWayError
 from daefr.restore.masks import find_parser
 from pipelines.engine import cluster
 from pipelines.engine.progress import bar
@@ -19,9 +20,10 @@ from pipelines.restore.ledger import Ledger
 from pipelines.restore.settings import RestoreCompute, RestoreConfig
 from pipelines.restore.worker import RestoreJob, results_of
 from pipelines.storage.address import is_address, split_address
-from pipelines.storage.files import File, list_files, list_whole_files, write_file
+from pipelines.storage.files import File, list_files, list_whole_files
 from pipelines.storage.listing import ListingDigest
 from pipelines.storage.paths import absolute
+from pipelines.storage.results import Written
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.models import Model, find_model
 
@@ -41,7 +43,7 @@ class Restore(Step):
     """The detector, the parser and the upscaler that are used."""
 
     name = "restore"
-    version = 1
+    version = 2
 
     @classmethod
     def open(
@@ -63,7 +65,8 @@ class Restore(Step):
 
     def settings(self) -> dict[str, Any]:
         """See `Step`."""
-        settings = self.config.model_dump(mode="json", exclude={"model", *self.weights, "max_failed_fraction"})
+        excluded = {"model", *self.weights, "max_failed_fraction", "on_conflict"}
+        settings = self.config.model_dump(mode="json", exclude=excluded)
         return {"source": self.source, "target": self.target, **settings}
 
     def inputs(self) -> dict[str, StepInput]:
@@ -76,19 +79,25 @@ class Restore(Step):
 
     def run(self, context: StepContext) -> StepOutput:
         """See `Step`."""
+        model = self.model.fetch(context.tracking, context.folder)
+        job = RestoreJob(self.source, self.target, context.workdir, model, self.config, self.compute)
+        results = job.results(Written.of_place(context.workdir, self.target))
+        with _reporting_conflicts(f"{self.target}/{MANIFEST}"):
+            results.check(MANIFEST, self.source)
         ledger = Ledger(context.folder / LEDGER)
         ledger.plan(_files(self.source), results_of(self.config))
         if not ledger.counts()["inputs"]:
             raise UserError(f"IN={self.source} is empty; give a place with images")
         ledger.forget_missing(_written(self.target))
-        model = self.model.fetch(context.tracking, context.folder)
-        _restore_all(ledger, RestoreJob(self.target, model, self.config, self.compute))
+        _restore_all(ledger, job)
         counts = ledger.counts()
         ledger.write(context.folder / MANIFEST)
-        write_file(self.target, MANIFEST, (context.folder / MANIFEST).read_bytes())
+        with _reporting_conflicts(f"{self.target}/{MANIFEST}"):
+            manifest = results.write((context.folder / MANIFEST).read_bytes(), MANIFEST, self.source)
         with context.writer() as writer:
             writer.log(0, {status.replace(" ", "_"): float(count) for status, count in counts.items()})
-        return StepOutput({"counts": counts, "sources": ListingDigest.of(_files(self.source))}, [LEDGER, MANIFEST])
+        outputs = {"counts": counts, "sources": ListingDigest.of(_files(self.source)), "manifest": manifest}
+        return StepOutput(outputs, [LEDGER, MANIFEST])
 
     def is_still_valid(self, result: StepResult) -> bool:
         """See `Step`: whether no image failed, the sources are the same, and all results exist."""
@@ -106,7 +115,7 @@ class Restore(Step):
         """
         counts = result.outputs["counts"]
         summary = ", ".join(f"{counts[status]} {status}" for status in ("restored", "no face", "failed"))
-        summary = f"{summary} of {counts['inputs']}: {self.target}/{MANIFEST}"
+        summary = f"{summary} of {counts['inputs']}: {self.target}/{result.outputs['manifest']}"
         if counts["failed"] > self.config.max_failed_fraction * counts["inputs"]:
             raise StepFailedError(f"{summary} has the reasons; the same command tries again")
         return summary
@@ -149,6 +158,17 @@ def _files(place: str) -> Iterator[File]:
         raise UserError(f"IN={place} is not a folder: give one, a tar file or an s3://bucket/prefix") from None
     except OSError as error:
         raise UserError(f"IN={place} cannot be listed: {error.strerror}") from None
+
+
+@contextmanager
+def _reporting_conflicts(manifest: str) -> Iterator[None]:
+    """Raise `UserError` where the manifest of the job cannot be written."""
+    try:
+        yield
+    except InTheWayError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{manifest} cannot be written: {error.strerror}") from None
 
 
 def _written(target: str) -> Iterator[str]:

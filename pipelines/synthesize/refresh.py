@@ -25,9 +25,8 @@ from pipelines.engine import cluster
 from pipelines.engine.progress import say
 from pipelines.engine.tasks import run_tasks
 from pipelines.errors import StepFailedError
-from pipelines.storage import s3
 from pipelines.synthesize.plan import sizes_in, stored_sizes
-from pipelines.synthesize.shards import degrade_face, local_place
+from pipelines.synthesize.shards import degrade_face, local_place, store_file
 
 NICENESS = 19
 
@@ -58,6 +57,7 @@ def refresh_shard(task: RefreshTask) -> Shard:
     """Degrade a shard's faces anew, and write what they gave. Run again, it makes the same bytes."""
     os.nice(NICENESS)
     cv2.setNumThreads(1)
+    before = _finished(task)
     with local_place(task.path, task.manifest.store) as path:
         if task.fetch is None:
             made = write_shard(path, _samples(task, ShardReader(task.dataset, task.shard)))
@@ -66,7 +66,7 @@ def refresh_shard(task: RefreshTask) -> Shard:
                 reader = ShardReader(fetched.parent, task.shard)
             made = write_shard(path, _samples(task, reader))
         if task.manifest.store is not None:
-            s3.upload(path, f"{task.manifest.store}/{made.name}")
+            store_file(path, task.manifest.store, replaces=before.sha256 if before else None)
     return made
 
 

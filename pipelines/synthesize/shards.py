@@ -14,7 +14,9 @@ import degradations
 from daefr.data.manifest import Shard
 from daefr.data.sample import FaceOrigin, encode_sample
 from daefr.data.shards import Sample, write_shard
+from daefr.errors import UserError
 from daefr.faces.rejection import Rejection
+from daefr.files import file_digest
 from daefr.images import Image
 from daefr.settings.base import Settings
 from daefr.settings.images import MAX_PIXELS
@@ -40,6 +42,8 @@ class ShardTask:
     """How the sources become aligned crops, None where they are."""
     store: str | None = None
     """The address on S3 below which the shard belongs instead, under the same name."""
+    before: str | None = None
+    """The digest of the shard that was recorded there of other sources, which may be replaced."""
 
     @property
     def receipt(self) -> Path:
@@ -71,7 +75,7 @@ def make_shard(task: ShardTask) -> Receipt:
             path.unlink()
             shard = None
         if shard is not None and task.store is not None:
-            s3.upload(path, f"{task.store}/{shard.name}")
+            store_file(path, task.store, replaces=task.before)
     sources = ListingDigest.of(task.sources)
     return Receipt(sources=sources, shard=shard, rejected=rejected, fruitless=len(fruitless))
 
@@ -84,6 +88,28 @@ def local_place(path: Path, store: str | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="daefr-") as folder:
         yield Path(folder) / path.name
+
+
+def store_file(path: Path, store: str, replaces: str | None = None) -> None:
+    """Upload a file to a store, where there is none of its name, the same, or what was recorded there before.
+
+    Raises `UserError` where there is another, which stays as it is.
+    """
+    address = f"{store}/{path.name}"
+    try:
+        found = s3.find(address)
+        there = None if found is None else s3.digest(found)
+        if there is None:
+            s3.write(address, path)
+        elif there == replaces and found is not None:
+            s3.write(address, path, found.etag)
+        elif there != file_digest(path):
+            raise FileExistsError
+    except FileExistsError:
+        raise UserError(
+            f"{address} already exists and is not what was recorded in this run directory: "
+            "move it, or give another data.shard_storage"
+        ) from None
 
 
 def _samples(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[Sample]:

@@ -1,9 +1,9 @@
 """Step: synthesize pairs. Ray tasks make shards, each a function of its sources, the recipes and the seed."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ from daefr.data.manifest import (
     write_dataset_manifest,
 )
 from daefr.errors import UserError
-from daefr.files import file_digest, write_atomically
+from daefr.files import file_digest, is_temporary, write_atomically
+from daefr.outputs import InTheWayError
 from pipelines.engine import cluster
 from pipelines.engine.dataset import DATASET
 from pipelines.engine.progress import Bar, bar
@@ -27,7 +28,8 @@ from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, Step
 from pipelines.engine.tasks import run_tasks
 from pipelines.storage import s3
 from pipelines.storage.listing import ListingDigest
-from pipelines.synthesize.plan import Plan, finished, sizes_in, stored_sizes, usable
+from pipelines.storage.results import Written, open_results
+from pipelines.synthesize.plan import Plan, finished, recorded, sizes_in, stored_sizes, usable
 from pipelines.synthesize.settings import DataConfig
 from pipelines.synthesize.shards import Receipt, ShardTask, make_shard
 from pipelines.synthesize.sources import Sources, head_digest, list_sources
@@ -89,13 +91,14 @@ class Synthesize(Step):
         plan = Plan(self.data, self.resolution, self.seed, context.folder / DATASET, self.sources)
         plan.folder.mkdir(exist_ok=True)
         self._make_shards(plan, context)
-        for left_by_a_killed_task in plan.folder.glob(".*.tmp"):
-            left_by_a_killed_task.unlink()
+        for path in plan.folder.glob(".*.tmp"):
+            if is_temporary(path.name):  # a killed task left it
+                path.unlink()
         manifest = self._write_manifest(plan)
         self._check_rejected(plan, manifest)
         files = [dataset_manifest.NAME, manifest.train.file, manifest.validation.file, manifest.rejected.file]
         if plan.store is not None:
-            _upload(plan.folder, files, plan.store)
+            _upload(plan.folder, files[::-1], plan.store, context.workdir)
         outputs = _outputs(plan, manifest)
         context.tracking.client.log_artifact(context.run_id, str(plan.folder / dataset_manifest.NAME), DATASET)
         with context.writer() as writer:
@@ -128,7 +131,9 @@ class Synthesize(Step):
                 for task in plan:
                     receipt = finished(task, size_of)
                     if receipt is None:
-                        yield Pending(task.receipt, len(task.sources)), task
+                        before = recorded(task)
+                        replaced = before.shard.sha256 if before and before.shard else None
+                        yield Pending(task.receipt, len(task.sources)), replace(task, before=replaced)
                     else:
                         tally.add(receipt, len(task.sources), made_now=False)
 
@@ -181,13 +186,19 @@ class Synthesize(Step):
                 raise UserError(f"no face is left for {split} after {fruitless} of {total} {what}: {why}")
 
 
-def _upload(folder: Path, files: list[str], store: str) -> None:
-    """Upload the manifest's files to the store, the manifest itself last."""
+def _upload(folder: Path, files: Sequence[str], store: str, workdir: Path) -> None:
+    """Upload the files that list the shards, in place of what this run directory uploaded before."""
     with suppress(PermissionError, s3.StorageError):  # this only tidies up, and not every store can
         s3.forget_unfinished_uploads(store)
+    results = open_results(
+        store, Written.of_place(workdir, store), workdir, "move it, or give another data.shard_storage"
+    )
     with usable(store):
-        for name in reversed(files):
-            s3.upload(folder / name, f"{store}/{name}")
+        for name in files:
+            try:
+                results.write((folder / name).read_bytes(), name, DATASET)
+            except InTheWayError as error:
+                raise UserError(f"data.shard_storage: {error}") from None
 
 
 def _outputs(plan: Plan, manifest: DatasetManifest) -> dict[str, Any]:

@@ -16,14 +16,11 @@ from daefr.images import Image
 from daefr.training.errors import StoppedError
 from daefr.training.reporter import Save
 from pipelines.tracking.client import MetricWriter
-from pipelines.train.checkpoints import MEASURES, checkpoint_name
+from pipelines.train.checkpoints import MEASURES, UNSENT, checkpoint_name
 from pipelines.train.job import TrainingJob
 from pipelines.train.machine import MachineMetrics
 from pipelines.train.startup import Startup
 from pipelines.train.stopping import StopListener, StoreTime
-
-UNSENT = "unsent.json"
-"""Beside a checkpoint: values on their way to MLflow."""
 
 
 class RayReporter:

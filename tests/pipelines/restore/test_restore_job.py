@@ -16,6 +16,7 @@ import ray
 from daefr.__main__ import main as daefr
 from daefr.errors import UserError
 from daefr.images import encode_png
+from daefr.outputs import RECORD
 from pipelines.chain import open_chain
 from pipelines.config import load_config
 from pipelines.engine.run import open_tracking, open_workdir
@@ -70,7 +71,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in (".restore.json", restore.MANIFEST)
+        if path.is_file() and path.name not in (RECORD, restore.MANIFEST)
     }
 
 
