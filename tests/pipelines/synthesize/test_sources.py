@@ -76,7 +76,7 @@ def test_a_place_without_faces_is_refused_in_one_line(kind: str, tmp_path: Path)
 
 
 def test_setting_apart_every_face_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.validation=8 sets apart all of the 8 faces"):
+    with pytest.raises(UserError, match=r"data\.num_validation=8 holds out all of the 8 faces"):
         list_sources(DataConfig(num_portraits=8, num_validation=8))
 
 
