@@ -189,7 +189,7 @@ def _training(name: StageName, speed: Speed) -> TrainingConfig:
         return RestorationTraining(steps=1, speed=speed)
     # from the start with the discriminators, as most of a training is
     kind = AssociationTraining if name == "association" else AutoencoderTraining
-    return kind.model_validate({"steps": 1, "adversarial": {"start": 0}, "speed": speed})
+    return kind.model_validate({"steps": 1, "adversarial": {"start_step": 0}, "speed": speed})
 
 
 def _random_vgg16(path: Path) -> Path:

@@ -35,14 +35,14 @@ def prepare_network(module: M, speed: Speed, device: torch.device) -> M:
         module.to(memory_format=torch.channels_last)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = bool(chosen.cudnn_benchmark)
-        if chosen.tf32 is not None:
+        if chosen.allow_tf32 is not None:
             # see `daefr.precision` for why not the newer fp32_precision
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = chosen.tf32
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = chosen.allow_tf32
     for part in module.modules():
         _choose_kernels(part, chosen)
         if isinstance(part, COMPILED_PARTS):
             _replace_forward(part, chosen)
-    if chosen.keep_memory:
+    if chosen.retain_freed_memory:
         keep_freed_memory()
     return module
 
@@ -76,7 +76,7 @@ def _replace_forward(part: nn.Module, chosen: Speed) -> None:
         from daefr.compilation import compile_forward  # noqa: PLC0415  # importing the compiler takes seconds
 
         part.forward = compile_forward(part)
-    if chosen.recompute:
+    if chosen.activation_checkpointing:
         part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
 

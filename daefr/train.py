@@ -89,8 +89,8 @@ def read_settings(options: argparse.Namespace) -> tuple[NetworkConfig, TrainingC
 
 def _check(options: argparse.Namespace, training: TrainingConfig, device: torch.device) -> None:
     training.check_device(device.type)
-    if training.part % ranks.count():
-        raise UserError(f"a batch of {training.part} cannot be split evenly over {ranks.count()} ranks")
+    if training.micro_batch_size % ranks.count():
+        raise UserError(f"a batch of {training.micro_batch_size} cannot be split evenly over {ranks.count()} ranks")
     if training.speed.on(device.type).compile and (missing := missing_compiler(device.type)):
         raise UserError(f"torch.compile finds {missing}: install one, or train with speed.compile=false")
     if options.dataloader_workers < 0:
@@ -134,7 +134,7 @@ def _train(
 
 def _load_initial(options: argparse.Namespace, training: TrainingConfig, stage: Any) -> bool:
     """Fill a stage from the checkpoints that were given; return whether its weights are still the random ones."""
-    initial = options.initial_checkpoint or (Path(training.start) if training.start else None)
+    initial = options.initial_checkpoint or (Path(training.initial_checkpoint) if training.initial_checkpoint else None)
     if initial is not None:
         continue_from(stage, load_checkpoint(initial))
         return False

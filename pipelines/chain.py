@@ -56,8 +56,10 @@ class Chain:
     def synthesize(self) -> Dataset:
         """Make the dataset, or find it made."""
         config, compute = self.config, self.config.compute
-        step = Synthesize.open(config.data, config.resolution, config.seed, compute.tasks, compute.task_retries)
-        return Dataset(self.run.execute(step), compute.cache, compute.cache_bytes)
+        step = Synthesize.open(
+            config.data, config.resolution, config.seed, compute.max_in_flight, compute.max_task_retries
+        )
+        return Dataset(self.run.execute(step), compute.cache_dir, compute.max_cache_bytes)
 
     def train(self, stage: StageName, dataset: Dataset, trained: Mapping[StageName, StepResult]) -> StepResult:
         """Train a stage, or find it trained; `trained` has the stages before it.
@@ -71,23 +73,25 @@ class Chain:
         config, compute = self.config, self.config.compute
         training = config.stages.of(stage).in_steps(dataset.manifest.samples("train"))
         refresh = None
-        if config.data.refresh and stage != "hq_codebook":  # which sees no LQ image
-            refresh = Refresh.during(training, config.data.refresh, dataset.folder, dataset.fetch, compute.task_retries)
+        if config.data.refresh_every_n_epochs and stage != "hq_codebook":  # which sees no LQ image
+            refresh = Refresh.during(
+                training, config.data.refresh_every_n_epochs, dataset.folder, dataset.fetch, compute.max_task_retries
+            )
         step = TrainStage(
             stage=stage,
             network=config.network,
             training=training,
             seed=config.seed,
             dataset=dataset,
-            initial=InitialWeights.find(self.run.tracking, stage, training.start),
+            initial=InitialWeights.find(self.run.tracking, stage, training.initial_checkpoint),
             upstream={before: trained[before] for before in UPSTREAM[stage]},
             compute=compute.of(stage),
             refresh=refresh,
             intermediate=compute.checkpoints,
-            unavailable_timeout_s=compute.patience,
-            stop_timeout=compute.stop_timeout,
+            unavailable_timeout_s=compute.unavailable_timeout_s,
+            stop_timeout_s=compute.stop_timeout_s,
             run_config=config.model_dump(mode="json", exclude={"tracking", "compute", "workdir"}),
-            faces=tuple(config.data.places("faces")),
+            faces=tuple(config.data.locations("faces")),
         )
         return self.run.execute(step)
 
@@ -199,6 +203,6 @@ class Chain:
 def open_chain(config: RunConfig, name: str, executable: tuple[str, ...] | None = None) -> Iterator[Chain]:
     """Open the run directory, MLflow and a run of that name; see `pipelines.engine.run.open_run`."""
     workdir = open_workdir(config.workdir)
-    tracking = open_tracking(config.tracking, workdir, config.compute.patience)
+    tracking = open_tracking(config.tracking, workdir, config.compute.unavailable_timeout_s)
     with open_run(name, workdir, tracking, config.model_dump(mode="json"), executable) as run:
         yield Chain(config, run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, NonNegativeInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
 
 from daefr.errors import UserError, one_line
 from daefr.settings.base import STAGES, Settings, StageName
@@ -19,7 +19,7 @@ from daefr.settings.network import NetworkConfig
 from pipelines.engine.names import VALIDATION
 from pipelines.engine.settings import EngineCompute
 from pipelines.evaluate.settings import EvaluateCompute, EvaluationConfig
-from pipelines.promote.settings import OF_EVALUATION, PromotionConfig, measure_of
+from pipelines.promote.settings import EVALUATION_METRICS, PromotionConfig, base_metric
 from pipelines.restore.settings import RestoreCompute, RestoreConfig
 from pipelines.serve.settings import ServeCompute, ServeConfig
 from pipelines.synthesize.settings import DataConfig
@@ -30,13 +30,13 @@ from pipelines.train.settings import StageCompute, StagesConfig
 class ComputeConfig(EngineCompute):
     """What the steps run on."""
 
-    hq_codebook: StageCompute = StageCompute()
-    lq_codebook: StageCompute = StageCompute()
-    association: StageCompute = StageCompute()
-    restoration: StageCompute = StageCompute()
-    restore: RestoreCompute = RestoreCompute()
-    serve: ServeCompute = ServeCompute()
-    evaluate: EvaluateCompute = EvaluateCompute()
+    hq_codebook: StageCompute = Field(StageCompute(), description="Resources of the HQ codebook's training.")
+    lq_codebook: StageCompute = Field(StageCompute(), description="Resources of the LQ codebook's training.")
+    association: StageCompute = Field(StageCompute(), description="Resources of the association's training.")
+    restoration: StageCompute = Field(StageCompute(), description="Resources of the restoration's training.")
+    restore: RestoreCompute = Field(RestoreCompute(), description="Resources of the batch job that restores images.")
+    serve: ServeCompute = Field(ServeCompute(), description="Resources of the service.")
+    evaluate: EvaluateCompute = Field(EvaluateCompute(), description="Resources of each evaluation.")
 
     def of(self, name: StageName) -> StageCompute:
         """Return one stage's resources."""
@@ -47,17 +47,32 @@ class ComputeConfig(EngineCompute):
 class RunConfig(Settings):
     """One run, from faces to a promoted model."""
 
-    workdir: Path
-    seed: NonNegativeInt = 0
-    tracking: TrackingConfig = TrackingConfig()
-    data: DataConfig = DataConfig()
-    network: NetworkConfig = NetworkConfig()
-    stages: StagesConfig
-    restore: RestoreConfig = RestoreConfig()
-    serve: ServeConfig = ServeConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    promotion: PromotionConfig = PromotionConfig()
-    compute: ComputeConfig = ComputeConfig()
+    workdir: Path = Field(description="The run's folder, which all nodes of a cluster must see; created if needed.")
+    seed: NonNegativeInt = Field(
+        0,
+        description="Seed of every random choice: the degradations, the initial weights and the order of the samples.",
+    )
+    tracking: TrackingConfig = Field(TrackingConfig(), description="Where MLflow keeps runs, metrics and models.")
+    data: DataConfig = Field(
+        DataConfig(), description="Which faces are used, and what training pairs are made of them."
+    )
+    network: NetworkConfig = Field(
+        NetworkConfig(), description="Sizes of the networks. The defaults are those of the released 512x512 model."
+    )
+    stages: StagesConfig = Field(description="How each of the four stages is trained.")
+    restore: RestoreConfig = Field(
+        RestoreConfig(), description="How images are restored, by the batch job and by the service."
+    )
+    serve: ServeConfig = Field(ServeConfig(), description="What the service accepts, and how it follows its model.")
+    evaluation: EvaluationConfig = Field(
+        EvaluationConfig(), description="Which metrics are computed, and on which benchmarks."
+    )
+    promotion: PromotionConfig = Field(
+        PromotionConfig(), description="What a candidate must satisfy to become the champion."
+    )
+    compute: ComputeConfig = Field(
+        ComputeConfig(), description="The resources of each step; they do not change any result."
+    )
 
     @property
     def resolution(self) -> int:
@@ -71,26 +86,29 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _gates_have_figures(self) -> Self:
-        measured, benchmarks = self.evaluation.measures, (VALIDATION, *self.evaluation.benchmarks)
+    def _gates_have_metrics(self) -> Self:
+        metrics, benchmarks = self.evaluation.metrics, (VALIDATION, *self.evaluation.benchmarks)
         for gate in self.promotion.restoration.gates:
-            if gate.metric in OF_EVALUATION and measure_of(gate.metric) not in measured:
-                raise ValueError(f"a gate of restoration wants {gate.metric}: it is not among evaluation.measures")
+            if gate.metric in EVALUATION_METRICS and base_metric(gate.metric) not in metrics:
+                raise ValueError(f"promotion.restoration.gates: {gate.metric} is not among evaluation.metrics")
             if gate.benchmark not in benchmarks:
-                raise ValueError(f"a gate wants the benchmark {gate.benchmark!r}; there are {', '.join(benchmarks)}")
+                raise ValueError(
+                    f"promotion.restoration.gates: unknown benchmark {gate.benchmark!r}; "
+                    f"choose one of {', '.join(benchmarks)}"
+                )
         return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         for name in STAGES:
-            part, compute = self.stages.of(name).part, self.compute.of(name)
-            for workers in range(compute.fewest, compute.most + 1):
-                if part % workers:
+            training, compute = self.stages.of(name), self.compute.of(name)
+            for workers in range(compute.min_workers, compute.max_workers + 1):
+                if training.micro_batch_size % workers:
+                    accumulated = training.gradient_accumulation_steps > 1
+                    divided = " / gradient_accumulation_steps" if accumulated else ""
                     raise ValueError(
-                        f"stages.{name}.batch={part} does not divide over {workers} workers: compute.{name}.workers"
-                        if part == self.stages.of(name).batch
-                        else f"stages.{name}: {part} samples, one of accumulate={self.stages.of(name).accumulate} "
-                        f"parts of the batch, do not divide over {workers} workers: compute.{name}.workers"
+                        f"stages.{name}.global_batch_size{divided}={training.micro_batch_size} is not a multiple of "
+                        f"{workers}, a number of workers that compute.{name}.workers allows"
                     )
         return self
 
@@ -117,11 +135,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{path}: {_explain(error)}") from None
 
 
-def show_config(config: RunConfig) -> str:
-    """Return a whole configuration, defaults included, as YAML that `load_config` reads."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
 def _apply(tree: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     keys = path.split(".")
@@ -145,12 +158,18 @@ def _explain(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         valid = _valid_keys(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"valid are {', '.join(valid)}"
+        near = _nearest(str(first["loc"][-1]), valid)
+        hint = f"did you mean {near}?" if near else f"valid are {', '.join(valid)}"
         return f"unknown key {where}: {hint}"
     message = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
     given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
     return f"{where}: {message}{given}" if where else message
+
+
+def _nearest(key: str, valid: list[str]) -> str | None:
+    """Return the valid key that someone most likely meant: one with the unknown key in it, or else a similar one."""
+    longer = sorted((each for each in valid if key in each), key=len)
+    return next(iter(longer or difflib.get_close_matches(key, valid, n=1, cutoff=0.4)), None)
 
 
 def _valid_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -1,6 +1,7 @@
 """What is checked before the first task starts: what is missing then would stop the run hours later."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -11,15 +12,22 @@ from daefr.settings.base import STAGES, StageName
 from daefr.settings.training import AutoencoderTraining
 from pipelines.config import RunConfig
 from pipelines.engine import cluster
-from pipelines.promote.settings import OF_EVALUATION, measure_of
+from pipelines.promote.settings import EVALUATION_METRICS, base_metric
 from pipelines.train.compiler import no_compiler
 
 
 def check(config: RunConfig) -> None:
-    """Find, or download, every weights file that a step needs, and the places of the benchmarks; raises `UserError`.
+    """Find, or download, every file that a step needs, and the locations of faces and benchmarks; raises `UserError`.
 
     Measures that cannot be had stop nothing: the figures say so.
     """
+    from pipelines.synthesize.sources import check_sources  # noqa: PLC0415  # what lists faces loads S3's client
+
+    check_sources(config.data)
+    for name in STAGES:
+        start = config.stages.of(name).initial_checkpoint
+        if start is not None and not start.startswith("models:") and not Path(start).is_dir():
+            raise UserError(f"stages.{name}.initial_checkpoint={start} is not a checkpoint directory")
     if config.evaluation.benchmarks:
         from pipelines.evaluate.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
 
@@ -54,7 +62,7 @@ def check_nodes(config: RunConfig, stages: Iterable[StageName] = STAGES) -> None
     cluster.connect()
     missing = ray.remote(missing_compiler)
     for gpu in (True, False):
-        names = [name for name in compiling if config.compute.of(name).gpu == gpu]
+        names = [name for name in compiling if config.compute.of(name).use_gpu == gpu]
         kind, device = ("GPU", "cuda") if gpu else ("CPU", "cpu")
         nodes = [node for node in ray.nodes() if names and node["Alive"] and node["Resources"].get(kind)]
         asked = {
@@ -74,7 +82,7 @@ def check_nodes(config: RunConfig, stages: Iterable[StageName] = STAGES) -> None
 
 def _compiles(config: RunConfig, name: StageName) -> bool:
     chosen = config.stages.of(name).speed.compile
-    return config.compute.of(name).gpu if chosen is None else chosen
+    return config.compute.of(name).use_gpu if chosen is None else chosen
 
 
 def remarks(config: RunConfig) -> list[str]:
@@ -85,7 +93,7 @@ def remarks(config: RunConfig) -> list[str]:
         if isinstance(training := config.stages.of(name), AutoencoderTraining) and not training.perceptual.weight
     ]
     lines = [f"without the perceptual term, as perceptual.weight=0: {', '.join(without)}"] if without else []
-    wanted = [gate.metric for gate in config.promotion.restoration.gates if gate.metric in OF_EVALUATION]
+    wanted = [gate.metric for gate in config.promotion.restoration.gates if gate.metric in EVALUATION_METRICS]
     return lines + (_unavailable(config, wanted) if wanted else [])
 
 
@@ -99,7 +107,7 @@ def _unavailable(config: RunConfig, metrics: list[str]) -> list[str]:
     lines = []
     for metric in metrics:
         try:
-            find_files(measure_of(metric), setup)
+            find_files(base_metric(metric), setup)
         except UserError as error:
             lines.append(f"a gate of restoration cannot hold, as {metric} is unavailable: {error}")
     return lines

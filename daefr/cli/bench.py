@@ -43,7 +43,9 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restore-multipliers", default="1,2,2,4,4,8", help="widths when restoring (%(default)s)")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="default: as suits the device")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: as suits the device")
-    parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, help="default: as suits the device")
+    parser.add_argument(
+        "--retain-freed-memory", action=argparse.BooleanOptionalAction, help="default: as suits the device"
+    )
     parser.add_argument("--autocast", choices=("bfloat16", "off"), help="default: as suits the device")
 
 
@@ -85,7 +87,7 @@ def list_cases(options: argparse.Namespace, device: str) -> "list[Case]":
         channels_last=options.channels_last,
         autocast=options.autocast,
         compile=options.compile,
-        keep_memory=options.keep_memory,
+        retain_freed_memory=options.retain_freed_memory,
     )
     training = network_of(options.resolution, options.channels, _numbers(options.multipliers))
     restoring = network_of(options.restore_resolution, options.channels, _numbers(options.restore_multipliers))

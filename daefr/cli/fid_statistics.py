@@ -2,7 +2,7 @@
 
 Examples:
   daefr fid-statistics faces faces.npz
-  daefr measure restored --measures fid --fid-statistics faces.npz
+  daefr measure restored --metrics fid --fid-statistics faces.npz
 """
 
 import argparse

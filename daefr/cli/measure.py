@@ -4,7 +4,7 @@ Images belong together by their names without the suffix. What is missing or unu
 
 Examples:
   daefr measure restored --gt gt
-  daefr measure restored --gt gt --measures psnr,ssim,lpips,fid,niqe,ida,lmd --per-image each.csv
+  daefr measure restored --gt gt --metrics psnr,ssim,lpips,fid,niqe,ida,lmd --per-image each.csv
   daefr measure restored --json --device cpu
 """
 
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("restored", metavar="RESTORED", type=Path, help="a restored image, or a folder of them")
     parser.add_argument("--gt", type=Path, help="the ground truth: images of the same names, whatever their suffixes")
     parser.add_argument(
-        "--measures",
+        "--metrics",
         help=f"comma-separated, of {', '.join(METRICS)} (default {','.join(WITH_TARGETS)}; without --gt niqe)",
     )
     parser.add_argument(

@@ -51,7 +51,7 @@ def _run(context: Context) -> Outcome:
     if context.quick:
         raise NotAvailableError("left out of --quick")
     golden = json.loads((context.golden / "golden_full.json").read_text())
-    speed = Speed(channels_last=True, autocast="off", compile=False, tf32=False if context.on_gpu else None)
+    speed = Speed(channels_last=True, autocast="off", compile=False, allow_tf32=False if context.on_gpu else None)
     model = prepare_network(_model(context.golden), speed, context.device).eval()
     lq = arrange_batch({"lq": _read(context.golden / "full_lq.png")}, speed, context.device)["lq"]
     with torch.no_grad():

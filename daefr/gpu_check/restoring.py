@@ -14,7 +14,7 @@ from daefr.settings.speed import Speed
 BATCHES = (1, 8, 32)
 GOAL = 0.5
 """Share of the bfloat16 matrix rate that restoring should reach."""
-PRECISE = FOR_RESTORING.model_copy(update={"autocast": "off", "tf32": False})
+PRECISE = FOR_RESTORING.model_copy(update={"autocast": "off", "allow_tf32": False})
 
 
 def checks(context: Context) -> Iterator[Check]:

@@ -52,7 +52,7 @@ class Mode:
         return Speed(
             autocast="bfloat16" if self.bfloat16 else "off",
             compile=self.compiled,
-            tf32=None if self.bfloat16 else False,
+            allow_tf32=None if self.bfloat16 else False,
         )
 
 
@@ -171,7 +171,7 @@ def _build_once(name: StageName, network: NetworkConfig, folder: Path) -> tuple[
         # with the discriminators from the first step on, as most of a training is
         kind = AssociationTraining if name == "association" else AutoencoderTraining
         perceptual = PerceptualConfig(vgg16=_random_vgg16(folder / "vgg16.safetensors"))
-        training = kind.model_validate({"steps": STEPS, "adversarial": {"start": 0}, "perceptual": perceptual})
+        training = kind.model_validate({"steps": STEPS, "adversarial": {"start_step": 0}, "perceptual": perceptual})
     return build_stage(name, network, training), training
 
 

@@ -21,7 +21,7 @@ def as_fed(images: Tensor, protocol: Protocol, *, centered: bool) -> Tensor:
 def exact_convolutions() -> AbstractContextManager[None]:
     """Return a context in which a GPU's convolutions keep float32's 24 bits, of which TF32 would drop 13.
 
-    So the networks of the measures see the same on every device.
+    So the networks of the metrics see the same on every device.
     """
     context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     return context

@@ -67,12 +67,12 @@ def compute_statistics(options: argparse.Namespace) -> int:
 
 
 def _names(options: argparse.Namespace) -> tuple[MetricName, ...]:
-    if options.measures is None:
+    if options.metrics is None:
         return WITH_TARGETS if options.gt is not None else WITHOUT_TARGETS
-    asked = options.measures.split(",")
+    asked = options.metrics.split(",")
     unknown = sorted(set(asked) - set(METRICS))
     if unknown:
-        raise UserError(f"--measures {options.measures}: {unknown[0]!r} is none of {', '.join(METRICS)}")
+        raise UserError(f"--metrics {options.metrics}: {unknown[0]!r} is none of {', '.join(METRICS)}")
     return tuple(name for name in METRICS if name in asked)
 
 
@@ -143,7 +143,7 @@ def _write_json(protocol: str, figures: dict[str, MetricValue], measured: int, u
         "measured": measured,
         "missing": [each.name for each in unusable if each.missing],
         "failed": {each.name: each.problem for each in unusable if not each.missing},
-        "measures": {name: _as_json(figure) for name, figure in figures.items()},
+        "metrics": {name: _as_json(figure) for name, figure in figures.items()},
     }
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 

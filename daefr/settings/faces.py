@@ -13,21 +13,28 @@ CROP_SIDE = 512
 class FaceFilters(Settings):
     """What a face must be like. A reason's part before the colon is what it is counted under."""
 
-    min_score: Annotated[float, Field(ge=0.5, le=1)] = Field(0.9, description="Confidence of the detector.")
+    min_score: Annotated[float, Field(ge=0.5, le=1)] = Field(
+        0.9, description="Lowest detector confidence of a face that is used, from 0.5 to 1."
+    )
     min_size: PositiveInt | None = Field(
         None,
-        description="Side in pixels of the photograph's square that becomes the crop; by default the configured "
-        "resolution, so that no crop is enlarged.",
+        description="Smallest side, in pixels of the photograph, of the square that becomes a crop. By default, the "
+        "configured resolution, so that no crop is enlarged.",
     )
     max_outside: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="Share of the crop that may lie outside of the photograph, where its mirror image is shown."
+        0.1,
+        description="Largest fraction of a crop, from 0 to 1, that may lie outside the photograph and is filled by "
+        "mirroring it.",
     )
     max_turn: Annotated[float, Field(gt=0, le=180)] = Field(
-        45.0, description="Degrees that the face may look past the camera; 180 turns the filter off."
+        45.0,
+        description="Largest angle, in degrees, by which a face may look away from the camera; 180 turns the filter "
+        "off.",
     )
     min_sharpness: NonNegativeFloat = Field(
         0.1,
-        description="Of the crop (`daefr.faces.quality.sharpness`); FFHQ has 0.2 to 0.5 at 512 pixels. 0: no filter.",
+        description="Lowest sharpness of a crop (daefr.faces.quality.sharpness); FFHQ has 0.2 to 0.5 at 512 pixels; 0 "
+        "turns the filter off.",
     )
 
     def against_face(self, score: float, size: float, out: float, turned: float, resolution: int) -> str | None:

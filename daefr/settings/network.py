@@ -15,20 +15,26 @@ class AutoencoderConfig(Settings):
 
     """
 
-    resolution: PositiveInt = Field(512, description="Side of the square images, in pixels.")
-    channels: PositiveInt = Field(64, description="Width of the finest level.")
+    resolution: PositiveInt = Field(512, description="Side of all square images, in pixels.")
+    channels: PositiveInt = Field(64, description="Number of channels of the finest level.")
     multipliers: tuple[PositiveInt, ...] = Field(
-        (1, 2, 2, 4, 4, 8), min_length=1, description="Width of each level over `channels`, finest first."
+        (1, 2, 2, 4, 4, 8),
+        min_length=1,
+        description="Factor on `channels` of each level, finest first; each further level halves the resolution.",
     )
-    blocks: PositiveInt = Field(2, description="Residual blocks a level in the encoder; the decoder has one more.")
+    blocks: PositiveInt = Field(
+        2, description="Number of residual blocks per level of the encoder; the decoder has one more per level."
+    )
     attention_resolutions: tuple[PositiveInt, ...] = Field(
-        (16,), description="Sides in pixels of the levels whose residual blocks are followed by attention."
+        (16,), description="Resolutions, in pixels, of the levels whose residual blocks are followed by self-attention."
     )
-    groups: PositiveInt = Field(32, description="Groups of every group normalization.")
-    latent_channels: PositiveInt = Field(256, description="Channels between the encoder or decoder and its 1x1 conv.")
-    codes: PositiveInt = Field(1024, description="Entries of the codebook.")
-    code_channels: PositiveInt = Field(256, description="Length of one code.")
-    beta: NonNegativeFloat = Field(0.25, description="Weight of the codebook term in the quantizer loss.")
+    groups: PositiveInt = Field(32, description="Number of groups of each group normalization.")
+    latent_channels: PositiveInt = Field(
+        256, description="Number of channels between the encoder or decoder and its 1x1 convolution."
+    )
+    codes: PositiveInt = Field(1024, description="Number of codes in the codebook.")
+    code_channels: PositiveInt = Field(256, description="Number of channels of each code.")
+    beta: NonNegativeFloat = Field(0.25, description="Weight of the codebook term in the quantizer's loss.")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -88,8 +94,8 @@ class AutoencoderConfig(Settings):
 class DiscriminatorConfig(Settings):
     """The patch discriminator of the codebook stages (the reference's ``NLayerDiscriminator``)."""
 
-    channels: PositiveInt = Field(64, description="Filters of the first convolution.")
-    layers: PositiveInt = Field(3, description="Convolutions with stride 2.")
+    channels: PositiveInt = Field(64, description="Number of channels of the first convolution.")
+    layers: PositiveInt = Field(3, description="Number of convolutions with stride 2.")
 
 
 class PredictorConfig(Settings):
@@ -100,11 +106,15 @@ class PredictorConfig(Settings):
 
     """
 
-    width: PositiveInt = Field(512, description="Channels of a token in the transformer.")
-    layers: PositiveInt = Field(9, description="Transformer layers.")
-    heads: PositiveInt = Field(8, description="Attention heads a layer.")
-    mlp: PositiveInt = Field(1024, description="Hidden width of a layer's perceptron.")
-    fusion_heads: PositiveInt = Field(8, description="Attention heads of the fusion of the two encoders.")
+    width: PositiveInt = Field(512, description="Number of channels of each token in the transformer.")
+    layers: PositiveInt = Field(9, description="Number of layers of the transformer.")
+    heads: PositiveInt = Field(8, description="Number of attention heads per transformer layer.")
+    mlp: PositiveInt = Field(
+        1024, description="Number of hidden channels of each transformer layer's feed-forward network."
+    )
+    fusion_heads: PositiveInt = Field(
+        8, description="Number of attention heads in the fusion of both encoders' features."
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -123,8 +133,10 @@ class RestorationConfig(Settings):
 
     """
 
-    autoencoder: AutoencoderConfig = Field(AutoencoderConfig(), description="Both encoders, codebook and decoder.")
-    predictor: PredictorConfig = Field(PredictorConfig(), description="Fusion and code predictor.")
+    autoencoder: AutoencoderConfig = Field(
+        AutoencoderConfig(), description="Sizes of both encoders, the codebook and the decoder."
+    )
+    predictor: PredictorConfig = Field(PredictorConfig(), description="Sizes of the fusion and of the code predictor.")
 
     @model_validator(mode="after")
     def _fusion_divides_code_channels(self) -> Self:
@@ -144,7 +156,9 @@ class RestorationConfig(Settings):
 class NetworkConfig(RestorationConfig):
     """Every network of the method: the restoration network and the discriminators of its training."""
 
-    discriminator: DiscriminatorConfig = Field(DiscriminatorConfig(), description="One for each autoencoder.")
+    discriminator: DiscriminatorConfig = Field(
+        DiscriminatorConfig(), description="Sizes of the patch discriminators, one per autoencoder."
+    )
 
 
 def _listed(numbers: tuple[int, ...] | list[int]) -> str:

@@ -21,28 +21,47 @@ class Speed(Settings):
     takes 4 times as long; compilation takes longer to start than a small training lasts.
     """
 
-    channels_last: bool | None = Field(None, description="Keep the channels of a pixel together in memory.")
-    autocast: Literal["bfloat16", "off"] | None = Field(
-        None, description="Type of the convolutions and products; weights, losses and codebook stay in float32."
+    channels_last: bool | None = Field(
+        None,
+        description="Whether images and weights are stored channels-last in memory. By default, on GPUs only.",
     )
-    compile: bool | None = Field(None, description="Compile the levels of the networks with torch.compile.")
-    keep_memory: bool | None = Field(
-        None, description="Keep what tensors freed for the next ones, on a CPU; GPUs always do."
+    autocast: Literal["bfloat16", "off"] | None = Field(
+        None,
+        description="Type of convolutions and matrix products; weights, losses and codebook stay in float32. By "
+        "default, bfloat16 on GPUs and off on CPUs.",
+    )
+    compile: bool | None = Field(
+        None, description="Whether the networks' levels are compiled with torch.compile. By default, on GPUs only."
+    )
+    retain_freed_memory: bool | None = Field(
+        None,
+        description="Whether memory that tensors free is kept for later tensors rather than returned to the operating "
+        "system. By default, on CPUs; GPUs always do.",
     )
     cudnn_benchmark: bool | None = Field(
-        None, description="Let cuDNN time its algorithms once per shape, in the whole process; not reproducible."
+        None,
+        description="Whether cuDNN times its algorithms once per shape and uses the fastest, in the entire process; "
+        "results then differ in rounding between runs. By default, on GPUs.",
     )
     group_norm: Literal["torch", "channels_last"] | None = Field(
-        None, description="PyTorch's kernel, or operations that keep the channels of a pixel together in memory."
+        None,
+        description="Implementation of group normalization: PyTorch's kernel, or operations that keep the "
+        "channels-last memory layout. By default, torch.",
     )
     upsample: Literal["transposed", "nearest"] | None = Field(
-        None, description="One transposed convolution, or nearest-neighbour upsampling and a 3x3 convolution."
+        None,
+        description="Implementation of upsampling: one transposed convolution, or nearest-neighbour upsampling "
+        "followed by a 3x3 convolution. By default, transposed.",
     )
-    recompute: bool = Field(
-        False, description="Compute the levels again in the backward pass rather than keep what they hold: less memory."
+    activation_checkpointing: bool = Field(
+        False,
+        description="Whether activations are recomputed in the backward pass rather than stored, which saves memory "
+        "and costs time.",
     )
-    tf32: bool | None = Field(
-        None, description="Round float32 products to TF32 on a GPU, in the whole process; by default as torch does."
+    allow_tf32: bool | None = Field(
+        None,
+        description="Whether float32 products are computed in TF32 on GPUs, in the entire process. By default, "
+        "PyTorch's own setting applies.",
     )
 
     @field_validator("autocast", mode="before")
@@ -58,7 +77,7 @@ class Speed(Settings):
             "channels_last": cuda if self.channels_last is None else self.channels_last,
             "autocast": self.autocast or ("bfloat16" if cuda else "off"),
             "compile": cuda if self.compile is None else self.compile,
-            "keep_memory": not cuda if self.keep_memory is None else self.keep_memory,
+            "retain_freed_memory": not cuda if self.retain_freed_memory is None else self.retain_freed_memory,
             "cudnn_benchmark": cuda if self.cudnn_benchmark is None else self.cudnn_benchmark,
             "group_norm": self.group_norm or "torch",
             "upsample": self.upsample or "transposed",
@@ -67,5 +86,5 @@ class Speed(Settings):
 
     def check_device(self, device_type: str) -> None:
         """Raise `UserError` for an option that devices of a type do not have."""
-        if self.tf32 and device_type != "cuda":
-            raise UserError(f"speed.tf32=true needs a GPU: there is no TF32 on {device_type}")
+        if self.allow_tf32 and device_type != "cuda":
+            raise UserError(f"speed.allow_tf32=true requires a GPU: there is no TF32 on {device_type}")

@@ -14,73 +14,111 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(Settings):
-    """What every stage needs to know. Times are counted in optimizer steps."""
+    """What every stage needs to know. Durations are in optimizer steps unless the key names another unit."""
 
-    steps: NonNegativeInt | None = Field(None, description="Length of the training; 0 takes `start` as it is.")
-    epochs: PositiveFloat | None = Field(None, description="The same, in passes over the data set.")
-    start: str | None = Field(
-        None, description="Checkpoint directory of this stage to start from, or a version as models:/NAME@ALIAS."
-    )
-    batch: PositiveInt = Field(32, description="Samples a step, over all workers together.")
-    accumulate: PositiveInt = Field(
-        1,
-        description="Equal parts that the batch is computed in, one after the other, to save memory. What looks beyond "
-        "its own sample (contrastive loss, adaptive weight, BatchNorm) sees a part.",
-    )
-    base_learning_rate: PositiveFloat = Field(4.5e-6, description="Learning rate a sample of the global batch.")
-    warmup: NonNegativeInt = Field(0, description="Steps in which the learning rate rises to its full height.")
-    schedule: Literal["multistep", "cosine"] = Field(
-        "multistep", description="Whether the learning rate falls at `milestones`, or as a cosine down to `floor`."
-    )
-    milestones: tuple[PositiveInt, ...] = Field((), description="Steps at which the learning rate falls by `gamma`.")
-    gamma: PositiveFloat = 0.1
-    floor: Share = Field(0.0, description="Share of the learning rate that is left at the end of a cosine.")
-    clip_gradient: PositiveFloat | None = Field(
-        None, description="Largest norm of the gradients of each of generator and discriminator; none by default."
-    )
-    ema: Share | None = Field(
+    steps: NonNegativeInt | None = Field(
         None,
-        description="Decay of a moving average of the weights, such as 0.999; validated and registered beside them.",
+        description="Number of optimizer steps; 0 uses `initial_checkpoint` as it is. Set either this or `epochs`.",
     )
-    flip: bool = Field(True, description="Mirror half of the training images.")
-    betas: tuple[float, float] = (0.5, 0.9)
-    log_every: PositiveInt = 50
-    validate_every: PositiveInt = 1000
-    checkpoint_every: PositiveInt = 1000
-    checkpoint_minutes: PositiveFloat | None = Field(
-        None, description="Make a checkpoint also whenever the last one is so many minutes old."
+    epochs: PositiveFloat | None = Field(
+        None, description="Number of passes over the training samples. Set either this or `steps`."
     )
-    speed: Speed = Field(Speed(), description="How it is computed; by default as suits the device.")
+    initial_checkpoint: str | None = Field(
+        None,
+        description="Checkpoint directory of this stage, or a model version such as models:/NAME@ALIAS, whose weights "
+        "training starts from. By default, training starts from random weights.",
+    )
+    global_batch_size: PositiveInt = Field(
+        32, description="Number of samples per optimizer step, over all workers together."
+    )
+    gradient_accumulation_steps: PositiveInt = Field(
+        1,
+        description="Number of equal parts that the batch is computed in, one after the other, to save memory. What "
+        "depends on several samples (contrastive loss, adaptive weight, BatchNorm) then sees one part only.",
+    )
+    base_learning_rate: PositiveFloat = Field(
+        4.5e-6, description="Learning rate per sample; multiplied by the global batch size."
+    )
+    warmup_steps: NonNegativeInt = Field(
+        0, description="Number of steps over which the learning rate rises linearly to its full value."
+    )
+    lr_scheduler: Literal["multistep", "cosine"] = Field(
+        "multistep",
+        description="How the learning rate decays: `multistep` multiplies it by `gamma` at each of `milestones`; "
+        "`cosine` lowers it to `min_lr_ratio` of its full value at the last step.",
+    )
+    milestones: tuple[PositiveInt, ...] = Field(
+        (), description="Steps at which the learning rate is multiplied by `gamma`; for `lr_scheduler: multistep`."
+    )
+    gamma: PositiveFloat = Field(0.1, description="Factor on the learning rate at each of `milestones`.")
+    min_lr_ratio: Share = Field(
+        0.0,
+        description="Fraction of the full learning rate that is left at the last step; for `lr_scheduler: cosine`.",
+    )
+    max_grad_norm: PositiveFloat | None = Field(
+        None,
+        description="Largest L2 norm to which the gradients of the generator, and those of the discriminator, are each "
+        "clipped. By default, gradients are not clipped.",
+    )
+    ema_decay: Share | None = Field(
+        None,
+        description="Decay per step of an exponential moving average of the weights, such as 0.999; the average is "
+        "validated and registered as a version of its own. By default, no average is kept.",
+    )
+    horizontal_flip: bool = Field(True, description="Whether each training sample is mirrored with probability 1/2.")
+    betas: tuple[float, float] = Field(
+        (0.5, 0.9), description="Adam's decay rates of the running averages of the gradient and of its square."
+    )
+    log_every_n_steps: PositiveInt = Field(50, description="Number of steps between two logs of the training metrics.")
+    validate_every_n_steps: PositiveInt = Field(1000, description="Number of steps between two validations.")
+    checkpoint_every_n_steps: PositiveInt = Field(
+        1000, description="Number of steps between two intermediate checkpoints."
+    )
+    checkpoint_every_n_minutes: PositiveFloat | None = Field(
+        None,
+        description="An intermediate checkpoint is also written once the last one is this many minutes old. By "
+        "default, only steps count.",
+    )
+    speed: Speed = Field(
+        Speed(), description="Memory layout, precision and compilation. By default, they are chosen for the device."
+    )
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
-        if self.batch % self.accumulate:
-            raise ValueError(f"batch={self.batch} does not divide into accumulate={self.accumulate} equal parts")
+        if self.global_batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} is not a multiple of "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps}"
+            )
         return self
 
     @model_validator(mode="after")
-    def _schedule_is_one(self) -> Self:
-        if self.schedule == "cosine" and self.milestones:
-            raise ValueError("milestones mean nothing to schedule=cosine: give one of the two")
-        if self.schedule == "multistep" and self.floor:
-            raise ValueError("floor means nothing to schedule=multistep: it is where schedule=cosine ends")
-        if self.steps and self.warmup >= self.steps:
-            raise ValueError(f"warmup={self.warmup} leaves no step of steps={self.steps} at the full learning rate")
+    def _schedule_is_consistent(self) -> Self:
+        if self.lr_scheduler == "cosine" and self.milestones:
+            raise ValueError("milestones have no effect with lr_scheduler=cosine: set only one of them")
+        if self.lr_scheduler == "multistep" and self.min_lr_ratio:
+            raise ValueError(
+                "min_lr_ratio has no effect with lr_scheduler=multistep: set lr_scheduler=cosine, or use milestones"
+            )
+        if self.steps and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be less than steps={self.steps}")
         return self
 
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
-        if self.steps == 0 and self.start is None:
-            raise ValueError("steps=0 trains nothing, and there is no start to take as it is")
+            raise ValueError("set either steps or epochs")
+        if self.steps == 0 and self.initial_checkpoint is None:
+            raise ValueError("steps=0 requires initial_checkpoint, which it uses as it is")
         return self
 
     def in_steps(self, samples: int) -> Self:
         """Return the same training with its length in steps, for a data set of so many samples."""
         if self.epochs is None:
             return self
-        return self.model_copy(update={"steps": max(1, round(self.epochs * samples / self.batch)), "epochs": None})
+        return self.model_copy(
+            update={"steps": max(1, round(self.epochs * samples / self.global_batch_size)), "epochs": None}
+        )
 
     @property
     def last_step(self) -> int:
@@ -90,22 +128,24 @@ class TrainingConfig(Settings):
         return self.steps
 
     @property
-    def part(self) -> int:
-        """The samples of one of the parts that a batch is computed in, over all workers together."""
-        return self.batch // self.accumulate
+    def micro_batch_size(self) -> int:
+        """Number of samples per gradient accumulation step, over all ranks together."""
+        return self.global_batch_size // self.gradient_accumulation_steps
 
     @property
     def learning_rate(self) -> float:
         """The learning rate at its full height."""
-        return self.base_learning_rate * self.batch
+        return self.base_learning_rate * self.global_batch_size
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step: a pure function, so that a schedule has nothing to save."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        if self.schedule == "cosine":
-            done = (step - self.warmup) / (self.last_step - self.warmup)
-            return self.learning_rate * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.lr_scheduler == "cosine":
+            done = (step - self.warmup_steps) / (self.last_step - self.warmup_steps)
+            return self.learning_rate * (
+                self.min_lr_ratio + (1 - self.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
+            )
         return float(self.learning_rate * self.gamma ** sum(step >= milestone for milestone in self.milestones))
 
     def check_device(self, device_type: str) -> None:
@@ -114,61 +154,93 @@ class TrainingConfig(Settings):
 
 
 class AdversarialConfig(Settings):
-    """The discriminator's part in the loss."""
+    """The adversarial term of the loss."""
 
-    weight: NonNegativeFloat = Field(0.8, description="Factor on the adaptively weighted term; 0 turns it off.")
-    start: NonNegativeInt = Field(30001, description="First step with a discriminator.")
+    weight: NonNegativeFloat = Field(
+        0.8, description="Factor on the adaptively weighted adversarial loss; 0 turns the discriminator off."
+    )
+    start_step: NonNegativeInt = Field(
+        30001, description="First step at which the discriminator is trained and contributes to the loss."
+    )
     sync_batchnorm: bool = Field(
         False,
-        description="Normalize by the statistics of all workers' parts rather than of each one's own; GPUs only.",
+        description="Whether the discriminator's BatchNorm uses the statistics of all workers rather than each "
+        "worker's own; requires GPUs.",
     )
 
 
 class PerceptualConfig(Settings):
-    """The LPIPS term."""
+    """The LPIPS term of the loss."""
 
-    weight: NonNegativeFloat = Field(1.0, description="0 turns the term off.")
-    vgg16: Path | None = Field(None, description="torchvision's VGG16 weights; by default the usual download.")
+    weight: NonNegativeFloat = Field(1.0, description="Factor on the LPIPS loss; 0 turns it off.")
+    vgg16: Path | None = Field(
+        None, description="File with torchvision's VGG16 weights. By default, they are downloaded."
+    )
 
 
 class ComponentsConfig(Settings):
     """Discriminators of eyes and mouth, with a style loss on their features; off in the released recipe.
 
-    They take part from `adversarial.start` on. RestoreFormer's weights are 1.5 and 2000, GFP-GAN's 1 and 200.
+    They are trained from `adversarial.start_step` on. RestoreFormer's weights are 1.5 and 2000, GFP-GAN's 1 and 200.
     """
 
-    weight: NonNegativeFloat = Field(0.0, description="Factor on their adversarial losses; 0 turns all of it off.")
-    style_weight: NonNegativeFloat = Field(2000.0, description="Factor on the style loss beside them.")
-    eyes: PositiveInt = Field(80, description="Side of the eyes' crops in pixels at 512; scales with the resolution.")
-    mouth: PositiveInt = Field(120, description="Likewise of the mouth's.")
+    weight: NonNegativeFloat = Field(
+        0.0, description="Factor on the component discriminators' adversarial losses; 0 turns the components off."
+    )
+    style_weight: NonNegativeFloat = Field(
+        2000.0, description="Factor on the style loss, which compares the component discriminators' features."
+    )
+    eye_crop_size: PositiveInt = Field(
+        80,
+        description="Side of the square crops of the eyes, in pixels of a 512x512 image; scales with the resolution.",
+    )
+    mouth_crop_size: PositiveInt = Field(
+        120,
+        description="Side of the square crop of the mouth, in pixels of a 512x512 image; scales with the resolution.",
+    )
 
 
 class IdentityConfig(Settings):
     """The ArcFace identity term; off in the released recipe. RestoreFormer's and GFP-GAN's weights are 3 and 10."""
 
-    weight: NonNegativeFloat = Field(0.0, description="0 turns the term off.")
-    arcface: Path | None = Field(None, description="ArcFace's weights, arcface_resnet18.pth of GFP-GAN.")
+    weight: NonNegativeFloat = Field(0.0, description="Factor on the ArcFace identity loss; 0 turns it off.")
+    arcface: Path | None = Field(
+        None, description="File with ArcFace's weights, arcface_resnet18.pth of GFP-GAN; required if `weight` is not 0."
+    )
 
 
-class CodebookRemedies(Settings):
-    """Against the collapse of a codebook in short trainings; both off in the released recipe."""
+class DeadCodeResetConfig(Settings):
+    """Remedies for dead codes, which short trainings suffer from; all off in the released recipe."""
 
-    kmeans_start: bool = Field(False, description="Start the codes at the k-means centres of the first batch.")
-    restart_every: NonNegativeInt = Field(0, description="Steps after which unused codes are moved; 0 for never.")
-    restart_until: NonNegativeInt = Field(0, description="Last step at which they are; 0 for no end.")
+    kmeans_init: bool = Field(
+        False, description="Whether the codes are initialized with the k-means centers of the first batch's features."
+    )
+    reset_every_n_steps: NonNegativeInt = Field(
+        0,
+        description="Number of steps after which codes that were not used are reset to current features; 0 for never.",
+    )
+    reset_until_step: NonNegativeInt = Field(
+        0, description="Last step at which unused codes are reset; 0 for no limit."
+    )
 
 
 class AutoencoderTraining(TrainingConfig):
     """Training of one or two autoencoders with their discriminators: stages 1a, 1b and 2."""
 
-    adversarial: AdversarialConfig = AdversarialConfig()
-    perceptual: PerceptualConfig = PerceptualConfig()
-    components: ComponentsConfig = ComponentsConfig()
-    identity: IdentityConfig = IdentityConfig()
-    codebook: CodebookRemedies = CodebookRemedies()
+    adversarial: AdversarialConfig = Field(AdversarialConfig(), description="The adversarial term of the loss.")
+    perceptual: PerceptualConfig = Field(PerceptualConfig(), description="The LPIPS term of the loss.")
+    components: ComponentsConfig = Field(
+        ComponentsConfig(), description="Discriminators of eyes and mouth; off by default."
+    )
+    identity: IdentityConfig = Field(
+        IdentityConfig(), description="The ArcFace identity term of the loss; off by default."
+    )
+    codebook: DeadCodeResetConfig = Field(
+        DeadCodeResetConfig(), description="Remedies for codes that are never used; off by default."
+    )
 
     @model_validator(mode="after")
-    def _components_have_a_turn(self) -> Self:
+    def _components_have_discriminators(self) -> Self:
         if self.components.weight and not self.adversarial.weight:
             raise ValueError(
                 f"components.weight is {self.components.weight:g}, but adversarial.weight is 0, so that no "
@@ -188,14 +260,16 @@ class AutoencoderTraining(TrainingConfig):
 class AssociationTraining(AutoencoderTraining):
     """Training of both autoencoders together: stage 2."""
 
-    gather: bool = Field(
+    gather_across_ranks: bool = Field(
         True,
-        description="Contrast the whole batch, so that the number of workers changes nothing; false contrasts each "
-        "worker's part alone, as the released training did.",
+        description="Whether the contrastive loss is computed over the samples of all ranks, so that the number of "
+        "ranks does not matter; false computes it over each rank's own, as the released training did.",
     )
 
 
 class RestorationTraining(TrainingConfig):
     """Training of fusion, predictor and both encoders: stage 3."""
 
-    feature_weight: NonNegativeFloat = Field(10.0, description="Factor on the feature loss beside the code loss.")
+    feature_weight: NonNegativeFloat = Field(
+        10.0, description="Factor on the feature loss, relative to the loss of the predicted codes."
+    )

@@ -75,7 +75,7 @@ class AutoencoderStage(Stage):
     def __init__(self, name: StageName, network: NetworkConfig, training: AutoencoderTraining) -> None:
         super().__init__(name, network)
         self._training = training
-        self._gather = isinstance(training, AssociationTraining) and training.gather
+        self._gather = isinstance(training, AssociationTraining) and training.gather_across_ranks
         self.branches = self.BRANCHES[name]
         self.compares_samples = len(self.branches) > 1
         self.parts = tuple(self.PARTS[branch] for branch in self.branches)
@@ -96,8 +96,8 @@ class AutoencoderStage(Stage):
             self.register_buffer(f"counts_{branch}", torch.zeros(network.autoencoder.codes, dtype=torch.int64))
 
     def is_adversarial(self, step: int) -> bool:
-        """See `Stage`: from `adversarial.start` on, unless the term is off."""
-        return self._training.adversarial.weight > 0 and step >= self._training.adversarial.start
+        """See `Stage`: from `adversarial.start_step` on, unless the term is off."""
+        return self._training.adversarial.weight > 0 and step >= self._training.adversarial.start_step
 
     def generator_input(self, batch: Batch) -> dict[str, Tensor]:
         """See `Stage`."""
@@ -184,7 +184,7 @@ class AutoencoderStage(Stage):
     @torch.no_grad()
     def before_training(self, batch: Batch, seed: int) -> None:
         """Start the codes at the k-means centres of the first batch, where that is asked for."""
-        if not self._training.codebook.kmeans_start:
+        if not self._training.codebook.kmeans_init:
             return
         for branch in self.branches:
             vqgan = self.generator.branch(branch)
@@ -195,13 +195,13 @@ class AutoencoderStage(Stage):
     def after_step(self, step: int, output: Outputs, indices: dict[str, Tensor], seed: int) -> None:
         """Move codes that nobody used for a while onto positions of the batch, where that is asked for."""
         remedies = self._training.codebook
-        if not remedies.restart_every or (remedies.restart_until and step > remedies.restart_until):
+        if not remedies.reset_every_n_steps or (remedies.reset_until_step and step > remedies.reset_until_step):
             return
         for branch in self.branches:
             quantizer, counts = self.generator.branch(branch).quantize, self.get_buffer(f"counts_{branch}")
             # of all ranks at every step: a checkpoint has room for one count
             counts += total(count_codes(indices[self._codebook(branch)], quantizer.codes))
-            if step % remedies.restart_every == 0:
+            if step % remedies.reset_every_n_steps == 0:
                 generator = torch.Generator().manual_seed(seed + step)
                 quantizer.restart_dead(concatenate(output[branch].z), counts, generator)
                 broadcast(quantizer.embedding.weight)

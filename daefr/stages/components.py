@@ -33,7 +33,7 @@ class ComponentDiscriminators(nn.ModuleDict):
         )
         self._config = config
         scale = network.autoencoder.resolution / CROP_SIDE
-        sides = {"left_eye": config.eyes, "right_eye": config.eyes, "mouth": config.mouth}
+        sides = {"left_eye": config.eye_crop_size, "right_eye": config.eye_crop_size, "mouth": config.mouth_crop_size}
         self._sides = {name: max(1, round(side * scale)) for name, side in sides.items()}
 
     def forward(

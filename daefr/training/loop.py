@@ -59,7 +59,7 @@ def train(
     device = device or torch.device("cpu")
     training.check_device(device.type)
     train_set = FaceDataset(
-        dataset, "train", stage.parts, seed=seed, flip=training.flip, draw=True, refresh=refresh,
+        dataset, "train", stage.parts, seed=seed, flip=training.horizontal_flip, draw=True, refresh=refresh,
         check_digests=check_digests, fetch=fetch,
     )  # fmt: skip
     check_resolution(train_set.manifest, stage.network.autoencoder.resolution, stage.name)
@@ -70,8 +70,8 @@ def train(
     if resume is not None:
         state.resume(resume)
     batches = training_batches(
-        train_set, seed=seed, batch=training.part, rank=ranks.rank(), ranks=ranks.count(),
-        step=state.step * training.accumulate, workers=dataloader_workers,
+        train_set, seed=seed, batch=training.micro_batch_size, rank=ranks.rank(), ranks=ranks.count(),
+        step=state.step * training.gradient_accumulation_steps, workers=dataloader_workers,
     )  # fmt: skip
     clock, rank_vote, saving = Clock(device), RankVote(timeout_seconds), Saving(state, reporter)
     optimization = Optimization(state, device, clock)
@@ -88,7 +88,7 @@ def train(
             taken = optimization.compute_gradients(parts)
             optimization.apply(taken)
         stage.after_step(state.step, taken.output, taken.indices, seed)
-        window.add(taken.terms, taken.indices, training.batch)
+        window.add(taken.terms, taken.indices, training.global_batch_size)
 
         step, last = state.step, state.step == training.last_step
         logs, validates, saves = _is_due(training, step, stop=stop, save=save)
@@ -129,9 +129,9 @@ def _is_due(training: TrainingConfig, step: int, *, stop: bool, save: bool) -> t
     """Return whether a step is followed by logging, by validation, and by a checkpoint."""
     last = step == training.last_step
     return (
-        last or stop or step % training.log_every == 0,
-        last or (step % training.validate_every == 0 and not stop),
-        last or stop or save or step % training.checkpoint_every == 0,
+        last or stop or step % training.log_every_n_steps == 0,
+        last or (step % training.validate_every_n_steps == 0 and not stop),
+        last or stop or save or step % training.checkpoint_every_n_steps == 0,
     )
 
 
@@ -142,5 +142,5 @@ def _steps(
     source = iter(batches)
     while True:
         with clock.waiting():
-            parts = [next(source) for _ in range(training.accumulate)]
+            parts = [next(source) for _ in range(training.gradient_accumulation_steps)]
         yield [arrange_batch(part, training.speed, device) for part in parts]

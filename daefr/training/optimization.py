@@ -117,8 +117,8 @@ class Optimization:
             }
             found = self._finite.examine(state.step + 1, self._losses, norms.values())
             for name, parameters in gradients.items():
-                if training.clip_gradient:
-                    torch.nn.utils.clip_grads_with_norm_(parameters, training.clip_gradient, norms[name])
+                if training.max_grad_norm:
+                    torch.nn.utils.clip_grads_with_norm_(parameters, training.max_grad_norm, norms[name])
                 for group in state.optimizers[name].param_groups:
                     group["lr"] = training.learning_rate_at(state.step)
                 if self._check_later:

@@ -12,14 +12,14 @@ class Saving:
     """Gives checkpoints to the reporter: copies of the training state, written while training continues."""
 
     def __init__(self, state: TrainingState, reporter: Reporter) -> None:
-        """Start the timer of `checkpoint_minutes`."""
+        """Start the timer of `checkpoint_every_n_minutes`."""
         self._state, self._reporter = state, reporter
         self._last = time.monotonic()
         self._costs: dict[str, float] = {}
 
     def is_time(self) -> bool:
         """Return whether a checkpoint is due by time; rank 0's clock decides."""
-        minutes = self._state.training.checkpoint_minutes
+        minutes = self._state.training.checkpoint_every_n_minutes
         return minutes is not None and ranks.rank() == 0 and time.monotonic() - self._last >= 60 * minutes
 
     def __call__(self) -> None:

@@ -25,7 +25,7 @@ class TrainingState:
         """Start at step 0 with fresh optimizers."""
         self.stage, self.training, self.step = stage, training, 0
         self.best_loss = float("inf")
-        self.average = WeightAverage(stage, training.ema) if training.ema else None
+        self.average = WeightAverage(stage, training.ema_decay) if training.ema_decay else None
         self.optimizers = {
             name: torch.optim.Adam(
                 [parameter for parameter in module.parameters() if parameter.requires_grad],

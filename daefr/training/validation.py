@@ -63,7 +63,9 @@ class Validation:
     def _validate(self) -> tuple[dict[str, float], dict[str, Image]]:
         state = self._state
         with self._rank_vote.watching(f"{state.stage.name}, validation of step {state.step}"):
-            return validate(state.stage, self._dataset, state.training.batch, self._device, self._rank_vote.wait)
+            return validate(
+                state.stage, self._dataset, state.training.global_batch_size, self._device, self._rank_vote.wait
+            )
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ from daefr.training.state import TrainingState
 
 Side = Literal["ours", "reference"]
 
-SPEED = Speed(channels_last=False, autocast="off", compile=False, keep_memory=False)
+SPEED = Speed(channels_last=False, autocast="off", compile=False, retain_freed_memory=False)
 """The reference's: float32, channels first and not compiled; it keeps no freed memory."""
 
 

@@ -26,7 +26,7 @@ class ChampionCommand(Command):
         if config.tracking.uri is None and not (workdir / DATABASE).is_file():
             # a mistyped directory must not become a new database
             raise UserError(f"there is no {workdir / DATABASE}: give workdir=DIR or tracking.uri=URI")
-        return self.work(open_tracking(config.tracking, workdir, config.compute.patience), options)
+        return self.work(open_tracking(config.tracking, workdir, config.compute.unavailable_timeout_s), options)
 
     @abstractmethod
     def work(self, tracking: "Tracking", options: Namespace) -> list[str]:

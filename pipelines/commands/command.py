@@ -49,10 +49,11 @@ class Command(ABC):
         if missing:
             sys.stderr.write(f"error: {', '.join(missing)} is not installed: pip install 'daefr[cluster]'\n")
             return 2
-        from pipelines.config import load_config, show_config
+        from pipelines.config import load_config
         from pipelines.engine.progress import say
         from pipelines.engine.signals import EXIT_CODE, TerminatedError
         from pipelines.errors import StepFailedError
+        from pipelines.print_config import show_config
 
         try:
             self.resolve(options)
@@ -119,7 +120,7 @@ class StepCommand(Command):
 
         self.check(config, options)
         with (
-            handle_sigterm(config.compute.stop_timeout),
+            handle_sigterm(config.compute.stop_timeout_s),
             open_chain(config, self.title(options), self.executable(options)) as chain,
         ):
             return self.work(chain, options)

@@ -41,5 +41,5 @@ def open_service(config: "RunConfig") -> "ServiceLauncher":
     from pipelines.serve.token import token_digest
 
     token = token_digest(config.serve.token, config.serve.host)
-    tracking = open_tracking(config.tracking, open_workdir(config.workdir), config.compute.patience)
+    tracking = open_tracking(config.tracking, open_workdir(config.workdir), config.compute.unavailable_timeout_s)
     return ServiceLauncher(config.restore, config.serve, config.compute.serve, tracking, token)

@@ -10,19 +10,32 @@ from pipelines.storage.paths import absolute
 
 
 class RestorationSettings(Settings):
-    """How images are restored, by the job and by the service."""
+    """How images are restored, by the batch job and by the service."""
 
     model: str = Field(
         "models:/daefr-restoration@champion",
-        description="models:/NAME@ALIAS, models:/NAME/NUMBER, a checkpoint directory or a released .ckpt file.",
+        description="The restoration model: models:/NAME@ALIAS, models:/NAME/VERSION, a checkpoint directory or a "
+        "released .ckpt file.",
     )
-    aligned: bool = Field(False, description="All images are aligned crops, none photographs.")
-    only_center_face: bool = Field(False, description="Of a photograph, the face nearest to its middle only.")
-    detector: Path | None = Field(None, description="RetinaFace weights; by default the usual download of facexlib's.")
-    parser: Path | None = Field(None, description="ParseNet weights, for tighter masks.")
-    upscale: Literal[1, 2, 4] = Field(1, description="How many times as large photographs become.")
+    aligned: bool = Field(
+        False, description="Whether all images are aligned face crops; otherwise faces are detected in photographs."
+    )
+    only_center_face: bool = Field(
+        False, description="Whether only the face nearest to the center of each photograph is restored."
+    )
+    detector: Path | None = Field(
+        None, description="RetinaFace weights file. By default, facexlib's weights are downloaded."
+    )
+    parser: Path | None = Field(
+        None,
+        description="ParseNet weights file, for masks that follow face and hair. By default, the copy in torch's cache "
+        "is used if there is one, otherwise simpler masks.",
+    )
+    upscale: Literal[1, 2, 4] = Field(1, description="Factor by which photographs are enlarged; 1 keeps their size.")
     upscaler: Path | None = Field(
-        None, description="A model file for that, as spandrel reads them; by default pixels are resampled."
+        None,
+        description="Model file, in a format that spandrel reads, which enlarges the background for `upscale`. By "
+        "default, the background is resampled.",
     )
 
 

@@ -133,7 +133,11 @@ def open_tracking(settings: TrackingConfig, workdir: Path, unavailable_timeout_s
     # a server has its own place for artifacts, for which its clients need no credentials
     local_artifacts = None if uri.startswith("http") else str(workdir / "artifacts")
     return Tracking.open(
-        uri, settings.experiment, settings.artifacts or local_artifacts, git_revision(), unavailable_timeout_s
+        uri,
+        settings.experiment_name,
+        settings.artifact_location or local_artifacts,
+        git_revision(),
+        unavailable_timeout_s,
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings of what all steps run on: retries, time-outs, and where nodes keep files."""
+"""Settings of the compute that several steps share: retries, time-outs, caches and checkpoints."""
 
 from pathlib import Path
 from typing import Self
@@ -10,28 +10,36 @@ from pipelines.storage.address import is_address, split_address
 
 
 class EngineCompute(Settings):
-    """What all steps run on."""
+    """The resources and time-outs that several steps share; they do not change any result."""
 
-    tasks: PositiveInt | None = Field(None, description="Synthesis tasks in flight; by default two a CPU.")
-    task_retries: NonNegativeInt = Field(
-        3, description="How often a task is run again when its worker or its storage is lost."
+    max_in_flight: PositiveInt | None = Field(
+        None,
+        description="Largest number of synthesis tasks submitted at a time. By default, two per CPU of the cluster.",
     )
-    cache: Path = Field(Path("~/.cache/daefr"), description="Folder of each node for shards that are on S3.")
-    cache_bytes: PositiveInt = Field(
-        50_000_000_000, description="What it may hold; 32 shards fit in it, or training will wait for downloads."
+    max_task_retries: NonNegativeInt = Field(
+        3, description="Number of times that a task is retried after its worker process or its storage is lost."
     )
-    patience: NonNegativeInt = Field(
-        600, description="Seconds that a stage waits for nodes, and any step for an MLflow server that is away."
+    cache_dir: Path = Field(Path("~/.cache/daefr"), description="Folder on each node where shards from S3 are cached.")
+    max_cache_bytes: PositiveInt = Field(
+        50_000_000_000,
+        description="Largest size of each node's cache, in bytes; training waits for downloads if fewer than 32 shards "
+        "fit in it.",
     )
-    stop_timeout: PositiveInt = Field(
+    unavailable_timeout_s: NonNegativeInt = Field(
+        600,
+        description="Seconds that a stage waits for missing nodes, and any step for an unreachable MLflow server, "
+        "before it fails.",
+    )
+    stop_timeout_s: PositiveInt = Field(
         25,
-        description="Seconds after SIGTERM in which trainings store a checkpoint, before everything is killed. Less "
-        "than what the scheduler gives: 30 s for a spot machine at Google, 120 s at AWS (see infra/README.md).",
+        description="Seconds after SIGTERM in which trainings may store a checkpoint before everything is killed. It "
+        "must be less than the scheduler's notice: 30 s for a spot machine at Google, 120 s at AWS (see "
+        "infra/README.md).",
     )
     checkpoints: str | None = Field(
         None,
-        description="Folder that all nodes see, or s3://bucket/prefix, for the checkpoints of trainings on their way; "
-        "by default they are in the step's folder.",
+        description="Folder visible to all nodes, or s3://bucket/prefix, for intermediate checkpoints. By default, "
+        "they are stored in the step's folder.",
     )
 
     @model_validator(mode="after")

@@ -20,13 +20,13 @@ class TerminatedError(BaseException):
 
 
 @contextmanager
-def handle_sigterm(stop_timeout: float) -> Iterator[None]:
+def handle_sigterm(stop_timeout_s: float) -> Iterator[None]:
     """Handle SIGTERM while the block runs. Must be entered by the main thread.
 
-    The process exits `stop_timeout` seconds after the signal, whatever it is doing.
+    The process exits `stop_timeout_s` seconds after the signal, whatever it is doing.
     """
     global _stop_timeout  # noqa: PLW0603  # as are signals
-    _stop_timeout = stop_timeout
+    _stop_timeout = stop_timeout_s
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield

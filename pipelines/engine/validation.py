@@ -37,7 +37,9 @@ def comparable_digest(manifest: DatasetManifest, training: TrainingConfig) -> st
     if isinstance(training, RestorationTraining):
         weights["feature"] = training.feature_weight
     # a contrastive loss also depends on which samples share a batch
-    return digest({"validation": manifest.digest("validation"), "batch": training.batch, "weights": weights})
+    return digest(
+        {"validation": manifest.digest("validation"), "batch": training.global_batch_size, "weights": weights}
+    )
 
 
 def recorded_metrics(version: Version, manifest: DatasetManifest, training: TrainingConfig) -> ValidationMetrics | None:

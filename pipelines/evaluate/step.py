@@ -48,7 +48,7 @@ class Evaluate(Step):
         """See `Step`."""
         return {
             "protocol": self.config.protocol,
-            "measures": list(self.config.measures),
+            "measures": list(self.config.metrics),
             "available": list(self.available),
         }
 
@@ -85,7 +85,7 @@ class Evaluate(Step):
             protocol=self.config.protocol,
             benchmarks={
                 benchmark.name: summarize(
-                    benchmark, parts[benchmark.name], self.config.measures, real, self._unavailable
+                    benchmark, parts[benchmark.name], self.config.metrics, real, self._unavailable
                 )
                 for benchmark in self.benchmarks
             },
@@ -97,13 +97,13 @@ class Evaluate(Step):
     @cached_property
     def available(self) -> tuple[MetricName, ...]:
         """The measures whose files were found."""
-        return tuple(name for name in self.config.measures if name not in self._unavailable)
+        return tuple(name for name in self.config.metrics if name not in self._unavailable)
 
     @cached_property
     def _unavailable(self) -> dict[str, str]:
         """The measures whose files were not found, with the reasons."""
         problems: dict[str, str] = {}
-        for name in self.config.measures:
+        for name in self.config.metrics:
             try:
                 find_files(name, self._setup)
             except UserError as error:
@@ -129,14 +129,14 @@ class Evaluate(Step):
         compute, total = self.compute, sum(len(part.items) for part in parts)
         actors = self._count_actors(len(unfinished))
         done = total - sum(len(part.items) for part in unfinished)
-        needed = {"CPU": actors * compute.cpus} | ({"GPU": actors} if compute.gpu else {})
+        needed = {"CPU": actors * compute.cpus_per_worker} | ({"GPU": actors} if compute.use_gpu else {})
         with cluster.reserve(self.name, needed, say), bar(self.name, total, "images", done) as shown:
             finished = run_on_actors(
                 self._factory(),
                 ((str(part.path), part) for part in unfinished),
                 actors=actors,
-                cpus=compute.cpus,
-                gpus=float(compute.gpu),
+                cpus=compute.cpus_per_worker,
+                gpus=float(compute.use_gpu),
                 retries=compute.max_failures,
             )
             for _, images in finished:
@@ -145,14 +145,16 @@ class Evaluate(Step):
 
     def _count_actors(self, parts: int) -> int:
         compute, total = self.compute, cluster.resources()
-        fitting = int(min(total.get("CPU", 0) // compute.cpus, total.get("GPU", 0) if compute.gpu else parts))
-        return min(parts, compute.actors or max(1, fitting))
+        fitting = int(
+            min(total.get("CPU", 0) // compute.cpus_per_worker, total.get("GPU", 0) if compute.use_gpu else parts)
+        )
+        return min(parts, compute.workers or max(1, fitting))
 
     def _factory(self) -> EvaluatorFactory:
         config, compute = self.config, self.compute
         return EvaluatorFactory(
             self.target, self.available, config.protocol, config.weights, config.fid_statistics,
-            compute.cpus, compute.gpu,
+            compute.cpus_per_worker, compute.use_gpu,
         )  # fmt: skip
 
 

@@ -79,8 +79,8 @@ def judge(gate: Gate, candidate: MetricSource, champion: MetricSource | None) ->
     if mine.value is None:
         return Verdict(gate, False, f"{_name(gate)} is unavailable: {mine.problem}", unavailable=True)
     bounds = [
-        (gate.least, "at least", gate.least is None or mine.value >= gate.least),
-        (gate.most, "at most", gate.most is None or mine.value <= gate.most),
+        (gate.min_value, "at least", gate.min_value is None or mine.value >= gate.min_value),
+        (gate.max_value, "at most", gate.max_value is None or mine.value <= gate.max_value),
     ]
     texts = [f"{'' if holds else 'not '}{word} {bound:g}" for bound, word, holds in bounds if bound is not None]
     holds, beside = all(holds for *_, holds in bounds), None
@@ -122,12 +122,12 @@ def _compare(gate: Gate, mine: GateMetric, theirs: GateMetric) -> tuple[bool, st
         sure += (
             f" (computed {mine.computed}, the champion's {theirs.computed}: {allowance:.2g} is allowed for rounding)"
         )
-    if gate.minimum is not None:
-        holds = better_by > gate.minimum + allowance
-        by = f" by more than {gate.minimum:g}" if gate.minimum else ""
+    if gate.min_improvement is not None:
+        holds = better_by > gate.min_improvement + allowance
+        by = f" by more than {gate.min_improvement:g}" if gate.min_improvement else ""
         word = "" if holds else "not surely " if gate.confidence else "not "
         return holds, f"{word}{gate.direction} than {champions}{by}{sure}"
-    tolerance, worse = gate.tolerance or 0, "lower" if gate.direction == "higher" else "higher"
+    tolerance, worse = gate.max_regression or 0, "lower" if gate.direction == "higher" else "higher"
     holds = better_by >= -tolerance - allowance
     word = "no " if holds else "perhaps " if gate.confidence else ""
     return holds, f"{word}more than {tolerance:g} {worse} than {champions}{sure}"

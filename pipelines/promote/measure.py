@@ -36,7 +36,7 @@ def measure_version(
             return None
         stage = stage_from_checkpoint(checkpoint, training)
         faces = FaceDataset(dataset, "validation", stage.parts, fetch=fetch)
-        metrics, _ = validate(stage, faces, training.batch, torch.device("cpu"))
+        metrics, _ = validate(stage, faces, training.global_batch_size, torch.device("cpu"))
     return metrics
 
 

@@ -13,7 +13,7 @@ from pipelines.engine.tasks import run_task
 from pipelines.engine.validation import ValidationMetrics, recorded_computed, recorded_metrics
 from pipelines.promote.gates import Decision, GateMetric, MetricSource, decide
 from pipelines.promote.measure import COMPUTED, measure_version, validation_metric
-from pipelines.promote.settings import OF_EVALUATION, Gate, StagePromotion
+from pipelines.promote.settings import EVALUATION_METRICS, Gate, StagePromotion
 from pipelines.tracking.champions import ROLLED_BACK
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.registry import Version
@@ -37,7 +37,7 @@ class PromotionRequest:
     @property
     def needs_evaluation(self) -> bool:
         """Whether a gate asks for a metric of restored faces."""
-        return any(gate.metric in OF_EVALUATION for gate in self.policy.gates)
+        return any(gate.metric in EVALUATION_METRICS for gate in self.policy.gates)
 
     def decide(self, tracking: Tracking, champion: Version | None) -> Decision:
         """Judge the candidate by its gates, beside the champion where there is one."""
@@ -58,7 +58,11 @@ class PromotionRequest:
         evaluated = cache(lambda: self.evaluate(version))
 
         def metric(gate: Gate) -> GateMetric:
-            return evaluated()(gate) if gate.metric in OF_EVALUATION else validation_metric(validation, gate, computed)
+            return (
+                evaluated()(gate)
+                if gate.metric in EVALUATION_METRICS
+                else validation_metric(validation, gate, computed)
+            )
 
         return metric
 

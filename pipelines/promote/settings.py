@@ -8,90 +8,113 @@ from daefr.settings.base import Settings, StageName
 from daefr.settings.metrics import MetricName
 from pipelines.engine.names import VALIDATION
 
-OF_TRAINING: dict[StageName, tuple[str, ...]] = {
+TRAINING_METRICS: dict[StageName, tuple[str, ...]] = {
     "hq_codebook": ("validation_loss", "dead_codes", "codebook_perplexity"),
     "lq_codebook": ("validation_loss", "dead_codes", "codebook_perplexity"),
     "association": (
         "validation_loss",
-        *(f"{codebook}_{figure}" for codebook in ("hq", "lq") for figure in ("dead_codes", "codebook_perplexity")),
+        *(f"{codebook}_{name}" for codebook in ("hq", "lq") for name in ("dead_codes", "codebook_perplexity")),
     ),
     "restoration": ("validation_loss", "dead_codes", "codebook_perplexity"),
 }
-"""The figures that training itself measures on the validation faces, each one number for all of them."""
+"""The metrics that training computes on the validation faces, each one value for all of them."""
 
-OF_EVALUATION = ("psnr", "ssim", "lpips", "lpips_01", "niqe", "ida", "lmd", "fid")
-"""The figures of restored faces, which the step `evaluate` measures: one of each image, and one for all of FID."""
-
-
-def measure_of(figure: str) -> MetricName:
-    """Return the measure that a figure of `OF_EVALUATION` comes from: LPIPS has two under the paper's protocol."""
-    (name,) = [name for name in get_args(MetricName) if name == figure.removesuffix("_01")]
-    return cast(MetricName, name)
+EVALUATION_METRICS = ("psnr", "ssim", "lpips", "lpips_01", "niqe", "ida", "lmd", "fid")
+"""The metrics of restored faces, which the step `evaluate` computes: per image, except for FID."""
 
 
-WITHOUT_IMAGES = (*dict.fromkeys(name for names in OF_TRAINING.values() for name in names), "fid")
+def base_metric(name: str) -> MetricName:
+    """Return the metric that one of `EVALUATION_METRICS` belongs to; LPIPS has two under the paper's protocol."""
+    (metric,) = [metric for metric in get_args(MetricName) if metric == name.removesuffix("_01")]
+    return cast(MetricName, metric)
+
+
+METRICS_WITHOUT_IMAGES = (*dict.fromkeys(name for names in TRAINING_METRICS.values() for name in names), "fid")
 
 
 class Gate(Settings):
-    """What one figure of a candidate must be, beside the champion's or by itself."""
+    """A condition on one metric of a candidate, by itself or compared with the champion."""
 
-    metric: str = Field(description="Such as validation_loss, dead_codes (a share of all), lpips or ida.")
-    direction: Literal["lower", "higher"] | None = Field(None, description="Which is better.")
-    minimum: NonNegativeFloat | None = Field(
-        None, description="Better than the champion by more than this, and by more than rounding."
+    metric: str = Field(
+        description="Name of the metric, such as validation_loss, dead_codes (a fraction of all codes), lpips or ida."
     )
-    tolerance: NonNegativeFloat | None = Field(None, description="Worse than the champion by no more than this.")
+    direction: Literal["lower", "higher"] | None = Field(
+        None, description="Whether lower or higher values are better; required for comparisons with the champion."
+    )
+    min_improvement: NonNegativeFloat | None = Field(
+        None, description="The candidate must be better than the champion by more than this, in the metric's unit."
+    )
+    max_regression: NonNegativeFloat | None = Field(
+        None, description="The candidate may be worse than the champion by at most this, in the metric's unit."
+    )
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="How sure that must be, by a paired bootstrap over the images; by default, of the mean alone."
+        None,
+        description="Confidence level, such as 0.95, of the paired bootstrap interval over the images that must "
+        "satisfy the comparison. By default, only the means are compared.",
     )
-    least: float | None = Field(None, description="No lower than this, whatever the champion is.")
-    most: float | None = Field(None, description="No higher than this, whatever the champion is.")
-    benchmark: str = Field(VALIDATION, description="The images; `validation` stands for the run's validation faces.")
+    min_value: float | None = Field(
+        None, description="The candidate's value must be at least this, whatever the champion's is."
+    )
+    max_value: float | None = Field(
+        None, description="The candidate's value must be at most this, whatever the champion's is."
+    )
+    benchmark: str = Field(
+        VALIDATION,
+        description="Name of the benchmark on which the metric is computed; `validation` is the run's validation "
+        "faces.",
+    )
 
     @property
     def compares(self) -> bool:
-        """Whether it looks at the champion."""
-        return self.minimum is not None or self.tolerance is not None
+        """Whether the gate compares the candidate with the champion."""
+        return self.min_improvement is not None or self.max_regression is not None
 
     @model_validator(mode="after")
-    def _means_something(self) -> Self:
-        if self.minimum is not None and self.tolerance is not None:
+    def _is_consistent(self) -> Self:
+        if self.min_improvement is not None and self.max_regression is not None:
+            raise ValueError(f"a gate of {self.metric} takes either min_improvement or max_regression, not both")
+        if not self.compares and self.min_value is None and self.max_value is None:
             raise ValueError(
-                f"a gate of {self.metric} has either minimum (better by) or tolerance (worse by), not both"
+                f"a gate of {self.metric} requires min_improvement, max_regression, min_value or max_value"
             )
-        if not self.compares and self.least is None and self.most is None:
-            raise ValueError(f"a gate of {self.metric} wants one of minimum, tolerance, least and most")
         if self.compares and self.direction is None:
-            raise ValueError(f"a gate of {self.metric} with minimum or tolerance wants direction: lower or higher")
+            raise ValueError(
+                f"a gate of {self.metric} with min_improvement or max_regression requires direction: lower or higher"
+            )
         if self.confidence is not None and not self.compares:
-            raise ValueError(f"a gate of {self.metric} wants minimum or tolerance to be confident of")
-        if self.confidence is not None and self.metric in WITHOUT_IMAGES:
-            raise ValueError(f"{self.metric} is one figure of all images: there is no confidence to be had")
-        if self.benchmark != VALIDATION and self.metric not in OF_EVALUATION:
-            raise ValueError(f"{self.metric} is measured on the validation faces only, not on {self.benchmark}")
+            raise ValueError(f"a gate of {self.metric} with confidence requires min_improvement or max_regression")
+        if self.confidence is not None and self.metric in METRICS_WITHOUT_IMAGES:
+            raise ValueError(
+                f"{self.metric} is one value for all images, so confidence cannot be computed: remove confidence"
+            )
+        if self.benchmark != VALIDATION and self.metric not in EVALUATION_METRICS:
+            raise ValueError(f"{self.metric} is computed on the validation faces only, not on {self.benchmark}")
         return self
 
 
-LOWER_LOSS = Gate(metric="validation_loss", direction="lower", minimum=0)
+LOWER_LOSS = Gate(metric="validation_loss", direction="lower", min_improvement=0)
 
 
 class StagePromotion(Settings):
     """How a stage's champion is replaced."""
 
-    gates: tuple[Gate, ...] = Field((LOWER_LOSS,), description="All of them must hold.")
-    approval: bool = Field(
-        False, description="A human must approve the version, after its gates have held, before it becomes champion."
+    gates: tuple[Gate, ...] = Field(
+        (LOWER_LOSS,), description="Conditions that must all hold for a candidate to become the champion."
+    )
+    require_approval: bool = Field(
+        False,
+        description="Whether a version that passes its gates also needs a human's approval to become the champion.",
     )
 
 
 class PromotionConfig(Settings):
-    """What it takes to become champion."""
+    """What a candidate must satisfy to become the champion."""
 
-    dry_run: bool = Field(False, description="Decide, and record the decision, but leave the champion alone.")
-    hq_codebook: StagePromotion = StagePromotion()
-    lq_codebook: StagePromotion = StagePromotion()
-    association: StagePromotion = StagePromotion()
-    restoration: StagePromotion = StagePromotion()
+    dry_run: bool = Field(False, description="Whether decisions are only recorded, without changing the champion.")
+    hq_codebook: StagePromotion = Field(StagePromotion(), description="Promotion of the HQ codebook (stage 1a).")
+    lq_codebook: StagePromotion = Field(StagePromotion(), description="Promotion of the LQ codebook (stage 1b).")
+    association: StagePromotion = Field(StagePromotion(), description="Promotion of the association (stage 2).")
+    restoration: StagePromotion = Field(StagePromotion(), description="Promotion of the restoration (stage 3).")
 
     def of(self, name: StageName) -> StagePromotion:
         """Return one stage's gates."""
@@ -100,11 +123,11 @@ class PromotionConfig(Settings):
 
     @model_validator(mode="after")
     def _metrics_exist(self) -> Self:
-        for stage, figures in OF_TRAINING.items():
-            valid = (*figures, *(OF_EVALUATION if stage == "restoration" else ()))
+        for stage, names in TRAINING_METRICS.items():
+            valid = (*names, *(EVALUATION_METRICS if stage == "restoration" else ()))
             for gate in self.of(stage).gates:
                 if gate.metric not in valid:
                     raise ValueError(
-                        f"promotion.{stage}.gates: no metric {gate.metric!r}; valid are {', '.join(valid)}"
+                        f"promotion.{stage}.gates: unknown metric {gate.metric!r}; choose one of {', '.join(valid)}"
                     )
         return self

@@ -89,7 +89,7 @@ class Promote(Step):
                 return REFUSED, decision
             if self.dry_run:
                 return WOULD_BE, decision
-            if request.policy.approval and APPROVED not in candidate.tags:
+            if request.policy.require_approval and APPROVED not in candidate.tags:
                 return HELD, decision
             entry = Entry(
                 kind="promoted",

@@ -10,28 +10,39 @@ from pipelines.engine.restoration import RestorationSettings
 
 
 class RestoreConfig(RestorationSettings):
-    """How images are restored; the service uses what it shares with the job."""
+    """How images are restored; the service uses what it shares with the batch job."""
 
     suffix: str = Field(
-        "", pattern=r"^[\w.+-]*$", description="Of the job: goes between a result's name and its `.png`."
+        "",
+        pattern=r"^[\w.+-]*$",
+        description="Batch job only: text inserted between the name of a result and its extension `.png`.",
     )
-    side_by_side: bool = Field(False, description="Of the job: write before and after beside each other.")
+    side_by_side: bool = Field(
+        False, description="Batch job only: whether results show the input beside the restored image."
+    )
     max_pixels: Annotated[int, Field(gt=0, le=PIXEL_LIMIT)] = Field(
-        MAX_PIXELS, description="Of the job: an image that says that it has more is not decoded."
+        MAX_PIXELS,
+        description="Batch job only: images whose header declares more pixels fail without being decoded.",
     )
-    shard_samples: PositiveInt | None = Field(
-        None, description="Of the job: write tar shards of that many restored images, instead of a file for each."
+    samples_per_shard: PositiveInt | None = Field(
+        None,
+        description="Batch job only: number of restored images per tar shard. By default, each result is a file of its "
+        "own.",
     )
-    max_failed: Annotated[float, Field(ge=0, le=1)] = Field(
-        0, description="Of the job: share of the images that may fail before its exit code says so."
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0, description="Batch job only: fraction of the images, from 0 to 1, that may fail before the exit code is 1."
     )
 
 
 class RestoreCompute(Settings):
-    """What images are restored on, by a pool of workers that grows while there is work for more."""
+    """The resources of the batch job: a pool of workers that grows with the work."""
 
-    min_workers: PositiveInt = 1
-    max_workers: PositiveInt | None = Field(None, description="By default as many as the cluster has room for.")
-    cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
-    gpu: bool = Field(False, description="One GPU for each worker.")
-    images: PositiveInt = Field(8, description="Images that a worker is given at a time.")
+    min_workers: PositiveInt = Field(1, description="Smallest number of workers in the pool.")
+    max_workers: PositiveInt | None = Field(
+        None, description="Largest number of workers in the pool. By default, as many as the cluster has room for."
+    )
+    cpus_per_worker: PositiveFloat = Field(1, description="Number of CPUs reserved per worker.")
+    use_gpu: bool = Field(False, description="Whether each worker reserves and computes on one GPU.")
+    batch_size: PositiveInt = Field(
+        8, description="Number of images that a worker receives at a time; larger batches need more memory."
+    )

@@ -63,7 +63,7 @@ class Restore(Step):
 
     def settings(self) -> dict[str, Any]:
         """See `Step`."""
-        settings = self.config.model_dump(mode="json", exclude={"model", *self.weights, "max_failed"})
+        settings = self.config.model_dump(mode="json", exclude={"model", *self.weights, "max_failed_fraction"})
         return {"source": self.source, "target": self.target, **settings}
 
     def inputs(self) -> dict[str, StepInput]:
@@ -102,12 +102,12 @@ class Restore(Step):
     def describe(self, result: StepResult) -> str:
         """Return in one line how many images were restored.
 
-        Raises `StepFailedError` when more failed than `restore.max_failed` allows; all others are restored then.
+        Raises `StepFailedError` when more failed than `restore.max_failed_fraction` allows; all others are restored.
         """
         counts = result.outputs["counts"]
         summary = ", ".join(f"{counts[status]} {status}" for status in ("restored", "no face", "failed"))
         summary = f"{summary} of {counts['inputs']}: {self.target}/{MANIFEST}"
-        if counts["failed"] > self.config.max_failed * counts["inputs"]:
+        if counts["failed"] > self.config.max_failed_fraction * counts["inputs"]:
             raise StepFailedError(f"{summary} has the reasons; the same command tries again")
         return summary
 
@@ -116,8 +116,8 @@ def _restore_all(ledger: Ledger, job: RestoreJob) -> None:
     """Restore what is unfinished: first many images at a time, then what was lost with a worker one by one."""
     from pipelines.restore import stream  # noqa: PLC0415  # Ray Data takes a second to import, which other jobs do without
 
-    whole = job.settings.shard_samples is not None
-    sizes = [job.settings.shard_samples] if job.settings.shard_samples else [job.compute.images, 1]
+    whole = job.settings.samples_per_shard is not None
+    sizes = [job.settings.samples_per_shard] if job.settings.samples_per_shard else [job.compute.batch_size, 1]
     start = ledger.counts()
     done = start["inputs"] - start["unfinished"]
     with bar("restore", start["inputs"], "images", done) as shown:

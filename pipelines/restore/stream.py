@@ -65,8 +65,8 @@ def restore_groups(ledger: Path, size: int, job: RestoreJob) -> Iterator[list[Ou
                 # where one image is to show what it does to its worker, no other waits there
                 max_tasks_in_flight_per_actor=1 if size == 1 else 2,
             ),
-            num_cpus=compute.cpus,
-            num_gpus=int(compute.gpu),
+            num_cpus=compute.cpus_per_worker,
+            num_gpus=int(compute.use_gpu),
             max_task_retries=RETRIES,
         )
     for block in restored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -89,5 +89,5 @@ def _set_up() -> None:
 def _room(compute: RestoreCompute) -> int:
     """Return how many workers the cluster has room for."""
     whole = ray.cluster_resources()
-    rooms = [cluster.cpus() / compute.cpus, *([whole.get("GPU", 0)] if compute.gpu else [])]
+    rooms = [cluster.cpus() / compute.cpus_per_worker, *([whole.get("GPU", 0)] if compute.use_gpu else [])]
     return max(1, int(min(rooms)))

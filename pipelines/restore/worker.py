@@ -75,7 +75,7 @@ class Restoring:
         group: list[Input] = pickle.loads(row["group"])  # noqa: S301  # our own driver wrote it
         told: list[Outcome] | Exception
         try:
-            make = self._make_shard if self._job.settings.shard_samples else self._make_files
+            make = self._make_shard if self._job.settings.samples_per_shard else self._make_files
             told = make(group)
         except (UserError, StepFailedError) as error:
             told = error
@@ -84,14 +84,14 @@ class Restoring:
     @cached_property
     def _restorer(self) -> Restorer:
         compute, settings = self._job.compute, self._job.settings
-        torch.set_num_threads(max(1, int(compute.cpus)))
+        torch.set_num_threads(max(1, int(compute.cpus_per_worker)))
         restorer = Restorer.load(
             self._job.model,
-            torch.device("cuda" if compute.gpu else "cpu"),
+            torch.device("cuda" if compute.use_gpu else "cpu"),
             settings.detector,
             settings.parser,
             settings.upscaler,
-            batch=compute.images,
+            batch=compute.batch_size,
             max_pixels=settings.max_pixels,
         )
         if not settings.aligned:
@@ -141,7 +141,7 @@ class Restoring:
 
     def _restore(self, group: list[Input]) -> Iterator[Result]:
         reads = ((read, read.photograph) for read in map(self._read, group))
-        for together in in_groups(reads, self._job.compute.images):
+        for together in in_groups(reads, self._job.compute.batch_size):
             whole = [(read, photograph) for read, photograph in together if isinstance(photograph, Photograph)]
             restorations = iter(self._restore_all([photograph for _, photograph in whole]))
             for read, photograph in together:

@@ -127,13 +127,13 @@ class Service:
         """Load the model. Raises `UserError` when there is none that works."""
         self._config = config
         limits = config.serve
-        torch.set_num_threads(max(1, int(config.compute.cpus)))
+        torch.set_num_threads(max(1, int(config.compute.cpus_per_replica)))
         self._faces = Counter("daefr_faces", "Faces restored")
         self._model = Gauge("daefr_model", "1 for the model in service, 0 for those before it", ("model",))
         self._degraded = Gauge("daefr_model_degraded", "1 while the alias names a model that does not work")
-        self._champion = Champion(config.tracking, config.restore.model, partial(_load, config), limits.poll_seconds)
-        self._requests = Budget(limits.waiting)
-        self._bytes, self._pixels = Budget(limits.waiting_bytes), Budget(limits.working_pixels)
+        self._champion = Champion(config.tracking, config.restore.model, partial(_load, config), limits.poll_interval_s)
+        self._requests = Budget(limits.max_queued_requests)
+        self._bytes, self._pixels = Budget(limits.max_queued_bytes), Budget(limits.max_inflight_pixels)
         self._restored = self._batches = 0
         self._models: set[str] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")  # which waits for no images to be read
@@ -143,7 +143,9 @@ class Service:
         ) -> list[Image | ImageError]:  # Serve's queue is the function's
             return await self._restore_together(crops)
 
-        self._restore_crop = serve.batch(together, max_batch_size=limits.batch, batch_wait_timeout_s=limits.batch_wait)
+        self._restore_crop = serve.batch(
+            together, max_batch_size=limits.max_batch_size, batch_wait_timeout_s=limits.batch_wait_timeout_s
+        )
 
     def check_health(self) -> None:
         """Tell the figures which model is in service. Serve calls this every ten seconds."""
@@ -174,7 +176,7 @@ class Service:
             problem=problem,
             faces=self._restored,
             batches=self._batches,
-            max_bytes=limits.max_bytes,
+            max_bytes=limits.max_upload_bytes,
             max_pixels=limits.max_pixels,
         )
 
@@ -209,7 +211,7 @@ class Service:
             place.take(1)
             data = await read_upload(request, limits, held)
             pixels = await asyncio.to_thread(_check, data, limits.max_pixels)
-            async with self._pixels.share(min(pixels * settings.upscale**2, limits.working_pixels)):
+            async with self._pixels.share(min(pixels * settings.upscale**2, limits.max_inflight_pixels)):
                 served = self._champion.current
                 try:
                     restoration = await self._restore(served.restorer, data, is_crop, only)
@@ -261,11 +263,11 @@ def _load(config: ReplicaConfig, model: Path) -> Restorer:
     settings = config.restore
     restorer = Restorer.load(
         model,
-        torch.device("cuda" if config.compute.gpu else "cpu"),
+        torch.device("cuda" if config.compute.use_gpu else "cpu"),
         settings.detector,
         settings.parser,
         settings.upscaler,
-        batch=config.serve.batch,
+        batch=config.serve.max_batch_size,
         max_pixels=config.serve.max_pixels,
     )
     if not settings.aligned:

@@ -44,10 +44,10 @@ def deploy(config: ReplicaConfig) -> None:
         )
     service = serve.deployment(Replica).options(
         name="restoration",
-        num_replicas=compute.replicas,
-        max_ongoing_requests=limits.waiting + ROOM,
+        num_replicas=compute.num_replicas,
+        max_ongoing_requests=limits.max_queued_requests + ROOM,
         max_constructor_retry_count=TRIES,
-        ray_actor_options={"num_cpus": compute.cpus, "num_gpus": int(compute.gpu)},
+        ray_actor_options={"num_cpus": compute.cpus_per_replica, "num_gpus": int(compute.use_gpu)},
     )
     try:
         serve.run(service.bind(config), name=APPLICATION, route_prefix="/")

@@ -102,4 +102,4 @@ def _watch(address: str, limits: ServeConfig) -> None:
         if news != printed:
             say(news)
         printed = news
-        time.sleep(limits.poll_seconds)
+        time.sleep(limits.poll_interval_s)

@@ -10,39 +10,63 @@ from daefr.settings.images import PIXEL_LIMIT
 
 
 class ServeConfig(Settings):
-    """What the service accepts, and how it follows its model."""
+    """What the service accepts, how much it holds, and how it follows its model."""
 
-    host: str = Field("127.0.0.1", description="Address to listen at; any but a loopback address needs `token`.")
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    token: Path | None = Field(None, description="A file with the token that requests must show.")
-    max_bytes: PositiveInt = Field(20_000_000, description="What an upload may have.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; any address other than loopback requires `token`."
+    )
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="TCP port to listen on.")
+    token: Path | None = Field(
+        None, description="File with the bearer token that requests must carry. By default, no token is required."
+    )
+    max_upload_bytes: PositiveInt = Field(
+        20_000_000, description="Largest size of an upload, in bytes; larger uploads are rejected with status 413."
+    )
     max_pixels: Annotated[int, Field(gt=0, le=PIXEL_LIMIT)] = Field(
-        25_000_000, description="What an image may say that it has."
+        25_000_000, description="Images whose header declares more pixels are rejected without being decoded."
     )
-    upload_seconds: PositiveFloat = Field(30, description="How long an upload may take.")
-    waiting: PositiveInt = Field(
-        256, description="Images that are at hand together, per replica; beyond, the answer is 503."
+    upload_timeout_s: PositiveFloat = Field(
+        30, description="Seconds that an upload may take before it is rejected with status 408."
     )
-    waiting_bytes: PositiveInt = Field(500_000_000, description="What these may have together; beyond, likewise.")
-    working_pixels: PositiveInt = Field(
-        100_000_000, description="Images that are worked at together, per replica; others wait."
+    max_queued_requests: PositiveInt = Field(
+        256,
+        description="Largest number of images held at a time, per replica; further requests are rejected with status "
+        "503.",
     )
-    batch: PositiveInt = Field(8, description="Faces, of one or several requests, that are restored together.")
-    batch_wait: Annotated[float, Field(ge=0)] = Field(0.02, description="Seconds that a face waits for others.")
-    poll_seconds: PositiveFloat = Field(10, description="How often the registry is asked for the alias.")
+    max_queued_bytes: PositiveInt = Field(
+        500_000_000,
+        description="Largest total size of the images held at a time, in bytes per replica; further requests are "
+        "rejected with status 503.",
+    )
+    max_inflight_pixels: PositiveInt = Field(
+        100_000_000,
+        description="Largest total number of pixels processed at a time, per replica; further images wait in the "
+        "queue.",
+    )
+    max_batch_size: PositiveInt = Field(
+        8, description="Largest number of faces, of one or several requests, that are restored in one batch."
+    )
+    batch_wait_timeout_s: Annotated[float, Field(ge=0)] = Field(
+        0.02, description="Seconds that a face waits for others to fill a batch."
+    )
+    poll_interval_s: PositiveFloat = Field(
+        10, description="Seconds between two queries of the model registry for a new version of the model's alias."
+    )
 
     @model_validator(mode="after")
-    def _one_image_has_room(self) -> Self:
-        if self.max_pixels > self.working_pixels:
-            raise ValueError(f"max_pixels={self.max_pixels} is more than working_pixels={self.working_pixels}")
-        if self.max_bytes > self.waiting_bytes:
-            raise ValueError(f"max_bytes={self.max_bytes} is more than waiting_bytes={self.waiting_bytes}")
+    def _limits_admit_one_image(self) -> Self:
+        if self.max_pixels > self.max_inflight_pixels:
+            raise ValueError(f"max_pixels={self.max_pixels} exceeds max_inflight_pixels={self.max_inflight_pixels}")
+        if self.max_upload_bytes > self.max_queued_bytes:
+            raise ValueError(
+                f"max_upload_bytes={self.max_upload_bytes} exceeds max_queued_bytes={self.max_queued_bytes}"
+            )
         return self
 
 
 class ServeCompute(Settings):
-    """What the service runs on."""
+    """The resources of the service."""
 
-    replicas: PositiveInt = 1
-    cpus: PositiveFloat = Field(1, description="CPUs of each replica.")
-    gpu: bool = Field(False, description="One GPU for each replica.")
+    num_replicas: PositiveInt = Field(1, description="Number of Ray Serve replicas, each with the model loaded.")
+    cpus_per_replica: PositiveFloat = Field(1, description="Number of CPUs reserved per replica.")
+    use_gpu: bool = Field(False, description="Whether each replica reserves and computes on one GPU.")

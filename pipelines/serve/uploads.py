@@ -22,13 +22,13 @@ async def read_upload(request: Request, settings: ServeConfig, held: Account) ->
     """
     kind = request.headers.get("content-type", "")
     is_form = kind.lower().startswith(FORM)
-    most = settings.max_bytes + FORM_BYTES * is_form
+    most = settings.max_upload_bytes + FORM_BYTES * is_form
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > most:
         raise _too_large(settings)
     parts: list[bytes] = []
     try:
-        async with asyncio.timeout(settings.upload_seconds):
+        async with asyncio.timeout(settings.upload_timeout_s):
             async for chunk in request.stream():
                 held.take(len(chunk))
                 if held.taken > most:
@@ -36,7 +36,7 @@ async def read_upload(request: Request, settings: ServeConfig, held: Account) ->
                 parts.append(chunk)
     except TimeoutError:
         raise RefusedError(
-            408, f"the image did not arrive in {settings.upload_seconds:g} seconds", {"Connection": "close"}
+            408, f"the image did not arrive in {settings.upload_timeout_s:g} seconds", {"Connection": "close"}
         ) from None
     body = b"".join(parts)
     image = _file_of(body, kind) if is_form else body
@@ -46,7 +46,9 @@ async def read_upload(request: Request, settings: ServeConfig, held: Account) ->
 
 
 def _too_large(settings: ServeConfig) -> RefusedError:
-    return RefusedError(413, f"too large: an image may have {settings.max_bytes} bytes here", {"Connection": "close"})
+    return RefusedError(
+        413, f"too large: an image may have {settings.max_upload_bytes} bytes here", {"Connection": "close"}
+    )
 
 
 def _file_of(body: bytes, kind: str) -> bytes:

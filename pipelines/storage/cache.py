@@ -61,7 +61,7 @@ class ShardCache:
     def _reserve(self, path: Path, size: int) -> IO[bytes]:
         """Open a file that has all of its room on the disk already."""
         if size > self.limit:
-            raise UserError(f"compute.cache_bytes={self.limit} is less than the {size} bytes of one shard")
+            raise UserError(f"compute.max_cache_bytes={self.limit} is less than the {size} bytes of one shard")
         with FileLock(path.parent.with_name("room.lock")):
             while _total(path.parent.parent) + size > self.limit:
                 _evict_one(path.parent.parent)
@@ -72,8 +72,8 @@ class ShardCache:
             except OSError as error:
                 stream.close()
                 raise UserError(
-                    f"no room for {size} bytes in compute.cache={self.folder} ({error.strerror}): "
-                    "give another folder, or a lower compute.cache_bytes"
+                    f"no room for {size} bytes in compute.cache_dir={self.folder} ({error.strerror}): "
+                    "give another folder, or a lower compute.max_cache_bytes"
                 ) from None
         return stream
 

@@ -23,7 +23,7 @@ class Plan:
     ) -> None:
         """Plan a dataset for `folder`, which is in a step's folder."""
         self.folder = folder
-        store = data.store
+        store = data.shard_storage
         self.store = None if store is None else f"{store.rstrip('/')}/{folder.parent.name}"
         self._data, self._resolution, self._seed, self._sources = data, resolution, seed, sources
         self._digests: dict[Split, ListingDigest] = {"validation": ListingDigest(), "train": ListingDigest()}
@@ -35,7 +35,7 @@ class Plan:
         photographs = Photographs(data.detector and data.detector.absolute(), data.filters) if data.align else None
         for split in self._shards:
             sources = iter(self._sources[split])
-            while part := tuple(islice(sources, data.shard_samples)):
+            while part := tuple(islice(sources, data.samples_per_shard)):
                 number = self._shards[split]
                 self._shards[split] += 1
                 for source in part:
@@ -43,11 +43,11 @@ class Plan:
                 yield ShardTask(
                     path=self._path(split, number),
                     sources=part,
-                    first=number * data.shard_samples,
+                    first=number * data.samples_per_shard,
                     resolution=self._resolution,
-                    recipes={"mild": data.mild, "severe": data.severe},
+                    recipes={"mild": data.mild_recipe, "severe": data.severe_recipe},
                     # validation images are degraded once and for all
-                    variants=data.variants if split == "train" else 1,
+                    variants=data.lq_variants if split == "train" else 1,
                     seed=self._seed,
                     max_pixels=data.max_pixels,
                     photographs=photographs,
@@ -121,4 +121,4 @@ def usable(store: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:
-        raise UserError(f"data.store: {store} cannot be used: {error.strerror}") from None
+        raise UserError(f"data.shard_storage: {store} cannot be used: {error.strerror}") from None

@@ -99,7 +99,7 @@ class Refresh:
         cls, training: TrainingConfig, epochs: int, dataset: Path, fetch: Fetch | None, retries: int
     ) -> "Refresh":
         """Return the generations that a training sees, whose length is given in steps."""
-        samples, seen = load_manifest(dataset).samples("train"), training.last_step * training.batch
+        samples, seen = load_manifest(dataset).samples("train"), training.last_step * training.global_batch_size
         return cls(dataset, epochs, (seen - 1) // samples // epochs if seen else 0, fetch, retries)
 
     def digests(self) -> dict[int, str]:

@@ -1,7 +1,7 @@
 """Where HQ faces come from: folders, tar files or S3 prefixes of aligned crops, or the built-in portraits."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,8 +19,8 @@ from pipelines.storage.listing import ListingDigest
 from pipelines.synthesize.settings import PORTRAITS, DataConfig
 
 HEAD = 100_000
-"""What is chosen by hash (`data.limit`, `data.validation`) is chosen among that many: so many are held in memory, and
-the first task need not wait until all are listed."""
+"""`data.max_faces` and `data.num_validation` choose by hash among the first this many faces: only these are held in
+memory, and the first task need not wait until all are listed."""
 
 
 class RejectedError(Exception):
@@ -97,18 +97,23 @@ class Sources(Iterable[Source]):
         return Sources(head, self.listing and (lambda: (source for source in self if source.name not in names)))
 
 
+def check_sources(data: DataConfig) -> None:
+    """Raise `UserError` for locations that are missing, or have too few faces; lists no more than the first of each."""
+    if data.validation_faces is None:
+        _check_enough(data, list(islice(_list(data, data.faces, "data.faces"), data.num_validation + 1)), more=False)
+        return
+    for key, locations in (("data.faces", data.faces), ("data.validation_faces", data.validation_faces)):
+        if next(_list(data, locations, key), None) is None:
+            raise _empty(key, locations)
+
+
 def list_sources(data: DataConfig) -> dict[Split, Sources]:
     """Return the sources of both splits. Raises `UserError` for places that are missing or empty."""
     faces = _open(data, data.faces, "data.faces")
     if data.validation_faces is not None:
         return {"train": faces, "validation": _open(data, data.validation_faces, "data.validation_faces")}
-    if len(faces.head) <= data.validation:
-        among = "all of the" if faces.listing is None else "the first"
-        raise UserError(
-            f"data.validation={data.validation} sets apart {among} {len(faces.head)} faces of data.faces={data.faces}: "
-            "give more faces, set fewer apart, or give data.validation_faces"
-        )
-    apart = {source.name for source in _by_hash(faces.head)[: data.validation]}
+    _check_enough(data, faces.head, more=faces.listing is not None)
+    apart = {source.name for source in _by_hash(faces.head)[: data.num_validation]}
     return {
         "train": faces.without(apart),
         "validation": Sources(tuple(source for source in faces.head if source.name in apart)),
@@ -124,18 +129,32 @@ def _open(data: DataConfig, places: str | list[str], key: str) -> Sources:
     listing = partial(_limited, data, places, key)
     head = tuple(islice(listing(), HEAD + 1))
     if not head:
-        raise UserError(f"{key}={places} is empty; give a folder of aligned face crops (jpg, png, webp)")
+        raise _empty(key, places)
     return Sources(head) if len(head) <= HEAD else Sources(head[:HEAD], listing)
+
+
+def _empty(key: str, locations: str | list[str]) -> UserError:
+    return UserError(f"{key}={locations} is empty; give a folder of aligned face crops (jpg, png, webp)")
+
+
+def _check_enough(data: DataConfig, head: Sequence[Source], *, more: bool) -> None:
+    if not head:
+        raise _empty("data.faces", data.faces)
+    if len(head) <= data.num_validation:
+        raise UserError(
+            f"data.num_validation={data.num_validation} holds out {'the first' if more else 'all of the'} {len(head)} "
+            f"faces of data.faces={data.faces}: give more faces, hold out fewer, or set data.validation_faces"
+        )
 
 
 def _limited(data: DataConfig, places: str | list[str], key: str) -> Iterator[Source]:
     sources = _list(data, places, key)
-    if data.limit is None:
+    if data.max_faces is None:
         return sources
-    if data.limit > HEAD:
-        return islice(sources, data.limit)
+    if data.max_faces > HEAD:
+        return islice(sources, data.max_faces)
     head = list(islice(sources, HEAD))
-    chosen = {source.name for source in _by_hash(head)[: data.limit]}
+    chosen = {source.name for source in _by_hash(head)[: data.max_faces]}
     return (source for source in head if source.name in chosen)
 
 
@@ -146,7 +165,7 @@ def _by_hash(sources: Iterable[Source]) -> list[Source]:
 
 def _list(data: DataConfig, places: str | list[str], key: str) -> Iterator[Source]:
     if places == PORTRAITS:
-        return (Source(f"portrait-{number:06d}", portrait=number) for number in range(data.portraits))
+        return (Source(f"portrait-{number:06d}", portrait=number) for number in range(data.num_portraits))
     if isinstance(places, str):
         return _files(places, key)
     return (source for place, prefix in _prefixes(places, key) for source in _files(place, key, prefix))

@@ -69,14 +69,16 @@ class Synthesize(Step):
     def settings(self) -> dict[str, Any]:
         """See `Step`."""
         return {
-            "data": self.data.model_dump(mode="json", exclude={"max_rejected", "detector", "refresh"}),
+            "data": self.data.model_dump(
+                mode="json", exclude={"max_rejected_fraction", "detector", "refresh_every_n_epochs"}
+            ),
             "resolution": self.resolution,
             "seed": self.seed,
         }
 
     def inputs(self) -> dict[str, StepInput]:
         """See `Step`."""
-        origin = ", ".join(self.data.places("faces"))
+        origin = ", ".join(self.data.locations("faces"))
         inputs = {"sources": StepInput(digest=head_digest(self.sources), origin=origin)}
         if self.detector is not None:
             inputs["detector"] = StepInput(digest=file_digest(self.detector), origin=str(self.detector))
@@ -150,8 +152,8 @@ class Synthesize(Step):
         return write_dataset_manifest(
             plan.folder,
             resolution=self.resolution,
-            recipes={"mild": self.data.mild, "severe": self.data.severe},
-            variants={"mild": self.data.variants, "severe": self.data.variants},
+            recipes={"mild": self.data.mild_recipe, "severe": self.data.severe_recipe},
+            variants={"mild": self.data.lq_variants, "severe": self.data.lq_variants},
             seed=self.seed,
             train=shards("train"),
             validation=shards("validation"),
@@ -169,9 +171,10 @@ class Synthesize(Step):
             f"{entry.source}: {entry.reason}" for entry in islice(read_rejected(plan.folder, manifest), 3)
         )
         why = f"{counts}, such as {first}"
-        if fruitless > self.data.max_rejected * total:
+        if fruitless > self.data.max_rejected_fraction * total:
             raise UserError(
-                f"{fruitless} of {total} {what}, more than data.max_rejected={self.data.max_rejected} allows: {why}"
+                f"{fruitless} of {total} {what}, more than data.max_rejected_fraction="
+                f"{self.data.max_rejected_fraction} allows: {why}"
             )
         for split in SPLITS:
             if not manifest.samples(split):

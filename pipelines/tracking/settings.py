@@ -6,10 +6,16 @@ from daefr.settings.base import Settings
 
 
 class TrackingConfig(Settings):
-    """Where runs, metrics and model versions are kept."""
+    """Where MLflow keeps runs, metrics and model versions."""
 
-    uri: str | None = Field(None, description="MLflow's tracking URI; by default a SQLite file in the run's directory.")
-    experiment: str = "daefr"
-    artifacts: str | None = Field(
-        None, description="Place of a new experiment's artifacts; by default beside the file, or the server's own."
+    uri: str | None = Field(
+        None,
+        description="MLflow tracking URI, such as http://HOST:5000. By default, a SQLite file in `workdir`, which "
+        "serves one machine only.",
+    )
+    experiment_name: str = Field("daefr", description="Name of the MLflow experiment; it is created if needed.")
+    artifact_location: str | None = Field(
+        None,
+        description="Root folder or s3://bucket/prefix of the artifacts of a newly created experiment. By default, the "
+        "server's own, or a folder in `workdir` when `uri` is unset.",
     )

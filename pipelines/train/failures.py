@@ -70,7 +70,7 @@ def translate(stage: str, error: BaseException) -> Exception:
 def _out_of_memory(stage: str, rank: int) -> str:
     return (
         f"rank {rank}: its GPU is out of memory: compute the batch in more parts with a higher "
-        f"stages.{stage}.accumulate, or set stages.{stage}.speed.recompute=true"
+        f"stages.{stage}.gradient_accumulation_steps, or set stages.{stage}.speed.activation_checkpointing=true"
     )
 
 

@@ -64,9 +64,9 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
         torch_config=TorchConfig(backend=_backend(compute), timeout_s=collective_timeout(compute)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=compute.workers,
-            use_gpu=compute.gpu,
+            use_gpu=compute.use_gpu,
             resources_per_worker=per_worker(compute),
-            placement_strategy=compute.placement,
+            placement_strategy=compute.placement_strategy,
         ),
         run_config=ray.train.RunConfig(
             storage_path=place,
@@ -79,17 +79,21 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
 
 
 def _backend(compute: StageCompute) -> str:
-    return compute.backend or ("nccl" if compute.gpu else "gloo")
+    return compute.backend or ("nccl" if compute.use_gpu else "gloo")
 
 
 def collective_timeout(compute: StageCompute) -> int:
     """Return the seconds after which a collective of the process group fails."""
-    return ceil(nccl_timeout_seconds(compute.timeout)) if _backend(compute) == "nccl" else compute.timeout
+    return (
+        ceil(nccl_timeout_seconds(compute.collective_timeout_s))
+        if _backend(compute) == "nccl"
+        else compute.collective_timeout_s
+    )
 
 
 def _environment(job: TrainingJob) -> dict[str, Any]:
-    speed = job.training.speed.on("cuda" if job.compute.gpu else "cpu")
-    return {"env_vars": KEEP_FREED_MEMORY} if speed.keep_memory else {}
+    speed = job.training.speed.on("cuda" if job.compute.use_gpu else "cpu")
+    return {"env_vars": KEEP_FREED_MEMORY} if speed.retain_freed_memory else {}
 
 
 class StallMonitor:
@@ -124,9 +128,9 @@ class StallMonitor:
 
 def per_worker(compute: StageCompute) -> dict[str, float]:
     """Return what one worker takes of a cluster."""
-    return {"CPU": compute.cpus} | ({"GPU": 1.0} if compute.gpu else {})
+    return {"CPU": compute.cpus_per_worker} | ({"GPU": 1.0} if compute.use_gpu else {})
 
 
 def resources(compute: StageCompute) -> dict[str, float]:
     """Return what a stage takes of a cluster at least."""
-    return {kind: amount * compute.fewest for kind, amount in per_worker(compute).items()}
+    return {kind: amount * compute.min_workers for kind, amount in per_worker(compute).items()}

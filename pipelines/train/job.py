@@ -35,7 +35,7 @@ class TrainingJob:
     upstream: Mapping[StageName, Version]
     tracking: Tracking
     run_id: str
-    stop_timeout: int
+    stop_timeout_s: int
     """Seconds that the driver gives the training to end when it is asked to stop."""
     progress: Any
     """A handle of the `ProgressActor`."""

@@ -39,7 +39,7 @@ class RayReporter:
         self._machines_writer = writer
         self._writer = writer if context.get_world_rank() == 0 else None
         self._measured: tuple[int, dict[str, float]] = (-1, {})
-        self._stop_listener, self._store_time = StopListener(job.progress, job.stop_timeout), StoreTime()
+        self._stop_listener, self._store_time = StopListener(job.progress, job.stop_timeout_s), StoreTime()
         self._unstored = Queue[str]()
         self._saves = dict[str, Save]()
 
@@ -135,7 +135,7 @@ class RayReporter:
             start = time.monotonic()
             job.checkpoints.put(folder, name)
             self._store_time.note(time.monotonic() - begin)
-            job.checkpoints.prune(job.compute.keep)
+            job.checkpoints.prune(job.compute.keep_last)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             self._unstored.task_done()

@@ -11,10 +11,16 @@ from daefr.settings.training import AssociationTraining, AutoencoderTraining, Re
 class StagesConfig(Settings):
     """How each stage is trained."""
 
-    hq_codebook: AutoencoderTraining
-    lq_codebook: AutoencoderTraining
-    association: AssociationTraining
-    restoration: RestorationTraining
+    hq_codebook: AutoencoderTraining = Field(
+        description="Training of stage 1a, the autoencoder and codebook of HQ faces."
+    )
+    lq_codebook: AutoencoderTraining = Field(
+        description="Training of stage 1b, the autoencoder and codebook of LQ faces."
+    )
+    association: AssociationTraining = Field(
+        description="Training of stage 2, which associates the features of both encoders."
+    )
+    restoration: RestorationTraining = Field(description="Training of stage 3, which predicts HQ codes from LQ faces.")
 
     def of(self, name: StageName) -> TrainingConfig:
         """Return one stage's settings."""
@@ -23,49 +29,56 @@ class StagesConfig(Settings):
 
 
 class StageCompute(Settings):
-    """What a stage's training runs on. Does not change its result, nor the step's fingerprint."""
+    """The resources of one stage's training; they change neither its result nor the step's fingerprint."""
 
     workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
         1,
-        description="Processes that train together; each takes its part of the batch. [2, 4] for as many of 2 to 4 as "
-        "the cluster has room for, now and as it changes.",
+        description="Number of worker processes that train together; each computes an equal share of the global batch. "
+        "A range such as [2, 4] trains with as many as the cluster has room for, and adapts when that changes.",
     )
-    cpus: PositiveFloat = Field(1, description="CPUs of each worker.")
-    gpu: bool = Field(False, description="One GPU for each worker.")
+    cpus_per_worker: PositiveFloat = Field(1, description="Number of CPUs reserved per worker.")
+    use_gpu: bool = Field(False, description="Whether each worker reserves and trains on one GPU.")
     backend: Literal["nccl", "gloo"] | None = Field(
-        None, description="What the workers talk through; by default nccl with GPUs, gloo without."
+        None, description="torch.distributed backend. By default, nccl with GPUs and gloo without."
     )
-    placement: Literal["PACK", "SPREAD"] = Field(
-        "PACK", description="Whether workers are put on few nodes or on many, as far as there is room."
+    placement_strategy: Literal["PACK", "SPREAD"] = Field(
+        "PACK",
+        description="Ray placement strategy: PACK workers onto few nodes, or SPREAD them over many, if possible.",
     )
-    loaders: NonNegativeInt = Field(0, description="Processes of each worker that decode images.")
-    check_digests: bool = Field(False, description="Read every shard whole when it is opened, to check its digest.")
-    max_failures: NonNegativeInt = Field(3, description="How often a stage is resumed after a worker is lost.")
-    timeout: PositiveInt = Field(
-        1800, description="Seconds that a worker waits for the others before it takes them for hung."
+    dataloader_workers: NonNegativeInt = Field(
+        0, description="Number of processes per worker that decode images; 0 decodes in the training process."
     )
-    keep: PositiveInt = Field(
-        2, description="Checkpoints kept on the way, beside the one with the lowest validation loss."
+    verify_digests: bool = Field(
+        False, description="Whether every shard is read completely and its SHA-256 digest checked when it is opened."
+    )
+    max_failures: NonNegativeInt = Field(
+        3, description="Number of times that the stage resumes from its last checkpoint after losing a worker."
+    )
+    collective_timeout_s: PositiveInt = Field(
+        1800, description="Seconds that a worker waits for the others in a collective operation before it fails."
+    )
+    keep_last: PositiveInt = Field(
+        2, description="Number of intermediate checkpoints to keep, besides the one with the lowest validation loss."
     )
 
     @model_validator(mode="after")
-    def _means_something(self) -> Self:
-        if self.fewest > self.most:
-            raise ValueError(f"workers={list(self._range)} must begin with the smaller number")
-        if self.backend == "nccl" and not self.gpu:
-            raise ValueError("backend=nccl needs gpu=true")
+    def _is_consistent(self) -> Self:
+        if self.min_workers > self.max_workers:
+            raise ValueError(f"workers={list(self._worker_range)} must start with the smaller number")
+        if self.backend == "nccl" and not self.use_gpu:
+            raise ValueError("backend=nccl requires use_gpu=true")
         return self
 
     @property
-    def _range(self) -> tuple[int, int]:
+    def _worker_range(self) -> tuple[int, int]:
         return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
     @property
-    def fewest(self) -> int:
-        """The smallest number of workers that train."""
-        return self._range[0]
+    def min_workers(self) -> int:
+        """The smallest number of workers."""
+        return self._worker_range[0]
 
     @property
-    def most(self) -> int:
-        """The largest number of workers that train."""
-        return self._range[1]
+    def max_workers(self) -> int:
+        """The largest number of workers."""
+        return self._worker_range[1]

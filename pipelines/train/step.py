@@ -67,7 +67,7 @@ class TrainStage(Step):
     intermediate: str | None = None
     """A folder or `s3://bucket/prefix` for intermediate checkpoints; by default they are in the step's folder."""
     unavailable_timeout_s: float = 0
-    stop_timeout: int = 25
+    stop_timeout_s: int = 25
     """Seconds after SIGTERM in which a checkpoint must be stored."""
     run_config: Mapping[str, Any] = field(default_factory=dict)
     """The run's configuration, for the record of the lineage."""
@@ -107,7 +107,7 @@ class TrainStage(Step):
         with cluster.reserve(self.stage, needed, say, self.unavailable_timeout_s), self._refreshing():
             metrics = fit(job)
             published = publish_checkpoints(
-                job.checkpoints, self.training.last_step, context.folder, averaged=bool(self.training.ema)
+                job.checkpoints, self.training.last_step, context.folder, averaged=bool(self.training.ema_decay)
             )
         generations = self._record_generations(context)
         self._record_lineage(context)
@@ -132,7 +132,7 @@ class TrainStage(Step):
             upstream=self.initial.champions,
             tracking=context.tracking,
             run_id=context.run_id,
-            stop_timeout=self.stop_timeout,
+            stop_timeout_s=self.stop_timeout_s,
             # it is restarted elsewhere where its node is lost
             progress=ray.remote(ProgressActor).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
         )
@@ -181,7 +181,7 @@ class TrainStage(Step):
     def _register(self, context: StepContext, metrics: Mapping[str, float]) -> dict[str, int]:
         """Register the published checkpoints; return their version numbers for the manifest."""
         versions = {}
-        if self.training.ema:
+        if self.training.ema_decay:
             averaged = {key.removeprefix("ema_"): value for key, value in metrics.items() if key.startswith("ema_")}
             tags = self.tags(averaged, context) | {"daefr.weights": "ema"}
             versions["ema_version"] = self._register_one(context, AVERAGED, tags, registry.AVERAGED)
@@ -200,7 +200,7 @@ class TrainStage(Step):
         """Return the tags of a version with those validation metrics."""
         manifest, refresh = self.dataset.manifest, self.refresh
         # validation is computed in float32 whatever training is
-        computed = Computed(device="cuda" if self.compute.gpu else "cpu")
+        computed = Computed(device="cuda" if self.compute.use_gpu else "cpu")
         return {
             **validation_tags(metrics, manifest, self.training, computed),
             "daefr.dataset": self._dataset_input.digest,

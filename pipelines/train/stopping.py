@@ -16,12 +16,12 @@ NOTICING = 2.0
 class StopListener:
     """Listens on a thread of its own, so that a step only looks at a flag."""
 
-    def __init__(self, progress: Any, stop_timeout: float) -> None:
+    def __init__(self, progress: Any, stop_timeout_s: float) -> None:
         """Begin to listen to a `ProgressActor`, and to Ray's news of nodes that are drained.
 
-        `stop_timeout` is how many seconds the driver gives a training to end.
+        `stop_timeout_s` is how many seconds the driver gives a training to end.
         """
-        self._progress, self._stop_timeout, self._closed = progress, stop_timeout, threading.Event()
+        self._progress, self._stop_timeout, self._closed = progress, stop_timeout_s, threading.Event()
         self._by_driver, self._heard = False, 0.0
         threading.Thread(target=self._listen, name="stopping", daemon=True).start()
 

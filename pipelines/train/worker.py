@@ -30,7 +30,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
     startup = Startup(ray.get(job.progress.mark_started.remote(ray.util.get_current_placement_group())))
     startup.reached("workers")
     _check_compiler(job)
-    torch.set_num_threads(max(1, int(job.compute.cpus)))
+    torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
     stage = build_stage(job.stage, job.network, job.training, job.seed)
     startup.reached("building")
     with tempfile.TemporaryDirectory() as scratch, RayReporter(job, startup) as reporter, _latest(job) as resume:
@@ -50,11 +50,11 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
             device=ray.train.torch.get_device(),
             from_scratch=job.start is None and not job.upstream,
             resume=resume,
-            dataloader_workers=job.compute.loaders,
+            dataloader_workers=job.compute.dataloader_workers,
             refresh=job.refresh,
-            check_digests=job.compute.check_digests,
+            check_digests=job.compute.verify_digests,
             fetch=job.fetch,
-            timeout_seconds=job.compute.timeout,
+            timeout_seconds=job.compute.collective_timeout_s,
         )
 
 

@@ -20,10 +20,10 @@ from tests.daefr import tiny
 STEPS = 10
 # the released learning rate a sample; everything that looks beyond a sample takes part
 OPTIONS: dict[str, Any] = {
-    "steps": STEPS, "batch": 8, "accumulate": 2, "base_learning_rate": 4.5e-6, "milestones": (), "schedule": "cosine",
-    "warmup": 2, "clip_gradient": 1.0, "ema": 0.9,
+    "steps": STEPS, "global_batch_size": 8, "gradient_accumulation_steps": 2, "base_learning_rate": 4.5e-6,
+    "milestones": (), "lr_scheduler": "cosine", "warmup_steps": 2, "max_grad_norm": 1.0, "ema_decay": 0.9,
 }  # fmt: skip
-REMEDIES = {"codebook": {"restart_every": 4}}
+REMEDIES = {"codebook": {"reset_every_n_steps": 4}}
 
 
 def on_ranks(dataset: Path, folder: Path, count: int) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def _compiled_in_training(stage: Stage) -> int:
 @pytest.mark.parametrize("name", STAGES)
 def test_no_part_is_compiled_again(dataset: Path, tmp_path: Path, name: StageName) -> None:
     changes = {
-        "steps": 4, "batch": 4, "accumulate": 2, "validate_every": 2, "checkpoint_every": 1, "ema": 0.9,
+        "steps": 4, "global_batch_size": 4, "gradient_accumulation_steps": 2,
+        "validate_every_n_steps": 2, "checkpoint_every_n_steps": 1, "ema_decay": 0.9,
         "speed": {"compile": True, "autocast": "bfloat16"},
     }  # fmt: skip
     reporter = Compilations(tmp_path)

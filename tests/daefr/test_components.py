@@ -215,7 +215,7 @@ def test_off_by_default(name: StageName, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(ComponentDiscriminators, "__init__", never)
     monkeypatch.setattr(ComponentDiscriminators, "crop", never)
-    stage = _build(name, adversarial={"start": 0})
+    stage = _build(name, adversarial={"start_step": 0})
     assert "components" not in stage.parts
     branches = {"hq_codebook": ("hq",), "lq_codebook": ("lq",)}.get(name, ("hq", "lq"))
     heads = tuple(f"{part}.{branch}." for part in ("generator", "discriminator") for branch in branches)
@@ -236,9 +236,9 @@ def test_the_term_leaves_the_other_networks_fresh_weights_as_they_are(name: Stag
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_a_step_with_the_term_on(name: StageName) -> None:
-    stage = _build(name, components=ON, adversarial={"start": 1})
+    stage = _build(name, components=ON, adversarial={"start_step": 1})
     assert stage.parts[-1] == "components"
-    training = tiny.settings(name, components=ON, adversarial={"start": 1})
+    training = tiny.settings(name, components=ON, adversarial={"start_step": 1})
     optimization = Optimization(TrainingState(stage.train(), training), torch.device("cpu"))
     before = {path: parameter.detach().clone() for path, parameter in _components(stage).named_parameters()}
 
@@ -335,7 +335,7 @@ def test_a_continued_training_is_the_uninterrupted_one(dataset: Path, tmp_path: 
     with pytest.raises(InterruptedError):
         train(
             _build("association", **settings),
-            tiny.settings("association", **settings, checkpoint_every=2),
+            tiny.settings("association", **settings, checkpoint_every_n_steps=2),
             dataset,
             first,
         )

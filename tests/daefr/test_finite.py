@@ -19,7 +19,7 @@ from tests.daefr import tiny
 
 CPU = torch.device("cpu")
 GOOD_STEPS = 2
-OPTIONS: dict[str, Any] = {"adversarial": {"start": 0}, "clip_gradient": 1.0, "ema": 0.9, "codebook": {}}
+OPTIONS: dict[str, Any] = {"adversarial": {"start_step": 0}, "max_grad_norm": 1.0, "ema_decay": 0.9, "codebook": {}}
 
 
 def _images() -> Batch:
@@ -115,7 +115,11 @@ def test_no_checkpoint_and_no_report_is_of_a_bad_step(
 
     next(stage.generator.get_submodule("predictor").parameters()).register_hook(spoil)
     reporter = FolderReporter(tmp_path)
-    options: dict[str, Any] = {"log_every": every, "checkpoint_every": every, "validate_every": every}
+    options: dict[str, Any] = {
+        "log_every_n_steps": every,
+        "checkpoint_every_n_steps": every,
+        "validate_every_n_steps": every,
+    }
     with pytest.raises(NonFiniteLossError, match=f"restoration: not a finite number at step {GOOD_STEPS + 1}: "):
         loop.train(stage, tiny.settings("restoration", **options), dataset, reporter)
     reporter.finish()

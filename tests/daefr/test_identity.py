@@ -222,7 +222,7 @@ def test_a_continued_training_is_the_uninterrupted_one(dataset: Path, tmp_path: 
     )
     train(_build("hq_codebook", weights, **on), tiny.settings("hq_codebook", **trained), dataset, straight)
     with pytest.raises(InterruptedError):
-        interrupted = tiny.settings("hq_codebook", **trained, checkpoint_every=1)
+        interrupted = tiny.settings("hq_codebook", **trained, checkpoint_every_n_steps=1)
         train(_build("hq_codebook", weights, **on), interrupted, dataset, first)
     assert first.latest is not None
     resume = load_checkpoint(first.latest)

@@ -90,7 +90,7 @@ def _values(folders: Folders) -> dict[str, list[float]]:
 
 
 def test_the_means_are_printed(folders: Folders, capsys: Captured) -> None:
-    assert _run(folders, "--measures", "ssim,psnr") == 0
+    assert _run(folders, "--metrics", "ssim,psnr") == 0
     psnr, ssim = np.mean(list(_values(folders).values()), axis=0)
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -106,14 +106,14 @@ def test_json_and_the_figures_of_each_image(folders: Folders, tmp_path: Path, ba
     for folder in folders:
         _write(folder / f"b.{'png' if folder.name == 'restored' else 'webp'}", _face(7, 40))
     table = tmp_path / "each.csv"
-    options = ("--measures", "psnr,ssim", "--json", "--per-image", table, "--batch", batch, "--protocol", "standard")
+    options = ("--metrics", "psnr,ssim", "--json", "--per-image", table, "--batch", batch, "--protocol", "standard")
     assert _run(folders, *options) == 0
     values = _values(folders)
     report = json.loads(capsys.readouterr().out)
     assert report["protocol"] == "standard"
     assert report["measured"] == 3
     assert (report["missing"], report["failed"]) == ([], {})
-    assert report["measures"]["ssim"] == {
+    assert report["metrics"]["ssim"] == {
         "value": pytest.approx(np.mean([row[1] for row in values.values()])),
         "images": 3,
     }
@@ -126,9 +126,9 @@ def test_json_and_the_figures_of_each_image(folders: Folders, tmp_path: Path, ba
 
 
 def test_equal_images_have_an_infinite_psnr_that_json_can_hold(folders: Folders, capsys: Captured) -> None:
-    assert _run((folders[1], folders[1]), "--measures", "psnr", "--json") == 0
+    assert _run((folders[1], folders[1]), "--metrics", "psnr", "--json") == 0
     report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert report["measures"]["psnr"] == {"value": "inf", "images": 3}
+    assert report["metrics"]["psnr"] == {"value": "inf", "images": 3}
 
 
 def test_missing_and_unusable_images_are_named_counted_and_left_out(
@@ -147,12 +147,12 @@ def test_missing_and_unusable_images_are_named_counted_and_left_out(
     unusable = {"gone", "extra", "empty", "text", "cut", "small", "deep16"}
     expected = _values_of(folders, unusable)
     table = tmp_path / "each.csv"
-    assert _run(folders, "--measures", "psnr", "--json", "--per-image", table) == 1
+    assert _run(folders, "--metrics", "psnr", "--json", "--per-image", table) == 1
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert report["missing"] == ["gone"]
     assert set(report["failed"]) == unusable - {"gone"}
-    assert report["measures"]["psnr"] == {"value": pytest.approx(np.mean(list(expected.values()))), "images": 3}
+    assert report["metrics"]["psnr"] == {"value": pytest.approx(np.mean(list(expected.values()))), "images": 3}
     lines = {line.split(": ")[1]: line for line in err.splitlines()}
     assert set(lines) == unusable
     for name, problem in {
@@ -183,13 +183,13 @@ def test_gray_counts_as_color_and_alpha_is_ignored(tmp_path: Path, capsys: Captu
     alpha = np.dstack([color, np.arange(gray.size, dtype=np.uint8).reshape(gray.shape)])
     target = _write(tmp_path / "color.png", color)
     for name, image in (("gray", gray), ("alpha", alpha)):
-        assert _run((_write(tmp_path / f"{name}.png", image), target), "--measures", "psnr") == 0
+        assert _run((_write(tmp_path / f"{name}.png", image), target), "--metrics", "psnr") == 0
         assert "inf" in capsys.readouterr().out
 
 
 def test_one_image_and_another(folders: Folders, capsys: Captured) -> None:
     restored, target = folders
-    assert _run((restored / "a.png", target / "b.webp"), "--measures", "psnr", "--json") == 0
+    assert _run((restored / "a.png", target / "b.webp"), "--metrics", "psnr", "--json") == 0
     assert json.loads(capsys.readouterr().out)["measured"] == 1
 
 
@@ -213,8 +213,8 @@ def test_what_is_missing_makes_one_measure_unavailable_and_no_number(
 ) -> None:
     (weights / "arcface_resnet18.pth").write_bytes(b"damaged")
     every = "psnr,ssim,lpips,fid,niqe,ida,lmd"
-    assert _run(folders, "--measures", every, "--weights", weights, "--json") == 1
-    measures = json.loads(capsys.readouterr().out)["measures"]
+    assert _run(folders, "--metrics", every, "--weights", weights, "--json") == 1
+    measures = json.loads(capsys.readouterr().out)["metrics"]
     assert list(measures["psnr"]) == ["value", "images"]
     for name, reason in {
         "lpips": "vgg16-397923af.pth, which is not in",
@@ -226,7 +226,7 @@ def test_what_is_missing_makes_one_measure_unavailable_and_no_number(
         assert list(measures[name]) == ["unavailable"]
         assert reason in measures[name]["unavailable"]
         assert "\n" not in measures[name]["unavailable"]
-    assert _run((folders[0],), "--measures", "ssim") == 1
+    assert _run((folders[0],), "--metrics", "ssim") == 1
     assert "ssim  unavailable: it needs ground truth" in capsys.readouterr().out
 
 
@@ -256,7 +256,7 @@ def _file(folders: Folders) -> None:
         (_rename, [], "there is a_00 here and a there"),
         (_empty, [], "is empty; give an image or a folder of images"),
         (lambda folders: shutil.rmtree(folders[1]), [], "does not exist; give an image or a folder of images"),
-        (None, ["--measures", "psnr,psnrr"], "'psnrr' is none of psnr, ssim, lpips, fid, niqe, ida, lmd"),
+        (None, ["--metrics", "psnr,psnrr"], "'psnrr' is none of psnr, ssim, lpips, fid, niqe, ida, lmd"),
         (None, ["--batch", "0"], "--batch 0"),
         (None, ["--weights", "nowhere"], "--weights nowhere is not a folder"),
         (None, ["--per-image", "nowhere/each.csv"], "nowhere/each.csv cannot be written"),
@@ -310,9 +310,9 @@ def test_fid_statistics_of_a_folder(folders: Folders, weights: Path, tmp_path: P
     assert out == f"statistics of 3 images in {statistics}, 1 failed\n"
     assert "broken" in err
     (folders[1] / "broken.png").unlink()
-    fid = ("--measures", "fid", "--fid-statistics", statistics, "--weights", weights, "--json")
+    fid = ("--metrics", "fid", "--fid-statistics", statistics, "--weights", weights, "--json")
     assert _run((folders[1],), *fid) == 0
-    same = json.loads(capsys.readouterr().out)["measures"]["fid"]
+    same = json.loads(capsys.readouterr().out)["metrics"]["fid"]
     assert same == {"value": pytest.approx(0, abs=1e-4), "images": 3}
 
 

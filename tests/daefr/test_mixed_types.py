@@ -58,10 +58,10 @@ def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_no_operation_of_a_step_mixes_types_under_autocast(name: StageName, vgg16: Path) -> None:
-    changes: dict[str, Any] = {"ema": 0.9, "clip_gradient": 1.0, "speed": {"autocast": "bfloat16"}}
+    changes: dict[str, Any] = {"ema_decay": 0.9, "max_grad_norm": 1.0, "speed": {"autocast": "bfloat16"}}
     if name != "restoration":
         changes |= {
-            "adversarial": {"start": 0},
+            "adversarial": {"start_step": 0},
             "perceptual": {"weight": 1, "vgg16": vgg16},
             "components": {"weight": 1},
         }

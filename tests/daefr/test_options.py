@@ -23,8 +23,8 @@ from tests.daefr import tiny
 
 CPU = torch.device("cpu")
 EVERYTHING: dict[str, Any] = {
-    "accumulate": 2, "ema": 0.9, "clip_gradient": 0.5, "warmup": 2, "schedule": "cosine", "floor": 0.1,
-    "milestones": (), "speed": {"recompute": True},
+    "gradient_accumulation_steps": 2, "ema_decay": 0.9, "max_grad_norm": 0.5, "warmup_steps": 2,
+    "lr_scheduler": "cosine", "min_lr_ratio": 0.1, "milestones": (), "speed": {"activation_checkpointing": True},
 }  # fmt: skip
 
 
@@ -60,10 +60,12 @@ def _assert_bit_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> No
 
 
 def test_schedules_are_functions_of_the_step() -> None:
-    warm = RestorationTraining(steps=100, batch=1, base_learning_rate=1, warmup=4, milestones=(50,))
+    warm = RestorationTraining(steps=100, global_batch_size=1, base_learning_rate=1, warmup_steps=4, milestones=(50,))
     assert [warm.learning_rate_at(step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
     assert (warm.learning_rate_at(49), warm.learning_rate_at(50)) == pytest.approx((1, 0.1))
-    cosine = RestorationTraining(steps=104, batch=1, base_learning_rate=1, warmup=4, schedule="cosine", floor=0.2)
+    cosine = RestorationTraining(
+        steps=104, global_batch_size=1, base_learning_rate=1, warmup_steps=4, lr_scheduler="cosine", min_lr_ratio=0.2
+    )
     assert cosine.learning_rate_at(4) == 1
     assert cosine.learning_rate_at(54) == pytest.approx(0.6)
     assert cosine.learning_rate_at(103) == pytest.approx(0.2, abs=1e-3)
@@ -72,12 +74,12 @@ def test_schedules_are_functions_of_the_step() -> None:
 
 
 @pytest.mark.parametrize(("wrong", "why"), [
-    ({"batch": 4, "accumulate": 3}, "batch=4 does not divide into accumulate=3 equal parts"),
-    ({"schedule": "cosine", "milestones": (3,)}, "milestones mean nothing to schedule=cosine"),
-    ({"floor": 0.1}, "floor means nothing to schedule=multistep"),
-    ({"warmup": 10}, "warmup=10 leaves no step of steps=10"),
-    ({"ema": 1.0}, "ema"),
-    ({"clip_gradient": 0}, "clip_gradient"),
+    ({"global_batch_size": 4, "gradient_accumulation_steps": 3}, "is not a multiple"),
+    ({"lr_scheduler": "cosine", "milestones": (3,)}, "milestones have no effect with lr_scheduler=cosine"),
+    ({"min_lr_ratio": 0.1}, "min_lr_ratio has no effect with lr_scheduler=multistep"),
+    ({"warmup_steps": 10}, "warmup_steps=10 must be less than steps=10"),
+    ({"ema_decay": 1.0}, "ema_decay"),
+    ({"max_grad_norm": 0}, "max_grad_norm"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_with_a_why(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
@@ -85,7 +87,7 @@ def test_what_cannot_be_is_refused_with_a_why(wrong: dict[str, Any], why: str) -
 
 
 @pytest.mark.parametrize(("options", "why"), [
-    ({"speed": {"tf32": True}}, r"speed\.tf32=true needs a GPU"),
+    ({"speed": {"allow_tf32": True}}, r"speed\.allow_tf32=true requires a GPU"),
     ({"adversarial": {"sync_batchnorm": True}}, r"adversarial\.sync_batchnorm=true needs GPUs"),
 ])  # fmt: skip
 def test_what_a_cpu_cannot_do_is_refused_in_a_line(
@@ -131,7 +133,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole() -> None:
 
 
 def test_gradients_are_cut_to_their_limit() -> None:
-    (free, terms), (cut, same) = _gradients(1), _gradients(1, clip_gradient=1e-3)
+    (free, terms), (cut, same) = _gradients(1), _gradients(1, max_grad_norm=1e-3)
     assert same["gradient_norm"] == terms["gradient_norm"] > 1e-3
     norm = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in cut.values()]))
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
@@ -140,7 +142,7 @@ def test_gradients_are_cut_to_their_limit() -> None:
 
 def test_the_average_follows_the_weights() -> None:
     stage = tiny.build("restoration")
-    state = TrainingState(stage, tiny.settings("restoration", ema=0.5))
+    state = TrainingState(stage, tiny.settings("restoration", ema_decay=0.5))
     assert state.average is not None
     before = {name: tensor.clone() for name, tensor in state.average.tensors.items()}
     with torch.no_grad():
@@ -159,8 +161,8 @@ def test_the_average_follows_the_weights() -> None:
 def test_recomputing_changes_nothing_but_the_work(name: StageName) -> None:
     ends = []
     for recompute in (False, True):
-        changes: dict[str, Any] = {} if name == "restoration" else {"adversarial": {"start": 0}}
-        training = tiny.settings(name, speed={"recompute": recompute}, **changes)
+        changes: dict[str, Any] = {} if name == "restoration" else {"adversarial": {"start_step": 0}}
+        training = tiny.settings(name, speed={"activation_checkpointing": recompute}, **changes)
         stage = prepare_network(tiny.build(name, **changes), training.speed, CPU).train()
         passes: list[int] = []
         level = next(module for module in stage.generator.modules() if type(module).__name__ == "DownLevel")

@@ -63,8 +63,8 @@ def test_a_checkpoint_is_written_while_the_training_goes_on(tmp_path: Path) -> N
 
 
 def test_what_is_written_is_the_training_as_it_was(tmp_path: Path) -> None:
-    stage = tiny.build("hq_codebook", ema=0.9)
-    state = TrainingState(stage, tiny.settings("hq_codebook", ema=0.9))
+    stage = tiny.build("hq_codebook", ema_decay=0.9)
+    state = TrainingState(stage, tiny.settings("hq_codebook", ema_decay=0.9))
     before = {name: tensor.clone() for name, tensor in stage.weights().items()}
     save = state.snapshot()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_a_failed_write_ends_the_training_and_keeps_the_checkpoint_before(datase
             super().checkpoint(step, fail if step == 4 else save)
 
     with pytest.raises(OSError, match="No space left"):
-        _run(dataset, FullDisk(tmp_path), checkpoint_every=2)
+        _run(dataset, FullDisk(tmp_path), checkpoint_every_n_steps=2)
     assert _kept(tmp_path) == [2]
     _run(dataset, FolderReporter(tmp_path), resume=True)
     straight = FolderReporter(tmp_path / "straight")
@@ -107,7 +107,7 @@ def test_a_failed_write_ends_the_training_and_keeps_the_checkpoint_before(datase
 def test_a_damaged_checkpoint_is_passed_over_loudly(
     dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _run(dataset, FolderReporter(tmp_path), checkpoint_every=2)
+    _run(dataset, FolderReporter(tmp_path), checkpoint_every_n_steps=2)
     assert _kept(tmp_path) == [4, 5]
     damaged = tmp_path / "step-000000005" / MODEL
     data = bytearray(damaged.read_bytes())
@@ -155,23 +155,23 @@ def test_checkpoints_are_made_by_the_clock(dataset: Path, tmp_path: Path) -> Non
             steps.append(step)
             super().checkpoint(step, save)
 
-    _run(dataset, Counting(tmp_path), checkpoint_minutes=1e-9)
+    _run(dataset, Counting(tmp_path), checkpoint_every_n_minutes=1e-9)
     assert steps == [1, 2, 3, 4, 5]
     steps.clear()
-    _run(dataset, Counting(tmp_path), checkpoint_minutes=60)
+    _run(dataset, Counting(tmp_path), checkpoint_every_n_minutes=60)
     assert steps == [5]
 
 
 def test_the_best_validation_is_saved_whenever_it_comes(dataset: Path, tmp_path: Path) -> None:
     reporter = FolderReporter(tmp_path, keep=1)
-    _run(dataset, reporter, validate_every=1, base_learning_rate=5e-3)
+    _run(dataset, reporter, validate_every_n_steps=1, base_learning_rate=5e-3)
     losses = {step: told["validation_loss"] for step, told in reporter.history if "validation_loss" in told}
     assert _kept(tmp_path) == sorted({5, min(losses, key=losses.__getitem__)})
 
 
 def test_size_and_time_of_checkpoints_are_told(dataset: Path, tmp_path: Path) -> None:
     reporter = FolderReporter(tmp_path)
-    _run(dataset, reporter, checkpoint_every=2)
+    _run(dataset, reporter, checkpoint_every_n_steps=2)
     told = [values for _, values in reporter.history if "checkpoint_wait_seconds" in values]
     assert len(told) == 3
     size = sum(path.stat().st_size for path in (tmp_path / "step-000000005").rglob("*") if path.is_file())
@@ -180,7 +180,7 @@ def test_size_and_time_of_checkpoints_are_told(dataset: Path, tmp_path: Path) ->
 
 
 def test_averaged_weights_become_a_checkpoint_of_their_own(dataset: Path, tmp_path: Path) -> None:
-    measured = _run(dataset, FolderReporter(tmp_path), ema=0.5)
+    measured = _run(dataset, FolderReporter(tmp_path), ema_decay=0.5)
     assert measured["ema_validation_loss"] != measured["validation_loss"]
     last = load_checkpoint(tmp_path / "step-000000005")
     save_averaged(last, tmp_path / "averaged")

@@ -30,7 +30,7 @@ def _batch() -> Batch:
 
 def _trained(name: StageName, **speed: object) -> tuple[Stage, dict[str, Tensor]]:
     """A stage after two steps with the discriminator, and the scalars of the first."""
-    changes = {} if name == "restoration" else {"adversarial": {"start": 0}}
+    changes = {} if name == "restoration" else {"adversarial": {"start_step": 0}}
     training = tiny.settings(name, speed=PLAIN | speed, **changes)
     stage = prepare_network(tiny.build(name, **changes), training.speed, CPU).train()
     optimization = Optimization(TrainingState(stage, training), CPU)
@@ -87,16 +87,24 @@ def test_restoring_with_options(speed: dict[str, object]) -> None:
 def test_defaults_suit_the_device() -> None:
     kernels: dict[str, object] = {"group_norm": "torch", "upsample": "transposed"}
     plain = {"channels_last": False, "autocast": "off", "compile": False, "cudnn_benchmark": False}
-    assert Speed().on("cpu") == Speed.model_validate(plain | kernels | {"keep_memory": True})
+    assert Speed().on("cpu") == Speed.model_validate(plain | kernels | {"retain_freed_memory": True})
     cuda = {"channels_last": True, "autocast": "bfloat16", "compile": True, "cudnn_benchmark": True}
-    assert Speed().on("cuda") == Speed.model_validate(cuda | kernels | {"keep_memory": False})
-    chosen = Speed.model_validate(plain | {"keep_memory": False, "group_norm": "channels_last", "upsample": "nearest"})
+    assert Speed().on("cuda") == Speed.model_validate(cuda | kernels | {"retain_freed_memory": False})
+    chosen = Speed.model_validate(
+        plain | {"retain_freed_memory": False, "group_norm": "channels_last", "upsample": "nearest"}
+    )
     assert chosen.on("cuda") == chosen
 
 
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize(
-    "speed", [{"group_norm": "channels_last"}, {"upsample": "nearest"}, {"recompute": True}, {"cudnn_benchmark": True}]
+    "speed",
+    [
+        {"group_norm": "channels_last"},
+        {"upsample": "nearest"},
+        {"activation_checkpointing": True},
+        {"cudnn_benchmark": True},
+    ],
 )
 def test_kernels_and_recomputation_change_nothing_but_rounding(name: StageName, speed: dict[str, object]) -> None:
     (_, expected), (_, terms) = _trained(name), _trained(name, **speed)

@@ -248,7 +248,7 @@ def test_weights_hold_every_tensor_once_and_rebuild_the_stage(name: StageName) -
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_the_discriminator_rests_until_its_start(name: StageName) -> None:
-    stage = tiny.build(name, adversarial={"start": 2})
+    stage = tiny.build(name, adversarial={"start_step": 2})
     before = _copy(stage.discriminator)  # type: ignore[arg-type]
     state = TrainingState(stage.train(), tiny.settings(name))
     optimization = Optimization(state, torch.device("cpu"))
@@ -267,7 +267,7 @@ def test_the_discriminator_rests_until_its_start(name: StageName) -> None:
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_without_weight_there_is_no_adversarial_term(name: StageName) -> None:
-    stage = tiny.build(name, adversarial={"start": 0, "weight": 0})
+    stage = tiny.build(name, adversarial={"start_step": 0, "weight": 0})
     before = _copy(stage.discriminator)  # type: ignore[arg-type]
     _take_steps(stage, 2)
     assert _same(stage.discriminator, before)  # type: ignore[arg-type]
@@ -275,7 +275,7 @@ def test_without_weight_there_is_no_adversarial_term(name: StageName) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_step_runs_every_trained_network_once(name: StageName) -> None:
-    stage = tiny.build(name, adversarial={"start": 0}) if name != "restoration" else tiny.build(name)
+    stage = tiny.build(name, adversarial={"start_step": 0}) if name != "restoration" else tiny.build(name)
     calls: dict[str, int] = {}
     parts = {"generator": stage.generator} | {
         path: module for path, module in stage.generator.named_modules() if path.endswith(("encoder", "decoder"))
@@ -321,14 +321,14 @@ def test_which_images_each_stage_reads_and_rebuilds() -> None:
 
 def test_kmeans_start_and_restart_wake_codes() -> None:
     batch = _batch()
-    stage = tiny.build("association", codebook={"kmeans_start": True, "restart_every": 2})
+    stage = tiny.build("association", codebook={"kmeans_init": True, "reset_every_n_steps": 2})
     assert isinstance(stage, AutoencoderStage)
     before = {branch: _used(stage, branch, batch) for branch in ("hq", "lq")}
     stage.before_training(batch, seed=0)
     woken = {branch: _used(stage, branch, batch) for branch in ("hq", "lq")}
     assert all(woken[branch] > 2 * before[branch] for branch in before)
 
-    plain = tiny.build("association", codebook={"restart_every": 2})
+    plain = tiny.build("association", codebook={"reset_every_n_steps": 2})
     assert isinstance(plain, AutoencoderStage)
     output = plain.generator(plain.generator_input(batch))
     used = plain.code_indices(output)
@@ -340,7 +340,7 @@ def test_kmeans_start_and_restart_wake_codes() -> None:
 
 @pytest.mark.parametrize(("until", "moves"), [(0, True), (3, False), (4, True)])
 def test_restarts_end(until: int, moves: bool) -> None:
-    stage = tiny.build("hq_codebook", codebook={"restart_every": 4, "restart_until": until})
+    stage = tiny.build("hq_codebook", codebook={"reset_every_n_steps": 4, "reset_until_step": until})
     assert isinstance(stage, AutoencoderStage)
     before = _copy(stage.generator)
     output = stage.generator(stage.generator_input(_batch()))
@@ -495,7 +495,7 @@ def test_a_stage_goes_on_from_its_own_checkpoint_and_from_no_other(name: StageNa
 
 def test_epochs_become_steps_of_the_data_set_at_hand() -> None:
     # the released recipe: 330 epochs of 70,000 faces, 32 at a time
-    training = AutoencoderTraining(epochs=330, batch=32)
+    training = AutoencoderTraining(epochs=330, global_batch_size=32)
     assert training.in_steps(70_000).last_step == 721_875
     assert AutoencoderTraining(steps=7).in_steps(70_000).last_step == 7
     with pytest.raises(ValueError, match="in epochs"):

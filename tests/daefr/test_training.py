@@ -100,7 +100,7 @@ def test_a_continued_training_is_the_uninterrupted_one(
     dataset: Path, tmp_path: Path, straight: dict[StageName, Listener], name: StageName, stop: int
 ) -> None:
     first = InterruptedReporter(tmp_path)
-    settings = tiny.settings(name, checkpoint_every=stop)
+    settings = tiny.settings(name, checkpoint_every_n_steps=stop)
     with pytest.raises(LostMachineError):
         train(tiny.build(name), settings, dataset, first)
     stopped = _newest(first)
@@ -116,8 +116,8 @@ def test_a_continued_training_is_the_uninterrupted_one(
 
 @pytest.mark.parametrize("changes", [
     {"adversarial": {"weight": 0}},
-    {"codebook": {"kmeans_start": True}},
-    {"codebook": {"restart_every": 2}},
+    {"codebook": {"kmeans_init": True}},
+    {"codebook": {"reset_every_n_steps": 2}},
 ])  # fmt: skip
 def test_what_the_straight_training_exercises_has_an_effect(
     dataset: Path, tmp_path: Path, straight: dict[StageName, Listener], changes: dict[str, Any]
@@ -190,7 +190,7 @@ def test_the_released_learning_rates() -> None:
     released = AutoencoderTraining(steps=1_000_000, milestones=(400_000, 800_000))
     expected = {0: 1.44e-4, 399_999: 1.44e-4, 400_000: 1.44e-5, 799_999: 1.44e-5, 800_000: 1.44e-6, 999_999: 1.44e-6}
     assert {step: released.learning_rate_at(step) for step in expected} == pytest.approx(expected)
-    assert RestorationTraining(steps=1, batch=8).learning_rate == pytest.approx(3.6e-5)
+    assert RestorationTraining(steps=1, global_batch_size=8).learning_rate == pytest.approx(3.6e-5)
     assert released.betas == (0.5, 0.9)
 
 
@@ -258,7 +258,9 @@ def test_reports_are_averages_over_their_window(dataset: Path, tmp_path: Path) -
     reporters = {}
     for every in (1, 2):
         reporters[every] = FolderReporter(tmp_path / str(every))
-        train(tiny.build("restoration"), tiny.settings("restoration", log_every=every), dataset, reporters[every])
+        train(
+            tiny.build("restoration"), tiny.settings("restoration", log_every_n_steps=every), dataset, reporters[every]
+        )
     each, paired = (
         {step: values for step, values in reporter.history if "loss" in values} for reporter in reporters.values()
     )
@@ -274,7 +276,7 @@ def test_validation_leaves_the_training_alone(
     dataset: Path, tmp_path: Path, straight: dict[StageName, Listener], name: StageName
 ) -> None:
     reporter = FolderReporter(tmp_path)
-    train(tiny.build(name), tiny.settings(name, validate_every=1), dataset, reporter)
+    train(tiny.build(name), tiny.settings(name, validate_every_n_steps=1), dataset, reporter)
     assert sum("validation_loss" in values for _, values in reporter.history) == 5
     _assert_same_training(_newest(reporter), _newest(straight[name]))
 
@@ -419,6 +421,6 @@ def test_all_ranks_refuse_what_is_not_finite_on_one(two_ranks: list[dict[str, An
 
 
 def test_settings_refuse_what_cannot_be() -> None:
-    for wrong in ({"steps": 0}, {"batch": 0}, {"base_learning_rate": 0}, {"stepz": 3}):
+    for wrong in ({"steps": 0}, {"global_batch_size": 0}, {"base_learning_rate": 0}, {"stepz": 3}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             TrainingConfig.model_validate({"steps": 1} | wrong)

@@ -45,11 +45,17 @@ CODES = NETWORK.autoencoder.codes
 
 def settings(name: StageName, **changes: Any) -> TrainingConfig:
     """Settings of a training of 5 steps that touches everything: both losses, both remedies, a milestone."""
-    common = {"steps": 5, "batch": 4, "base_learning_rate": 5e-4, "milestones": (4,), "log_every": 1}
+    common = {
+        "steps": 5,
+        "global_batch_size": 4,
+        "base_learning_rate": 5e-4,
+        "milestones": (4,),
+        "log_every_n_steps": 1,
+    }
     if name == "restoration":
         return RestorationTraining.model_validate(common | changes)
-    losses = {"adversarial": {"start": 1}, "perceptual": {"weight": 0}}
-    remedies = {"codebook": {"kmeans_start": True, "restart_every": 2}}
+    losses = {"adversarial": {"start_step": 1}, "perceptual": {"weight": 0}}
+    remedies = {"codebook": {"kmeans_init": True, "reset_every_n_steps": 2}}
     settings = AssociationTraining if name == "association" else AutoencoderTraining
     return settings.model_validate(common | losses | remedies | changes)
 

@@ -23,7 +23,7 @@ from tests.daefr import tiny
 
 RANKS = 2
 PATIENCE_SECONDS = 60
-REMEDIES = {"restart_every": 4}
+REMEDIES = {"reset_every_n_steps": 4}
 
 
 def both_ranks(dataset: Path, folder: Path) -> list[dict[str, Any]]:

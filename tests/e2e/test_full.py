@@ -118,7 +118,7 @@ def test_again_nothing_runs(finished: Finished, workdir: Path) -> None:
 
 def test_another_number_of_tasks_gives_the_same_shards(finished: Finished, workdir: Path, tmp_path: Path) -> None:
     assert finished.code == 0, finished.err
-    alone = run("synthesize", tmp_path, "compute.tasks=1")
+    alone = run("synthesize", tmp_path, "compute.max_in_flight=1")
     assert alone.code == 0, alone.err
     ours, theirs = (_step(folder, "synthesize") / "dataset" for folder in (workdir, tmp_path))
     assert load_manifest(ours) == load_manifest(theirs)
@@ -160,11 +160,16 @@ def test_a_step_alone_asks_for_what_it_needs(finished: Finished, workdir: Path) 
 def test_a_stage_can_start_from_a_checkpoint_and_take_it_as_it_is(finished: Finished, workdir: Path) -> None:
     assert finished.code == 0, finished.err
     start = _step(workdir, "hq_codebook") / "checkpoint"
-    wrong = run("train", workdir, "--stage", "lq_codebook", f"stages.lq_codebook.start={start}")
+    wrong = run("train", workdir, "--stage", "lq_codebook", f"stages.lq_codebook.initial_checkpoint={start}")
     assert wrong.code == 2
     assert "a checkpoint of hq_codebook" in wrong.err
     taken = run(
-        "train", workdir, "--stage", "hq_codebook", f"stages.hq_codebook.start={start}", "stages.hq_codebook.steps=0"
+        "train",
+        workdir,
+        "--stage",
+        "hq_codebook",
+        f"stages.hq_codebook.initial_checkpoint={start}",
+        "stages.hq_codebook.steps=0",
     )
     assert taken.code == 0, taken.err
     ours = load_checkpoint(_last_line(taken, "model"))
@@ -180,7 +185,11 @@ def test_a_stage_can_go_on_from_a_champion_or_from_a_released_checkpoint(
     assert finished.code == 0, finished.err
     champion, sizes = str(_step(workdir, "hq_codebook") / "checkpoint"), ["--resolution", "32", "--groups", "4"]
     four = ("train", workdir, "--stage", "hq_codebook", "stages.hq_codebook.steps=4")
-    trained = run(*four, "stages.hq_codebook.start=models:/daefr-hq-codebook@champion", "stages.hq_codebook.ema=0.9")
+    trained = run(
+        *four,
+        "stages.hq_codebook.initial_checkpoint=models:/daefr-hq-codebook@champion",
+        "stages.hq_codebook.ema_decay=0.9",
+    )
     assert trained.code == 0, trained.err
     version, averaged = (
         _client(workdir).get_model_version_by_alias("daefr-hq-codebook", alias) for alias in ("candidate", "averaged")
@@ -196,7 +205,7 @@ def test_a_stage_can_go_on_from_a_champion_or_from_a_released_checkpoint(
     assert (
         daefr(["import", str(tmp_path / "released.ckpt"), str(tmp_path / "hq"), "--kind", "hq_codebook", *sizes]) == 0
     )
-    from_release = run(*four, f"stages.hq_codebook.start={tmp_path / 'hq'}")
+    from_release = run(*four, f"stages.hq_codebook.initial_checkpoint={tmp_path / 'hq'}")
     assert from_release.code == 0, from_release.err
     ours, theirs = (load_checkpoint(_last_line(result, "model")) for result in (from_release, trained))
     for name, tensor in theirs.tensors().items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from daefr.data.manifest import load_manifest
 from tests.e2e.command import ROOT, TINY, command, environment, run
 
-PORTRAITS = ("data.portraits=80", "data.shard_samples=4")
+PORTRAITS = ("data.num_portraits=80", "data.samples_per_shard=4")
 
 
 def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:

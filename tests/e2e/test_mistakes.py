@@ -21,15 +21,18 @@ def _is_one_line(finished: Finished, told: str) -> None:
         ("stages.restoration.stepz=3", "did you mean steps?"),
         ("data.faces=/nowhere/at/all", "/nowhere/at/all is not a folder"),
         ("network.autoencoder.resolution=33", "multiple of 2"),
+        ("stages.association.initial_checkpoint=/nowhere/at/all", "is not a checkpoint directory"),
     ],
 )
 def test_a_wrong_value(override: str, told: str, tmp_path: Path) -> None:
-    _is_one_line(run("full", tmp_path, override), told)
+    _is_one_line(run("full", tmp_path / "run", override), told)
+    assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
     _is_one_line(run("full", tmp_path / "run", f"data.faces={tmp_path / 'faces'}"), "is empty")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_text_files(tmp_path: Path) -> None:

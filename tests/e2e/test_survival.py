@@ -23,8 +23,9 @@ pytestmark = pytest.mark.cluster
 
 STAGE = ("--stage", "hq_codebook")
 STEPS = (
-    "stages.hq_codebook.steps=400", "stages.hq_codebook.validate_every=200", "stages.hq_codebook.checkpoint_every=20",
-    "compute.hq_codebook.workers=2", "compute.hq_codebook.placement=SPREAD",
+    "stages.hq_codebook.steps=400", "stages.hq_codebook.validate_every_n_steps=200",
+    "stages.hq_codebook.checkpoint_every_n_steps=20",
+    "compute.hq_codebook.workers=2", "compute.hq_codebook.placement_strategy=SPREAD",
 )  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def test_a_node_that_is_lost_is_replaced(wanted: str, nodes: Nodes, tmp_path: Pa
 
 def test_a_worker_that_hangs_is_named_and_replaced(wanted: str, nodes: Nodes, tmp_path: Path) -> None:
     assert run("synthesize", tmp_path).code == 0
-    driver = _Driver(tmp_path, "compute.hq_codebook.timeout=20", variables=_joined(nodes))
+    driver = _Driver(tmp_path, "compute.hq_codebook.collective_timeout_s=20", variables=_joined(nodes))
     driver.until(lambda: len(_checkpoints(tmp_path)) > 1)
     os.kill(_workers(nodes)[0], signal.SIGSTOP)
     code, said = driver.end()
@@ -215,7 +216,7 @@ def test_after_the_head_was_lost_the_same_command_goes_on(wanted: str, nodes: No
 
 def test_sigterm_writes_a_checkpoint_and_ends_in_time(wanted: str, tmp_path: Path) -> None:
     assert run("synthesize", tmp_path).code == 0
-    driver = _Driver(tmp_path, "stages.hq_codebook.checkpoint_every=1000")
+    driver = _Driver(tmp_path, "stages.hq_codebook.checkpoint_every_n_steps=1000")
 
     def trains() -> bool:
         _, runs = _stage_runs(tmp_path)
@@ -230,14 +231,14 @@ def test_sigterm_writes_a_checkpoint_and_ends_in_time(wanted: str, tmp_path: Pat
     assert said.splitlines()[-1] == "terminated: the same command resumes from here"
     (checkpoint,) = _checkpoints(tmp_path)
     assert 0 < int(checkpoint.name.rpartition("-")[2]) < 400
-    code, said = _Driver(tmp_path, "stages.hq_codebook.checkpoint_every=1000").end()
+    code, said = _Driver(tmp_path, "stages.hq_codebook.checkpoint_every_n_steps=1000").end()
     assert code == 0, said
     assert _digest(tmp_path) == wanted
 
 
 def test_a_node_that_announces_its_end_costs_no_step_and_no_failure(wanted: str, nodes: Nodes, tmp_path: Path) -> None:
     assert run("synthesize", tmp_path).code == 0
-    overrides = ("compute.hq_codebook.max_failures=0", "stages.hq_codebook.checkpoint_every=1000")
+    overrides = ("compute.hq_codebook.max_failures=0", "stages.hq_codebook.checkpoint_every_n_steps=1000")
     driver = _Driver(tmp_path, *overrides, variables=_joined(nodes))
     driver.until(lambda: "first step after" in (tmp_path / "said").read_text())
     nodes.workers.pop().process.terminate()

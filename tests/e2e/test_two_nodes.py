@@ -61,8 +61,8 @@ def arguments(workdir: Path, tracking: TrackingServer) -> list[str]:
     return [
         "--config", "pipelines/configs/demo.yaml", *SMALL,
         f"workdir={workdir}",
-        f"data.store=s3://{BUCKET}/shards",
-        f"compute.cache={workdir / 'cache'}",
+        f"data.shard_storage=s3://{BUCKET}/shards",
+        f"compute.cache_dir={workdir / 'cache'}",
         f"compute.checkpoints=s3://{BUCKET}/checkpoints",
         f"tracking.uri={tracking.uri}",
     ]  # fmt: skip
@@ -75,10 +75,11 @@ def finished(cluster: Nodes, workdir: Path, arguments: list[str]) -> tuple[Finis
 
 
 SMALL = [
-    "data.portraits=24", "data.validation=4", "data.shard_samples=8", "network.autoencoder.channels=8",
+    "data.num_portraits=24", "data.num_validation=4", "data.samples_per_shard=8", "network.autoencoder.channels=8",
     "network.autoencoder.groups=4", *(f"stages.{stage}.steps=8" for stage in STAGES),
-    *(f"stages.{stage}.checkpoint_every=4" for stage in STAGES), *(f"stages.{stage}.milestones=[]" for stage in STAGES),
-    "compute.hq_codebook.placement=SPREAD", "compute.restoration.placement=SPREAD",
+    *(f"stages.{stage}.checkpoint_every_n_steps=4" for stage in STAGES),
+    *(f"stages.{stage}.milestones=[]" for stage in STAGES),
+    "compute.hq_codebook.placement_strategy=SPREAD", "compute.restoration.placement_strategy=SPREAD",
 ]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_stages_without_the_perceptual_term_are_named() -> None:
 
 def test_a_gate_that_cannot_hold_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    gate = "promotion.restoration.gates=[{metric: ida, most: 1}]"
+    gate = "promotion.restoration.gates=[{metric: ida, max_value: 1}]"
     (line,) = remarks(load_config(FFHQ, [gate]))
     assert line.startswith("a gate of restoration cannot hold, as ida is unavailable: arcface_resnet18.pth")
 

@@ -89,7 +89,7 @@ def _command(places: Path, options: Sequence[str]) -> int:
         (["evaluation.benchmarks.celeba-test.lq=nowhere"], "evaluation.benchmarks.celeba-test.lq=nowhere does not"),
         (["evaluation.benchmarks.celeba-test.lqq=x"], "did you mean lq?"),
         (["evaluation.benchmarks.x={}"], "give lq, or lq and gt, or a dataset"),
-        (["evaluation.measures=[psnrr]"], "evaluation.measures.0"),
+        (["evaluation.metrics=[psnrr]"], "evaluation.metrics.0"),
         (["evaluation.weights=nowhere"], "nowhere, which the evaluation should use, is not there"),
     ],
 )  # fmt: skip

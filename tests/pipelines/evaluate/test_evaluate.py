@@ -64,7 +64,7 @@ def _overrides(places: Path, *more: str) -> list[str]:
 
 
 def _evaluate(workdir: Path, model: Path, overrides: Sequence[str], names: Sequence[str] = ()) -> StepResult:
-    config = load_config(TINY, [f"workdir={workdir}", "compute.evaluate.actors=1", *overrides])
+    config = load_config(TINY, [f"workdir={workdir}", "compute.evaluate.workers=1", *overrides])
     with open_chain(config, "evaluate") as chain:
         found = config.evaluation.benchmarks
         benchmarks = [open_benchmark(name, found[name]) for name in names or found]
@@ -78,7 +78,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(workdir: Path, places: Path, models: list[Path]) -> StepResult:
-    return _evaluate(workdir, models[0], _overrides(places, "compute.evaluate.actors=2"))
+    return _evaluate(workdir, models[0], _overrides(places, "compute.evaluate.workers=2"))
 
 
 def test_missing_and_unusable_images_are_named_counted_and_left_out(evaluated: StepResult) -> None:

@@ -41,7 +41,7 @@ def test_by_default_only_a_lower_validation_loss_replaces_the_champion() -> None
 def test_what_another_machine_rounds_otherwise_is_equal() -> None:
     assert not _decide(LOWER_LOSS, 0.5930081, 0.5930083).promoted
     assert _decide(LOWER_LOSS, 0.5929, 0.5930083).promoted
-    assert _decide(Gate(metric="ida", direction="lower", tolerance=0), 0.5930083, 0.5930081).promoted
+    assert _decide(Gate(metric="ida", direction="lower", max_regression=0), 0.5930083, 0.5930081).promoted
 
 
 @pytest.mark.parametrize(
@@ -68,17 +68,17 @@ def test_what_was_computed_otherwise_must_differ_by_more_and_says_so(
 @pytest.mark.parametrize(
     ("gate", "candidate", "champion", "holds", "says"),
     [
-        ({"direction": "lower", "minimum": 0.1}, 0.2, 0.35, True, "lower than the champion's 0.35 by more than 0.1"),
-        ({"direction": "lower", "minimum": 0.1}, 0.3, 0.35, False, "not lower than the champion's 0.35 by more than"),
-        ({"direction": "higher", "minimum": 0}, 0.3, 0.2, True, "higher than the champion's 0.2"),
-        ({"direction": "lower", "tolerance": 0.1}, 0.4, 0.35, True, "no more than 0.1 higher than the champion's 0.35"),
-        ({"direction": "lower", "tolerance": 0.1}, 0.5, 0.35, False, "is more than 0.1 higher than the champion's"),
-        ({"direction": "higher", "tolerance": 0.1}, 0.2, 0.35, False, "is more than 0.1 lower than the champion's"),
-        ({"most": 0.2}, 0.2, 9, True, "at most 0.2"),
-        ({"most": 0.2}, 0.3, None, False, "not at most 0.2"),
-        ({"least": 1}, 0.3, None, False, "not at least 1"),
-        ({"least": 0, "direction": "lower", "minimum": 0}, -1, 3, False, "lower than the champion's 3 and not at"),
-        ({"direction": "lower", "tolerance": 9}, math.nan, 1, False, "nan"),
+        ({"direction": "lower", "min_improvement": 0.1}, 0.2, 0.35, True, "by more than 0.1"),
+        ({"direction": "lower", "min_improvement": 0.1}, 0.3, 0.35, False, "not lower than the champion's 0.35"),
+        ({"direction": "higher", "min_improvement": 0}, 0.3, 0.2, True, "higher than the champion's 0.2"),
+        ({"direction": "lower", "max_regression": 0.1}, 0.4, 0.35, True, "no more than 0.1 higher than"),
+        ({"direction": "lower", "max_regression": 0.1}, 0.5, 0.35, False, "is more than 0.1 higher"),
+        ({"direction": "higher", "max_regression": 0.1}, 0.2, 0.35, False, "is more than 0.1 lower"),
+        ({"max_value": 0.2}, 0.2, 9, True, "at most 0.2"),
+        ({"max_value": 0.2}, 0.3, None, False, "not at most 0.2"),
+        ({"min_value": 1}, 0.3, None, False, "not at least 1"),
+        ({"min_value": 0, "direction": "lower", "min_improvement": 0}, -1, 3, False, "the champion's 3 and not at"),
+        ({"direction": "lower", "max_regression": 9}, math.nan, 1, False, "nan"),
     ],
 )  # fmt: skip
 def test_a_gate_compares_or_bounds(
@@ -90,7 +90,7 @@ def test_a_gate_compares_or_bounds(
 
 
 def test_with_confidence_the_interval_decides_not_the_mean() -> None:
-    gate = Gate(metric="lpips", direction="lower", minimum=0.002, confidence=0.95)
+    gate = Gate(metric="lpips", direction="lower", min_improvement=0.002, confidence=0.95)
     champion = _images(*[0.2 + 0.01 * number for number in range(20)])
     surely = _images(*[value - 0.004 - 0.001 * (number % 2) for number, value in enumerate(champion.images.values())])
     once = _images(*[value - 0.2 * (number == "7") for number, value in champion.images.items()])
@@ -100,13 +100,13 @@ def test_with_confidence_the_interval_decides_not_the_mean() -> None:
     assert "is not surely lower than the champion's" in doubtful.reason
     assert "difference -0.01, with 95% confidence" in doubtful.reason
     assert "20 images" in doubtful.reason
-    tolerant = Gate(metric="ida", direction="lower", tolerance=0.001, confidence=0.95)
+    tolerant = Gate(metric="ida", direction="lower", max_regression=0.001, confidence=0.95)
     assert _decide(tolerant, surely, champion).promoted
     assert not _decide(tolerant, champion, surely).promoted
 
 
 def test_images_that_only_one_of_both_has_are_not_compared() -> None:
-    gate = Gate(metric="ida", direction="lower", minimum=0, confidence=0.9)
+    gate = Gate(metric="ida", direction="lower", min_improvement=0, confidence=0.9)
     ours, theirs = GateMetric(1, images={"a": 1, "b": 1}), GateMetric(2, images={"c": 2})
     decision = _decide(gate, ours, theirs)
     assert not decision.promoted
@@ -114,7 +114,7 @@ def test_images_that_only_one_of_both_has_are_not_compared() -> None:
 
 
 def test_a_candidate_that_lost_images_is_not_compared_without_them() -> None:
-    gate = Gate(metric="psnr", direction="higher", minimum=0)
+    gate = Gate(metric="psnr", direction="higher", min_improvement=0)
     champion = _images(20, 21, 22)
     decision = _decide(gate, GateMetric(30, images={"1": 29.0, "2": 31.0, "0": math.nan}), champion)
     assert not decision.promoted
@@ -124,7 +124,7 @@ def test_a_candidate_that_lost_images_is_not_compared_without_them() -> None:
 
 
 def test_what_is_unavailable_fails_the_gate() -> None:
-    gate = Gate(metric="lpips", direction="lower", minimum=0)
+    gate = Gate(metric="lpips", direction="lower", min_improvement=0)
     missing = GateMetric(None, "vgg16 has to be downloaded")
     for champion in (None, 0.3):
         decision = _decide(gate, missing, champion)
@@ -134,7 +134,7 @@ def test_what_is_unavailable_fails_the_gate() -> None:
 
 
 def test_every_gate_has_to_hold_and_those_that_fail_are_told_first() -> None:
-    gates = (LOWER_LOSS, Gate(metric="dead_codes", most=0.2))
+    gates = (LOWER_LOSS, Gate(metric="dead_codes", max_value=0.2))
     figures = {"validation_loss": 0.1, "dead_codes": 0.5}
     decision = decide(gates, lambda gate: GateMetric(figures[gate.metric]), lambda _: GateMetric(0.3))
     assert not decision.promoted
@@ -145,13 +145,13 @@ def test_every_gate_has_to_hold_and_those_that_fail_are_told_first() -> None:
 @pytest.mark.parametrize(
     ("gate", "says"),
     [
-        ({"metric": "lpips"}, "one of minimum, tolerance, least and most"),
-        ({"metric": "lpips", "direction": "lower"}, "one of minimum, tolerance, least and most"),
-        ({"metric": "lpips", "minimum": 1}, "wants direction"),
-        ({"metric": "lpips", "direction": "lower", "minimum": 1, "tolerance": 1}, "not both"),
-        ({"metric": "lpips", "most": 1, "confidence": 0.9}, "minimum or tolerance to be confident of"),
-        ({"metric": "fid", "direction": "lower", "minimum": 1, "confidence": 0.9}, "one figure of all images"),
-        ({"metric": "validation_loss", "direction": "lower", "minimum": 1, "benchmark": "lfw"}, "validation faces"),
+        ({"metric": "lpips"}, "requires min_improvement, max_regression"),
+        ({"metric": "lpips", "direction": "lower"}, "requires min_improvement, max_regression"),
+        ({"metric": "lpips", "min_improvement": 1}, "requires direction"),
+        ({"metric": "lpips", "direction": "lower", "min_improvement": 1, "max_regression": 1}, "not both"),
+        ({"metric": "lpips", "max_value": 1, "confidence": 0.9}, "confidence requires min_improvement"),
+        ({"metric": "fid", "direction": "lower", "min_improvement": 1, "confidence": 0.9}, "one value for all images"),
+        ({"metric": "validation_loss", "direction": "lower", "min_improvement": 1, "benchmark": "lfw"}, "on lfw"),
     ],
 )  # fmt: skip
 def test_a_gate_that_means_nothing_is_refused(gate: dict[str, Any], says: str) -> None:
@@ -162,11 +162,11 @@ def test_a_gate_that_means_nothing_is_refused(gate: dict[str, Any], says: str) -
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("promotion.hq_codebook.gates=[{metric: lpips, most: 1}]", "no metric 'lpips'; valid are validation_loss"),
-        ("promotion.restoration.gates=[{metric: lpips, mots: 1}]", "gates.0.mots: did you mean most"),
-        ("promotion.restoration.gates=[{metric: psnr, most: much}]", "gates.0.most: .*much"),
-        ("promotion.restoration.gates=[{metric: psnr, most: 1, benchmark: lfw}]", "benchmark .lfw.; there are"),
-        ("promotion.restoration.gates=[{metric: niqe, most: 1}]", "wants niqe: it is not among evaluation.measures"),
+        ("promotion.hq_codebook.gates=[{metric: lpips, max_value: 1}]", "choose one of validation_loss"),
+        ("promotion.restoration.gates=[{metric: lpips, max_valeu: 1}]", "gates.0.max_valeu: did you mean max_value"),
+        ("promotion.restoration.gates=[{metric: psnr, max_value: much}]", "gates.0.max_value: .*much"),
+        ("promotion.restoration.gates=[{metric: psnr, max_value: 1, benchmark: lfw}]", "benchmark .lfw.; choose one"),
+        ("promotion.restoration.gates=[{metric: niqe, max_value: 1}]", "niqe is not among evaluation.metrics"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_configuration_is_named(override: str, says: str) -> None:

@@ -185,7 +185,7 @@ def test_a_dry_run_and_a_missing_approval_leave_the_champion_alone(chain: Chain)
     trained = _trained(chain, dataset, HQ, _stage(HQ, 0.0), "noise 0.0")
     dry = _with(chain, "promotion.dry_run=true")
     _outcome(chain, dry.promote(HQ, trained, dataset), 2, "would be promoted", "is lower")
-    strict = _with(chain, "promotion.hq_codebook.approval=true")
+    strict = _with(chain, "promotion.hq_codebook.require_approval=true")
     _outcome(chain, strict.promote(HQ, trained, dataset), 2, "waits for approval", "is lower")
     assert champions.champion_state(chain.run.tracking, "daefr-hq-codebook").champion == 1
     chain.run.tracking.client.set_model_version_tag("daefr-hq-codebook", "2", champions.APPROVED, "the boss")
@@ -193,7 +193,7 @@ def test_a_dry_run_and_a_missing_approval_leave_the_champion_alone(chain: Chain)
 
 
 def test_bounds_hold_for_the_first_candidate_too(chain: Chain) -> None:
-    bounded = _with(chain, "promotion.lq_codebook.gates=[{metric: dead_codes, most: 0.01}]")
+    bounded = _with(chain, "promotion.lq_codebook.gates=[{metric: dead_codes, max_value: 0.01}]")
     dataset = _dataset(chain, 1)
     trained = _trained(chain, dataset, "lq_codebook", _stage("lq_codebook", 0.0), "dead")
     line = bounded.promote("lq_codebook", trained, dataset)
@@ -205,9 +205,9 @@ def test_bounds_hold_for_the_first_candidate_too(chain: Chain) -> None:
 def test_gates_of_restoration_look_at_its_evaluation(chain: Chain) -> None:
     gated = _with(
         chain,
-        "promotion.restoration.gates=[{metric: psnr, direction: higher, tolerance: 0.1, confidence: 0.9},"
+        "promotion.restoration.gates=[{metric: psnr, direction: higher, max_regression: 0.1, confidence: 0.9},"
         "{metric: ssim, least: -1}]",
-        "evaluation.measures=[psnr, ssim, lpips]",
+        "evaluation.metrics=[psnr, ssim, lpips]",
     )
     dataset = _dataset(chain, 1)
     lines = [
@@ -223,7 +223,7 @@ def test_gates_of_restoration_look_at_its_evaluation(chain: Chain) -> None:
     assert "90% confidence" in lines[1]
     assert "6 images" in lines[1]
     missing = _with(
-        gated, "promotion.restoration.gates=[{metric: lpips, most: 1}]", "evaluation.measures=[psnr, ssim, lpips]",
+        gated, "promotion.restoration.gates=[{metric: lpips, max_value: 1}]", "evaluation.metrics=[psnr, ssim, lpips]",
         f"evaluation.weights={chain.run.workdir}",
     )  # fmt: skip
     third = _trained(chain, dataset, "restoration", _stage("restoration", 0.1), "third")

@@ -100,7 +100,7 @@ def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     with pytest.raises(StepFailedError, match=f"98 restored, 0 no face, 2 failed of {CROPS}: .*manifest.jsonl"):
-        _restore(tmp_path / "run", crops, out, model, "restore.aligned=true", "compute.restore.images=3")
+        _restore(tmp_path / "run", crops, out, model, "restore.aligned=true", "compute.restore.batch_size=3")
     assert killed == [True]
     lines = _lines(out)
     assert Counter(line["status"] for line in lines.values()) == {"restored": 98, "failed": 2}
@@ -115,7 +115,7 @@ def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
     (crops / "damaged.png").write_bytes((crops / "000.png").read_bytes())
     (crops / "oblong.png").rename(tmp_path / "oblong.png")
     try:
-        again = _restore(tmp_path / "run", crops, out, model, "restore.aligned=true", "compute.restore.images=3")
+        again = _restore(tmp_path / "run", crops, out, model, "restore.aligned=true", "compute.restore.batch_size=3")
         kept = _restore(tmp_path / "run", crops, out, model, "restore.aligned=true")
         (out / "003.png").unlink()
         mended = _restore(tmp_path / "run", crops, out, model, "restore.aligned=true")
@@ -130,11 +130,11 @@ def test_a_hundred_images_are_accounted_for_although_a_worker_is_killed(
 
 def test_a_killed_job_goes_on(crops: Path, model: Path, of_the_command: dict[str, bytes], tmp_path: Path) -> None:
     out, run = tmp_path / "out", tmp_path / "run"
-    arguments = [str(crops), str(out), "--model", str(model), "--aligned", "compute.restore.images=2"]
+    arguments = [str(crops), str(out), "--model", str(model), "--aligned", "compute.restore.batch_size=2"]
     kill_when(lambda: len(list(out.rglob("*.png"))) > 39, "restore", run, *arguments)
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     with pytest.raises(StepFailedError, match="98 restored"):
-        _restore(run, crops, out, model, "restore.aligned=true", "compute.restore.images=2")
+        _restore(run, crops, out, model, "restore.aligned=true", "compute.restore.batch_size=2")
     lines = _lines(out)
     assert len(lines) == CROPS
     assert len(done) < len(of_the_command)
@@ -179,7 +179,7 @@ def test_from_shards_and_into_shards_on_s3(
         source = next(crops.glob(f"{Path(name).with_suffix('')}.*"))
         client.upload_file(str(source), "restored", f"in/{name}")
     s3.fail(["503", "cut", "500"], lambda method, path: "/in/" in path or method == "PUT")
-    overrides = ["restore.aligned=true", "restore.shard_samples=3"]
+    overrides = ["restore.aligned=true", "restore.samples_per_shard=3"]
     (line,) = _restore(tmp_path / "run", "s3://restored/in", "s3://restored/out/", model, *overrides)
     assert line == "7 restored, 0 no face, 0 failed of 7: s3://restored/out/manifest.jsonl"
     assert not s3.left

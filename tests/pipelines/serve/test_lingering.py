@@ -19,7 +19,7 @@ from pipelines.serve.refusal import RefusedError
 from pipelines.serve.settings import ServeConfig
 from pipelines.serve.uploads import read_upload
 
-LIMITS = ServeConfig(max_bytes=100_000, upload_seconds=60)
+LIMITS = ServeConfig(max_upload_bytes=100_000, upload_timeout_s=60)
 PART = b"x" * 50_000
 PARTS = 200  # 10 MB: more than the buffers between client and server hold
 FORM = "multipart/form-data; boundary=edge"

@@ -24,7 +24,7 @@ from pipelines.tracking.client import Tracking
 from pipelines.tracking.settings import TrackingConfig
 from tests.daefr import tiny
 
-LIMITS = ServeConfig(max_bytes=1000, upload_seconds=0.2)
+LIMITS = ServeConfig(max_upload_bytes=1000, upload_timeout_s=0.2)
 
 
 def _request(chunks: list[bytes], *, then: Callable[[], Awaitable[Any]] | None = None, **headers: str) -> Request:

@@ -83,8 +83,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     config = load_config(
         TINY,
         [f"workdir={folder / 'run'}", f"serve.port={port}", f"serve.token={folder / 'token'}", weights,
-         f"serve.max_bytes={MAX_BYTES}", f"serve.max_pixels={MAX_PIXELS}", "serve.batch_wait=0.1",
-         "serve.poll_seconds=0.5", "serve.upload_seconds=3"],
+         f"serve.max_upload_bytes={MAX_BYTES}", f"serve.max_pixels={MAX_PIXELS}", "serve.batch_wait_timeout_s=0.1",
+         "serve.poll_interval_s=0.5", "serve.upload_timeout_s=3"],
     )  # fmt: skip
     tracking = open_tracking(config.tracking, open_workdir(config.workdir), 0)
     versions, checkpoints = [], []
@@ -338,7 +338,7 @@ def test_a_new_champion_takes_over_and_a_broken_one_does_not(service: Service) -
     ("override", "told"),
     [
         ("serve.host=0.0.0.0", "needs serve.token=FILE"),
-        ("serve.max_bytes=10000000000", "max_bytes=10000000000 is more than waiting_bytes"),
+        ("serve.max_upload_bytes=10000000000", "max_upload_bytes=10000000000 exceeds max_queued_bytes"),
         ("restore.model=models:/daefr-restoration@best", "the registry has none"),
     ],
 )

@@ -69,8 +69,8 @@ def _upload(proxy: Proxy, folder: Path, address: str) -> None:
 
 
 def _sources(place: str | list[str]) -> list[Source]:
-    return list(list_sources(DataConfig(faces=place, validation=1))["train"].head) + list(
-        list_sources(DataConfig(faces=place, validation=1))["validation"].head
+    return list(list_sources(DataConfig(faces=place, num_validation=1))["train"].head) + list(
+        list_sources(DataConfig(faces=place, num_validation=1))["validation"].head
     )
 
 
@@ -328,22 +328,22 @@ def test_a_shard_that_is_damaged_missing_or_too_large_is_told(s3: Proxy, dataset
     for shard, problem in ((damaged, "is damaged"), (missing, "is missing")):
         with pytest.raises(UserError, match=problem):
             _open_and_close(cache, shard)
-    with pytest.raises(UserError, match=r"compute\.cache_bytes=10 is less"):
+    with pytest.raises(UserError, match=r"compute\.max_cache_bytes=10 is less"):
         _open_and_close(_cache(dataset, 10), large)
     assert _held(dataset) == []
 
 
 def test_many_sources_are_planned_without_being_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources_module, "HEAD", 100)
-    data = DataConfig(portraits=1000, validation=7)
+    data = DataConfig(num_portraits=1000, num_validation=7)
     sources = list_sources(data)
     names = {split: [source.name for source in part] for split, part in sources.items()}
     assert len(sources["train"].head) == 93
     assert sources["train"].listing is not None
     assert len(names["validation"]) == 7
     assert sorted(names["train"] + names["validation"]) == [f"portrait-{number:06d}" for number in range(1000)]
-    assert len(list(list_sources(DataConfig(portraits=1000, limit=500))["train"])) == 500 - 16
-    assert len(list(list_sources(DataConfig(portraits=1000, limit=50))["train"])) == 50 - 16
+    assert len(list(list_sources(DataConfig(num_portraits=1000, max_faces=500))["train"])) == 500 - 16
+    assert len(list(list_sources(DataConfig(num_portraits=1000, max_faces=50))["train"])) == 50 - 16
 
 
 def test_the_digest_of_sources_does_not_depend_on_their_order() -> None:

@@ -41,7 +41,12 @@ def peak_mb() -> float:
 def main(sources: int, workdir: Path) -> int:
     """Run it and print the figures."""
     synthesize.make_shard = pretend
-    overrides = [f"workdir={workdir}", f"data.portraits={sources}", "data.shard_samples=1000", "compute.tasks=8"]
+    overrides = [
+        f"workdir={workdir}",
+        f"data.num_portraits={sources}",
+        "data.samples_per_shard=1000",
+        "compute.max_in_flight=8",
+    ]
     code = run_pipelines(["synthesize", *overrides])
     (started,) = workdir.glob("steps/*/dataset/started")
     figures = {

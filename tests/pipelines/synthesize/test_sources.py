@@ -28,7 +28,7 @@ def test_a_folder_is_searched_in_depth_and_split_the_same_way_every_time(tmp_pat
     ]
     for name in names:
         _write(tmp_path / name)
-    data = DataConfig(faces=str(tmp_path), validation=2)
+    data = DataConfig(faces=str(tmp_path), num_validation=2)
     sources = list_sources(data)
     assert _names(sources) == _names(list_sources(data))
     assert len(list(sources["validation"])) == 2
@@ -38,7 +38,7 @@ def test_a_folder_is_searched_in_depth_and_split_the_same_way_every_time(tmp_pat
 def test_a_face_keeps_its_split_when_faces_are_added(tmp_path: Path) -> None:
     for number in range(20):
         _write(tmp_path / f"{number}.png")
-    data = DataConfig(faces=str(tmp_path), validation=20 // 2)
+    data = DataConfig(faces=str(tmp_path), num_validation=20 // 2)
     before = {source.name for source in list_sources(data)["train"]}
     _write(tmp_path / "new.png")
     after = {source.name for source in list_sources(data)["train"]}
@@ -48,7 +48,7 @@ def test_a_face_keeps_its_split_when_faces_are_added(tmp_path: Path) -> None:
 def test_the_digest_tells_of_a_changed_file(tmp_path: Path) -> None:
     for number in range(3):
         _write(tmp_path / f"{number}.png")
-    data = DataConfig(faces=str(tmp_path), validation=1)
+    data = DataConfig(faces=str(tmp_path), num_validation=1)
     before = head_digest(list_sources(data))
     assert before == head_digest(list_sources(data))
     _write(tmp_path / "1.png", 50, 50)
@@ -58,7 +58,7 @@ def test_the_digest_tells_of_a_changed_file(tmp_path: Path) -> None:
 def test_the_same_place_can_serve_both_splits_and_be_limited(tmp_path: Path) -> None:
     for number in range(6):
         _write(tmp_path / f"{number}.png")
-    sources = list_sources(DataConfig(faces=str(tmp_path), validation_faces=str(tmp_path), limit=4))
+    sources = list_sources(DataConfig(faces=str(tmp_path), validation_faces=str(tmp_path), max_faces=4))
     assert list(sources["train"]) == list(sources["validation"])
     assert len(list(sources["train"])) == 4
 
@@ -76,8 +76,8 @@ def test_a_place_without_faces_is_refused_in_one_line(kind: str, tmp_path: Path)
 
 
 def test_setting_apart_every_face_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.validation=8 sets apart all of the 8 faces"):
-        list_sources(DataConfig(portraits=8, validation=8))
+    with pytest.raises(UserError, match=r"data\.num_validation=8 holds out all of the 8 faces"):
+        list_sources(DataConfig(num_portraits=8, num_validation=8))
 
 
 def test_a_portrait_comes_with_its_landmarks() -> None:

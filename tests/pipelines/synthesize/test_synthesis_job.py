@@ -62,7 +62,7 @@ def bucket(s3: Proxy, faces: Path, request: pytest.FixtureRequest) -> str:
 
 
 def _synthesize(workdir: Path, *overrides: str) -> Dataset:
-    config = load_config(TINY, [f"workdir={workdir}", "data.shard_samples=5", *overrides])
+    config = load_config(TINY, [f"workdir={workdir}", "data.samples_per_shard=5", *overrides])
     with open_chain(config, "synthesize") as chain:
         return chain.synthesize()
 
@@ -106,7 +106,11 @@ def test_a_run_on_s3_makes_what_a_run_here_makes_although_workers_die_and_s3_fai
         return method in ("GET", "PUT") and len(seen) > 4
 
     s3.fail(["503", "cut", "refuse", "500"], in_a_task)
-    overrides = [f"data.faces={bucket}/faces", f"data.store={bucket}/out", f"compute.cache={tmp_path / 'cache'}"]
+    overrides = [
+        f"data.faces={bucket}/faces",
+        f"data.shard_storage={bucket}/out",
+        f"compute.cache_dir={tmp_path / 'cache'}",
+    ]
     there = _synthesize(tmp_path / "there", *overrides)
     assert not s3.left
     assert len(seen) > FACES, "the tasks of the killed workers were run again"
@@ -122,8 +126,9 @@ def test_a_run_on_s3_makes_what_a_run_here_makes_although_workers_die_and_s3_fai
     assert not list(there.result.folder.glob("**/*.tar"))
 
     s3.fail([])
-    config = load_config(TINY, [f"workdir={tmp_path / 'there'}", "data.shard_samples=5", *overrides,
-                                "stages.hq_codebook.steps=2", "stages.hq_codebook.validate_every=2"])  # fmt: skip
+    config = load_config(TINY, [f"workdir={tmp_path / 'there'}", "data.samples_per_shard=5", *overrides,
+                                "stages.hq_codebook.steps=2",
+                                "stages.hq_codebook.validate_every_n_steps=2"])  # fmt: skip
     with open_chain(config, "train") as chain:
         assert chain.synthesize().result.manifest == there.result.manifest, "a committed step is not run again"
         chain.train("hq_codebook", there, {})
@@ -154,31 +159,31 @@ def _killing(seconds: float) -> Iterator[list[int]]:
 
 
 LONG = (
-    "data.portraits=64",
-    "data.variants=12",
+    "data.num_portraits=64",
+    "data.lq_variants=12",
     "network.autoencoder.resolution=128",
     "network.autoencoder.attention_resolutions=[64]",
-    "compute.task_retries=100",
+    "compute.max_task_retries=100",
 )
 """Some 12 seconds of work for one core."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return _digests(_synthesize(tmp_path_factory.mktemp("undisturbed"), *LONG, "compute.tasks=2"))
+    return _digests(_synthesize(tmp_path_factory.mktemp("undisturbed"), *LONG, "compute.max_in_flight=2"))
 
 
 @pytest.mark.parametrize("tasks", [1, 4])
 def test_any_number_of_tasks_makes_equal_shards(tasks: int, undisturbed: list[str], tmp_path: Path) -> None:
     assert len(undisturbed) == 13
-    assert _digests(_synthesize(tmp_path, *LONG, f"compute.tasks={tasks}")) == undisturbed
+    assert _digests(_synthesize(tmp_path, *LONG, f"compute.max_in_flight={tasks}")) == undisturbed
 
 
 @pytest.mark.parametrize("place", ["disk", "S3"])
 def test_workers_that_are_killed_again_and_again_lose_and_change_nothing(
     place: str, undisturbed: list[str], bucket: str, tmp_path: Path
 ) -> None:
-    store = [f"data.store={bucket}/out"] if place == "S3" else []
+    store = [f"data.shard_storage={bucket}/out"] if place == "S3" else []
     with _killing(KILL_EVERY) as killed:
         made = _synthesize(tmp_path, *LONG, *store)
     assert killed[0] >= 2
@@ -196,11 +201,15 @@ def _generations(dataset: Dataset) -> list[Generation]:
 
 
 def test_training_goes_on_with_new_lq_images_that_are_the_same_on_disk_and_on_s3(bucket: str, tmp_path: Path) -> None:
-    steps = ["stages.lq_codebook.steps=12", "stages.lq_codebook.validate_every=12", "data.refresh=1"]
-    cache = f"compute.cache={tmp_path / 'cache'}"
+    steps = [
+        "stages.lq_codebook.steps=12",
+        "stages.lq_codebook.validate_every_n_steps=12",
+        "data.refresh_every_n_epochs=1",
+    ]
+    cache = f"compute.cache_dir={tmp_path / 'cache'}"
     trained = []
-    for name, overrides in (("here", []), ("there", [f"data.store={bucket}/out", cache])):
-        config = load_config(TINY, [f"workdir={tmp_path / name}", "data.shard_samples=5", *steps, *overrides])
+    for name, overrides in (("here", []), ("there", [f"data.shard_storage={bucket}/out", cache])):
+        config = load_config(TINY, [f"workdir={tmp_path / name}", "data.samples_per_shard=5", *steps, *overrides])
         with open_chain(config, "train") as chain:
             dataset = chain.synthesize()
             stage = chain.train("lq_codebook", dataset, {})
@@ -234,7 +243,7 @@ def test_training_goes_on_with_new_lq_images_that_are_the_same_on_disk_and_on_s3
 
 
 def test_a_generation_that_cannot_be_made_ends_the_training_with_the_cause(tmp_path: Path) -> None:
-    config = load_config(TINY, [f"workdir={tmp_path}", "data.shard_samples=5", "data.refresh=1"])
+    config = load_config(TINY, [f"workdir={tmp_path}", "data.samples_per_shard=5", "data.refresh_every_n_epochs=1"])
     with open_chain(config, "train") as chain:
         dataset = chain.synthesize()
         shard = _shards(dataset)[1]
@@ -263,13 +272,13 @@ def test_a_plan_of_many_sources_takes_little_memory_and_no_pytorch(tmp_path: Pat
 
 def test_a_store_that_is_not_there_is_told_before_anything_is_made(s3: Proxy, faces: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.store: s3://no-such-bucket/out/.* cannot be used: not there"):
-        _synthesize(tmp_path, f"data.faces={faces}", "data.store=s3://no-such-bucket/out")
+        _synthesize(tmp_path, f"data.faces={faces}", "data.shard_storage=s3://no-such-bucket/out")
     assert s3.requests
     assert not list(tmp_path.glob("steps/*/dataset/*"))
 
 
 def test_shards_that_are_gone_from_the_store_are_made_again(s3: Proxy, bucket: str, tmp_path: Path) -> None:
-    overrides = [f"data.faces={bucket}/faces", f"data.store={bucket}/out"]
+    overrides = [f"data.faces={bucket}/faces", f"data.shard_storage={bucket}/out"]
     first = _synthesize(tmp_path, *overrides)
     lost = _shards(first)[0]
     key = f"out/{first.result.folder.name}/{lost.name}"

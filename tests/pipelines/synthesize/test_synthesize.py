@@ -125,7 +125,7 @@ def test_a_file_whose_name_is_no_text_is_a_sample_or_a_rejection_like_any_other(
 
 def test_planning_holds_neither_the_names_nor_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "HEAD", 500)
-    config = load_config(TINY, ["data.portraits=20000", f"workdir={tmp_path}"])
+    config = load_config(TINY, ["data.num_portraits=20000", f"workdir={tmp_path}"])
     plan = Plan(config.data, config.resolution, config.seed, tmp_path / "dataset", list_sources(config.data))
     tracemalloc.start()
     try:

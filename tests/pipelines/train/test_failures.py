@@ -199,7 +199,7 @@ def test_a_gpu_without_enough_memory_ends_the_stage_and_names_the_settings() -> 
         with pytest.raises(StepFailedError) as caught:
             fails()
         assert "rank 3" in str(caught.value)
-        assert "stages.association.accumulate" in str(caught.value)
+        assert "stages.association.gradient_accumulation_steps" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

@@ -14,12 +14,12 @@ pytestmark = pytest.mark.usefixtures("one_cluster")
 
 
 def _train(workdir: Path, *overrides: str) -> str:
-    steps = ["stages.hq_codebook.steps=8", "stages.hq_codebook.validate_every=4"]
+    steps = ["stages.hq_codebook.steps=8", "stages.hq_codebook.validate_every_n_steps=4"]
     config = load_config(TINY, [f"workdir={workdir}", *steps, *overrides])
     with open_chain(config, "train") as chain:
         return digest_of(chain.train("hq_codebook", chain.synthesize(), {}).folder / CHECKPOINT)
 
 
 def test_a_training_with_processes_that_decode_gives_the_same_weights(tmp_path: Path) -> None:
-    alone = _train(tmp_path / "alone", "compute.hq_codebook.loaders=0")
-    assert _train(tmp_path / "two", "compute.hq_codebook.loaders=2") == alone
+    alone = _train(tmp_path / "alone", "compute.hq_codebook.dataloader_workers=0")
+    assert _train(tmp_path / "two", "compute.hq_codebook.dataloader_workers=2") == alone

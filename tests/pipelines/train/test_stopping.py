@@ -68,8 +68,8 @@ def _save(step: int) -> Save:
     return save
 
 
-def _reporter(checkpoints: Checkpoints, stop_timeout: int) -> RayReporter:
-    job: Any = Mock(checkpoints=checkpoints, stop_timeout=stop_timeout, compute=StageCompute())
+def _reporter(checkpoints: Checkpoints, stop_timeout_s: int) -> RayReporter:
+    job: Any = Mock(checkpoints=checkpoints, stop_timeout_s=stop_timeout_s, compute=StageCompute())
     job.training.last_step = LAST_STEP
     return RayReporter(job, Mock(is_over=True))
 
@@ -92,7 +92,7 @@ def checkpoints(s3: Proxy, request: pytest.FixtureRequest) -> Checkpoints:
 def test_a_checkpoint_that_cannot_be_stored_in_time_is_not_begun(
     by: str, cluster: Cluster, checkpoints: Checkpoints
 ) -> None:
-    with _reporter(checkpoints, stop_timeout=3) as reporter:
+    with _reporter(checkpoints, stop_timeout_s=3) as reporter:
         reporter.checkpoint(4, _save(4))
         reporter.finish()
         cluster.asked, cluster.node_ends = by == "driver", time.time() + 0.9 if by == "node" else None
@@ -110,7 +110,7 @@ def test_a_checkpoint_that_cannot_be_stored_in_time_is_not_begun(
 def test_one_that_is_being_stored_is_finished_when_another_has_no_time(
     cluster: Cluster, checkpoints: Checkpoints
 ) -> None:
-    with _reporter(checkpoints, stop_timeout=5) as reporter:
+    with _reporter(checkpoints, stop_timeout_s=5) as reporter:
         reporter.checkpoint(4, _save(4))
         reporter.finish()
         reporter.checkpoint(8, _save(8))
@@ -121,11 +121,11 @@ def test_one_that_is_being_stored_is_finished_when_another_has_no_time(
     assert checkpoints.names() == [checkpoint_name(4), checkpoint_name(8)]
 
 
-@pytest.mark.parametrize(("step", "stop_timeout"), [(8, 600), (LAST_STEP, 1)])
+@pytest.mark.parametrize(("step", "stop_timeout_s"), [(8, 600), (LAST_STEP, 1)])
 def test_one_that_has_time_is_stored_and_so_is_the_last_of_all(
-    step: int, stop_timeout: int, cluster: Cluster, checkpoints: Checkpoints
+    step: int, stop_timeout_s: int, cluster: Cluster, checkpoints: Checkpoints
 ) -> None:
-    with _reporter(checkpoints, stop_timeout) as reporter:
+    with _reporter(checkpoints, stop_timeout_s) as reporter:
         reporter.checkpoint(4, _save(4))
         reporter.finish()
         cluster.asked = True
@@ -136,7 +136,7 @@ def test_one_that_has_time_is_stored_and_so_is_the_last_of_all(
 
 
 def test_an_unknown_time_is_tried(cluster: Cluster, checkpoints: Checkpoints) -> None:
-    with _reporter(checkpoints, stop_timeout=4) as reporter:
+    with _reporter(checkpoints, stop_timeout_s=4) as reporter:
         cluster.asked = True
         _wait_until_asked(reporter)
         reporter.checkpoint(4, _save(4))

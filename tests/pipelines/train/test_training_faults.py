@@ -25,7 +25,7 @@ from pipelines.tracking.client import FAILURE
 from tests.e2e.command import TINY
 from tests.e2e.nodes import training_processes
 
-STEPS = ["stages.hq_codebook.steps=200", "stages.hq_codebook.validate_every=100"]
+STEPS = ["stages.hq_codebook.steps=200", "stages.hq_codebook.validate_every_n_steps=100"]
 
 
 pytestmark = pytest.mark.usefixtures("one_cluster")
