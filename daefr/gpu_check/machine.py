@@ -44,11 +44,9 @@ def _versions(context: Context) -> Outcome:
 def _rates(context: Context) -> Outcome:
     figures: Figures = {"bfloat16_tflops": bfloat16_rate(context) / 1e12}
     if context.on_gpu:
-        for name, precision in (("tf32", "high"), ("float32", "highest")):
-            before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision(precision)
+        for name, allowed in (("tf32", True), ("float32", False)):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
             figures[f"{name}_tflops"] = matrix_rate(context, torch.float32) / 1e12
-            torch.set_float32_matmul_precision(before)
         source = torch.empty(2**30, dtype=torch.uint8, device=context.device).random_()
         target = torch.empty_like(source)
         seconds = seconds_per_call(context, lambda: target.copy_(source), 10)

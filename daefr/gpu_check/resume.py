@@ -32,10 +32,12 @@ def checks(context: Context) -> Iterator[Check]:
 
 def _run(context: Context, name: StageName) -> Outcome:
     batch = min(2, context.batch)
+    mode = MODE if context.on_gpu else Mode(bfloat16=False, compiled=False)
+    speed = mode.speed.model_copy(update={"cudnn_benchmark": False})
     batches = [_shifted(context, number, batch) for number in range(STEPS)]
     folder = context.folder / f"resume-{name}"
     with _deterministic() as messages:
-        straight = Workload(context, name, MODE if context.on_gpu else Mode(False, False), batch)
+        straight = Workload(context, name, mode, batch, speed)
         for images in batches[:SAVED]:
             straight.step(straight.arrange(images))
         straight.state.snapshot()(folder)
@@ -43,7 +45,7 @@ def _run(context: Context, name: StageName) -> Outcome:
         expected = straight.parameters()
         expected_losses = torch.stack(losses).tolist()
         del straight, losses
-        resumed = Workload(context, name, MODE if context.on_gpu else Mode(False, False), batch)
+        resumed = Workload(context, name, mode, batch, speed)
         resumed.state.resume(load_checkpoint(folder))
         losses = [resumed.step(resumed.arrange(images))["loss"] for images in batches[SAVED:]]
         found_losses, found = torch.stack(losses).tolist(), resumed.parameters()
@@ -68,9 +70,7 @@ def _shifted(context: Context, number: int, batch: int) -> dict[str, Tensor]:
 def _deterministic() -> Iterator[list[str]]:
     """Compute deterministically; collect the operations that PyTorch says it has no deterministic form of."""
     names: list[str] = []
-    benchmark = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -78,7 +78,6 @@ def _deterministic() -> Iterator[list[str]]:
         names += sorted({str(each.message).split(" ")[0] for each in caught if "determinis" in str(each.message)})
     finally:
         torch.use_deterministic_algorithms(False)
-        torch.backends.cudnn.benchmark = benchmark
 
 
 def _checkpoint(context: Context, name: StageName) -> Outcome:

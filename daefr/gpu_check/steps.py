@@ -37,6 +37,7 @@ BOUNDS = {Mode(bfloat16=False, compiled=True): (1e-3, 2e-2), Mode(True, False): 
 """Largest relative difference from the losses of eager float32: of the first step, and of the mean over ten."""
 KEPT: tuple[StageName, ...] = ("restoration", "hq_codebook")
 """Stages that `loading` trains once more: the one that decodes most per sample, and the one that decodes least."""
+PACKAGE = str(Path(__file__).resolve().parents[1])
 KERNELS = 12
 """How many of the most expensive kernels are listed."""
 
@@ -45,7 +46,7 @@ def checks(context: Context) -> Iterator[Check]:
     """All but compiled float32, which nobody trains with by default and which takes long: see `float32_checks`."""
     chosen = [(mode, name) for mode, names in QUICK for name in names] if context.quick else product(MODES, STAGES)
     for mode, name in chosen:
-        yield Check(f"{name}, {mode}", partial(_run, context, name, mode), seconds=150 if mode.compiled else 45)
+        yield Check(f"{name}, {mode}", partial(_run, context, name, mode), seconds=150 if mode.compiled else 60)
     for name in STAGES:
         yield Check(f"{name}, losses agree", partial(_compare, context, name))
 
@@ -127,7 +128,7 @@ def _waits(workload: Workload, context: Context) -> list[str]:
     except RuntimeError as error:
         if "synchroniz" not in str(error):
             raise
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "daefr" in frame.filename]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(PACKAGE)]
         return [f"the host waits for the GPU at {Path(frames[-1].filename).name}:{frames[-1].lineno}"]
     finally:
         torch.cuda.set_sync_debug_mode("default")

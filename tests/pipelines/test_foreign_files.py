@@ -11,6 +11,7 @@ from daefr.checkpoint import save_checkpoint
 from daefr.data.manifest import load_manifest, read_shards
 from daefr.errors import UserError
 from pipelines.storage import s3 as storage
+from pipelines.storage.address import is_address
 from pipelines.storage.cache import ShardCache
 from pipelines.synthesize import step as synthesize
 from pipelines.synthesize.shards import ShardTask, make_shard
@@ -74,7 +75,7 @@ def test_checkpoints_on_their_way_are_deleted_alone(kind: str, bucket: str, tmp_
 
 
 def _put(path: Path, place: str, name: str) -> None:
-    if storage.is_address(place):
+    if is_address(place):
         storage.upload(path, f"{place}/{name}")
     else:
         (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)

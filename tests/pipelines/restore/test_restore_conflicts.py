@@ -26,6 +26,7 @@ from pipelines.restore import stream
 from pipelines.restore.ledger import Ledger, Outcome
 from pipelines.restore.worker import RestoreJob, Restoring
 from pipelines.storage import s3 as storage
+from pipelines.storage.address import is_address
 from pipelines.storage.results import Journal, Written, folder_of, open_results
 from tests.daefr import foreign, tiny
 from tests.daefr.photographs import Told
@@ -74,14 +75,14 @@ class Target:
         self.place, self.folder = place, folder
 
     def fill(self, names: list[str]) -> dict[str, str]:
-        if not storage.is_address(self.place):
+        if not is_address(self.place):
             return foreign.fill(Path(self.place), names)
         for name in names:
             storage.write(f"{self.place}/{name}", f"somebody's {name}".encode())
         return self.seen()
 
     def seen(self) -> dict[str, str]:
-        if not storage.is_address(self.place):
+        if not is_address(self.place):
             return foreign.seen(Path(self.place))
         return {
             found.address.removeprefix(f"{self.place}/"): hashlib.sha256(storage.read(found.address)).hexdigest()
@@ -93,12 +94,12 @@ class Target:
         return [name for name, content in before.items() if now.get(name) != content]
 
     def read(self, name: str) -> bytes:
-        if not storage.is_address(self.place):
+        if not is_address(self.place):
             return (Path(self.place) / name).read_bytes()
         return storage.read(f"{self.place}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
-        if not storage.is_address(self.place):
+        if not is_address(self.place):
             (Path(self.place) / name).write_bytes(data)
         else:
             storage.delete([f"{self.place}/{name}"])
@@ -134,7 +135,7 @@ def _reasons(target: Target, manifest: str = restore.MANIFEST) -> dict[str, str]
 
 def test_foreign_files_under_every_name_are_kept(target: Target, crops: Path, model: Path) -> None:
     names = [name for name in foreign.names_like(NAMES) if name != restore.MANIFEST]
-    if storage.is_address(target.place):  # where every look takes a while
+    if is_address(target.place):  # where every look takes a while
         names = [name for name in names if name.endswith((".png", ".jpg", ".webp"))]
     before = target.fill(names)
     with pytest.raises(StepFailedError, match="0 restored, 0 no face, 3 failed of 3"):
