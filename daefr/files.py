@@ -6,15 +6,16 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from daefr.errors import UserError
 
 PLACEHOLDER = b"daefr: this file is being written\n"
 """Stands under a new file's name for a moment where the file system has no hard links."""
-_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{16}\.tmp")
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -22,6 +23,36 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name, then rename: `path` is whole or as it was."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_bytes(path: Path, data: bytes, *, instead: Callable[[], bool] | None = None) -> None:
+    """Write a file whole where there is nothing; or in place of one, if `instead` says at the last moment that it may.
+
+    Raises `FileExistsError` where that is not so. A kill leaves no temporary file, where the file system can have files
+    without names, unless it comes in the last moment.
+    """
+    try:
+        stream = os.fdopen(os.open(path.parent, os.O_WRONLY | os.O_TMPFILE, 0o666), "wb")
+    except (AttributeError, OSError):  # neither every system nor every file system can
+        with atomic_path(path, new=instead is None) as temporary:
+            temporary.write_bytes(data)
+            if instead is not None and not instead():
+                raise FileExistsError from None
+        return
+    with stream:
+        stream.write(data)
+        stream.flush()
+        if instead is None:
+            _name(stream, path)
+            return
+        temporary = _unused(path)
+        try:
+            _name(stream, temporary)
+            if not instead():
+                raise FileExistsError
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -102,12 +133,30 @@ def find_in_the_way(error: OSError, path: Path, folder: Path) -> Path | None:
     return blocking[-1] if blocking else path if os.path.lexists(path) else None
 
 
-def _reserve(path: Path, *, folder: bool = False) -> Path:
-    """Make an empty file or folder beside `path` under a name that nothing else has."""
+def _name(stream: BinaryIO, path: Path) -> None:
+    """Give a name to a file that has none yet. Raises `FileExistsError` where there is anything."""
+    descriptors = os.open("/proc/self/fd", os.O_RDONLY)
+    try:
+        # given so, the file behind the link in that folder is meant, and not the link
+        os.link(str(stream.fileno()), path, src_dir_fd=descriptors)
+    finally:
+        os.close(descriptors)
+
+
+def _unused(path: Path) -> Path:
+    """Return a name beside `path` that nothing has, and nothing will by chance."""
     # no longer than other names, as the name of `path` may be as long as names can be
     stem = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     while True:
-        temporary = path.with_name(f".{stem}.{secrets.token_hex(4)}.tmp")
+        temporary = path.with_name(f".{stem}.{secrets.token_hex(8)}.tmp")
+        if not os.path.lexists(temporary):
+            return temporary
+
+
+def _reserve(path: Path, *, folder: bool = False) -> Path:
+    """Make an empty file or folder beside `path` under a name that nothing else has."""
+    while True:
+        temporary = _unused(path)
         try:
             if folder:
                 temporary.mkdir()

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from daefr.errors import UserError
-from daefr.files import PLACEHOLDER, atomic_path, find_in_the_way
+from daefr.files import PLACEHOLDER, atomic_path, find_in_the_way, write_bytes
 
 try:
     import fcntl
@@ -263,15 +263,11 @@ class Folder:
             if blocking is None:
                 raise
             raise InTheWayError(f"{blocking} is a file where a folder has to be: move it, or {_ANOTHER}") from None
-        with atomic_path(path, new=True) as temporary:
-            temporary.write_bytes(data)
+        write_bytes(path, data)
 
     def replace(self, name: str, data: bytes, digest: str) -> None:
         """See `Place`."""
-        with atomic_path(self.path / name) as temporary:
-            temporary.write_bytes(data)
-            if self.digest(name) != digest:
-                raise FileExistsError
+        write_bytes(self.path / name, data, instead=lambda: self.digest(name) == digest)
 
     def remove(self, name: str) -> None:
         """See `Place`."""
@@ -323,8 +319,8 @@ class FolderRecord:
         """Make folder and record, if they are not there, so that no work is lost where they cannot be."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._read == 0:
-            with contextlib.suppress(FileExistsError), atomic_path(self.path, new=True) as temporary:
-                temporary.write_text(json.dumps(_HEADER) + "\n")
+            with contextlib.suppress(FileExistsError):
+                write_bytes(self.path, json.dumps(_HEADER).encode() + b"\n")
             self._refresh()
         os.close(self._open())
 

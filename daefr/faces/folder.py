@@ -45,7 +45,7 @@ def align_files(
     results = Results(
         Folder(target),
         FolderRecord(target),
-        foreign="was not made by this program, as far as is recorded there",
+        foreign="is not recorded as made by this program",
         advice="move it, give another folder for the crops, or --on-conflict rename to keep both",
         exists=lambda name: (target / name).exists(),
         on_conflict=on_conflict,

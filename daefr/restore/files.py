@@ -199,7 +199,7 @@ class _Written:
         self._results = Results(
             Folder(folder),
             self._record,
-            foreign="was not made by this program, as far as is recorded there",
+            foreign="is not recorded as made by this program",
             advice="move it, give another folder for the results, or --on-conflict rename to keep both",
             exists=lambda name: (folder / name).exists(),
             on_conflict=wanted.on_conflict,

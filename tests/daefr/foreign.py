@@ -19,7 +19,7 @@ def names_like(sources: Iterable[str], suffix: str = "") -> list[str]:
             names += [f"{place}{form}-{number}.png" for number in (2, 3)]
             names += [f"{place}.{form}.png.tmp", f"{place}{form}.png.tmp", f"{place}{form}#1.png"]
             hashed = hashlib.sha256(os.fsencode(f"{form}.png")).hexdigest()[:16]
-            names += [f"{place}.{hashed}.tmp", f"{place}.{hashed}.00000000.tmp"]
+            names += [f"{place}.{hashed}.tmp", f"{place}.{hashed}.{0:016x}.tmp"]
     return sorted(set(names))
 
 

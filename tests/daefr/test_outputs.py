@@ -84,7 +84,7 @@ def test_foreign_files_under_every_name_are_kept_and_named(
     assert len(lines) == failed
     for line in lines:
         assert line.startswith("failed: ")
-        assert "already exists and was not made by this program" in line
+        assert "already exists and is not recorded as made by this program" in line
         assert "--on-conflict rename" in line
     assert str(target if kind == "named" else out / "") in lines[0]
     assert foreign.lost(before, out) == []
@@ -259,6 +259,7 @@ def test_a_kill_at_any_moment_leaves_results_that_are_known(
     """At every call of what changes the disk, before it and after it."""
     if not links:
         monkeypatch.setattr(os, "link", _unsupported)
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     for number in range(16):
         folder = tmp_path / f"{number}"
         before = foreign.fill(folder, ["b.png", "a.jpg", "c/a.png"])
@@ -273,6 +274,7 @@ def test_a_kill_at_any_moment_leaves_results_that_are_known(
         monkeypatch.undo()
         if not links:
             monkeypatch.setattr(os, "link", _unsupported)
+            monkeypatch.delattr(os, "O_TMPFILE", raising=False)
         _results(folder).write(b"again", "a.png", "a.jpg")
         assert (folder / "a.png").read_bytes() == b"again"
         assert foreign.lost(before, folder) == []
@@ -282,7 +284,7 @@ def test_a_kill_at_any_moment_leaves_results_that_are_known(
     raise AssertionError("it was killed every time")
 
 
-def _unsupported(*_: object) -> None:
+def _unsupported(*_: object, **__: object) -> None:
     raise OSError(errno.EPERM, "Operation not permitted")
 
 
@@ -309,6 +311,7 @@ def test_a_file_that_appears_in_the_last_moment_is_kept(
 ) -> None:
     if not links:
         monkeypatch.setattr(os, "link", _unsupported)
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     create, replaced = Folder.create, Folder.replace
 
     def late(self: Folder, name: str, *given: object) -> None:
@@ -432,7 +435,7 @@ def test_align_keeps_what_it_did_not_write(tmp_path: Path, capsys: Captured) -> 
     assert main(command) == 1
     told = capsys.readouterr()
     assert told.out.startswith("0 crops of 2 photographs")
-    assert f"{out / 'one.png#0.png'} already exists and was not made by this program" in told.err
+    assert f"{out / 'one.png#0.png'} already exists and is not recorded as made by this program" in told.err
     assert foreign.lost(before, out) == []
     assert main([*command, "--on-conflict", "rename"]) == 0
     assert _files(out) - set(before) == {
@@ -474,12 +477,12 @@ def test_a_new_folder_takes_no_place(tmp_path: Path) -> None:
 
 
 def test_a_temporary_name_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = iter(["00000000", "00000001"])
+    tokens = iter([f"{number:016x}" for number in range(2)])
     monkeypatch.setattr(files.secrets, "token_hex", lambda _: next(tokens))
-    taken = f".{hashlib.sha256(b'a.png').hexdigest()[:16]}.00000000.tmp"
+    taken = f".{hashlib.sha256(b'a.png').hexdigest()[:16]}.{0:016x}.tmp"
     (tmp_path / taken).write_text("somebody's")
     with atomic_path(tmp_path / "a.png") as temporary:
-        assert temporary.name == taken.replace("00000000", "00000001")
+        assert temporary.name == taken.replace(f"{0:016x}", f"{1:016x}")
     assert (tmp_path / taken).read_text() == "somebody's"
 
 
@@ -493,6 +496,7 @@ def test_a_command_that_writes_one_file_refuses_one_that_exists(
         (tmp_path / "images" / f"{number}.png").write_bytes(encode_png(image))
     images, face = str(tmp_path / "images"), str(tmp_path / "images" / "0.png")
     suffixes = {"fid-statistics": "npz", "measure": "csv", "export": "ckpt"}
+    request.getfixturevalue("monkeypatch").setattr("daefr.data.show.draw_dataset_sheet", lambda *_: image)
     out = tmp_path / f"out.{suffixes.get(command, 'png')}"
     arguments = {
         "show": lambda: ["data", "show", str(request.getfixturevalue("dataset")), "--out", str(out), "--faces", "1"],
