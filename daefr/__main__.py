@@ -25,12 +25,15 @@ from daefr.metrics.options import add_measure_options, add_statistics_options
 from daefr.released import Unseen, export_released, import_released
 from daefr.restore.command import add_restore_options, restore
 from daefr.stages import STAGES
-from daefr.train import add_train_options, train_command
+from daefr.train import add_train_options, take_overrides, train_command
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0 when everything succeeded, 1 when some of it failed, 2 for the user's mistake."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown := take_overrides(options, unknown):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status: int = COMMANDS[options.command](options)
         return status

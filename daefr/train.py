@@ -88,6 +88,14 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tensorboard", metavar="DIR", type=Path, help="also write TensorBoard events to this folder")
 
 
+def take_overrides(options: argparse.Namespace, unknown: list[str]) -> list[str]:
+    """Add overrides that follow an option, which argparse does not know there; return what is still unknown."""
+    if not hasattr(options, "overrides"):
+        return unknown
+    options.overrides = [*options.overrides, *(argument for argument in unknown if not argument.startswith("-"))]
+    return [argument for argument in unknown if argument.startswith("-")]
+
+
 def train_command(options: argparse.Namespace) -> int:
     """Train; return 0, 1 when the training failed, or 128 + the signal that stopped it. Raises `UserError`."""
     network, training = read_settings(options)
