@@ -228,7 +228,8 @@ class LocalReporter(FolderReporter):
             stream.write(json.dumps({"step": step, **values}) + "\n")
         if self._tensorboard is not None:
             self._tensorboard.metrics(step, values)
-        _say(f"step {step}: " + ", ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values))
+        if shown := [f"{name} {values[name]:.4g}" for name in SHOWN if name in values]:
+            _say(f"step {step}: {', '.join(shown)}")
 
     def image(self, step: int, name: str, image: Image) -> None:
         """Write a PNG file."""

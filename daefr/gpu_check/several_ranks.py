@@ -41,7 +41,7 @@ def _two_ranks(context: Context) -> Outcome:
     results = [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(RANKS)]
     figures: Figures = {"seconds": seconds}
     problems: list[str] = []
-    for name in STAGES:
+    for name in _stages(context):
         first, second = (result[name] for result in results)
         different = [
             path for path, tensor in first["parameters"].items() if not torch.equal(tensor, second["parameters"][path])
@@ -63,7 +63,7 @@ def _two_ranks(context: Context) -> Outcome:
 def _train_as_rank(rank: int, context: Context, folder: Path) -> None:
     _join("gloo", rank, RANKS, folder, context)
     mine = {name: image[rank::RANKS] for name, image in _batch(context).items()}
-    torch.save({name: _train(context, name, mine) for name in STAGES}, folder / f"rank-{rank}.pt")
+    torch.save({name: _train(context, name, mine) for name in _stages(context)}, folder / f"rank-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -78,6 +78,10 @@ def _train(context: Context, name: StageName, images: Batch) -> dict[str, Any]:
     seconds = (time.perf_counter() - start) / STEPS
     values = {term: torch.stack([each[term] for each in terms]).tolist() for term in ("loss", "gradient_norm")}
     return {"parameters": workload.parameters(), "seconds": seconds, **values}
+
+
+def _stages(context: Context) -> tuple[StageName, ...]:
+    return STAGES[:1] if context.quick else STAGES
 
 
 def _batch(context: Context) -> Batch:
