@@ -42,5 +42,6 @@ bench-data: setup
 ui: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(RUN_DIR)/mlflow.db --host 127.0.0.1 --port 5000
 
+# The caches of tools alone: what is in runs/ may be models that took weeks.
 clean:
-	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -22,7 +22,7 @@ from daefr.faces.alignment import CROP_SIDE
 from daefr.faces.folder import align_files, list_photographs
 from daefr.metrics.options import add_measure_options, add_statistics_options
 from daefr.released import Unseen, export_released, import_released
-from daefr.restore.command import add_restore_options, restore
+from daefr.restore.command import add_conflict_option, add_restore_options, restore
 from daefr.stages import STAGES
 
 
@@ -69,6 +69,7 @@ def _add_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, help="larger images are not decoded (default %(default)s)"
     )
+    add_conflict_option(parser)
     _add_device(parser)
 
 
@@ -107,7 +108,7 @@ def _align(options: argparse.Namespace) -> int:
     photographs, filters = list_photographs(options.source), _filters(options)
     detector = Detector.load(options.detector, _device(options.device))
     aligner = Aligner(detector, filters, options.side, options.max_pixels)
-    outcomes = align_files(aligner, options.source, options.target)
+    outcomes = align_files(aligner, options.source, options.target, options.on_conflict)
     written = failed = 0
     rejected: list[Rejection] = []
     for outcome in tqdm(outcomes, total=len(photographs), unit=" photographs", disable=not sys.stderr.isatty()):

@@ -8,6 +8,7 @@ trainer/state.pt      what training needs to go on (only in checkpoints made on 
 manifest.json         the digests of the other files; written last
 """
 
+import contextlib
 import json
 import logging
 import pickle
@@ -24,10 +25,13 @@ from torch import Tensor
 from daefr.config import Settings, StageName
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.files import write_whole
 from daefr.network.config import NetworkConfig
 
 MANIFEST, CONFIG, MODEL, TRAINER = "manifest.json", "config.json", "model.safetensors", "trainer/state.pt"
 RELEASED, AVERAGE = "released.safetensors", "ema.safetensors"
+FILES = (MANIFEST, MODEL, CONFIG, TRAINER, RELEASED, AVERAGE)
+"""Of a checkpoint, the one first without which it is none."""
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +111,7 @@ def write_manifest(directory: Path) -> None:
     """Write the digests of a checkpoint's files; what has no manifest is no checkpoint."""
     present = [name for name in (MODEL, CONFIG, TRAINER, RELEASED, AVERAGE) if (directory / name).is_file()]
     digests = {name: file_digest(directory / name) for name in present}
-    temporary = directory / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps({"format": 1, "sha256": digests}, indent=2) + "\n")
-    temporary.replace(directory / MANIFEST)
+    write_whole(directory / MANIFEST, json.dumps({"format": 1, "sha256": digests}, indent=2) + "\n")
 
 
 def load_checkpoint(directory: Path) -> Checkpoint:
@@ -151,6 +153,15 @@ def newest_whole(directories: Sequence[Path]) -> Checkpoint | None:
     if problems:
         raise UserError(f"no checkpoint is whole: {'; '.join(problems)}")
     return None
+
+
+def remove_checkpoint(directory: Path) -> None:
+    """Delete the files of a checkpoint, and its directory unless it holds anything else."""
+    for name in FILES:
+        (directory / name).unlink(missing_ok=True)
+    for folder in ((directory / TRAINER).parent, directory):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def save_averaged(checkpoint: Checkpoint, directory: Path) -> None:

@@ -17,6 +17,7 @@ from daefr.faces import FaceFilters
 from daefr.faces.alignment import CROP_SIDE
 from daefr.metrics.base import MeasureName, Protocol
 from daefr.network.config import NetworkConfig
+from daefr.outputs import OnConflict
 from daefr.stages.config import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from degradations import RECIPES
 from pipelines.promotion import settings
@@ -138,6 +139,11 @@ class RestoreConfig(Settings):
     )
     shard_samples: PositiveInt | None = Field(
         None, description="Of the job: write tar shards of that many restored images, instead of a file for each."
+    )
+    on_conflict: OnConflict = Field(
+        "stop",
+        description="Of the job: where a file that it did not write has a result's name, `stop` fails that photograph, "
+        "and `rename` numbers the result.",
     )
     max_failed: Annotated[float, Field(ge=0, le=1)] = Field(
         0, description="Of the job: share of the images that may fail before its exit code says so."

@@ -13,12 +13,13 @@ if __name__ == "__main__":
 import argparse
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from daefr.faces import find_detector
+from daefr.outputs import InTheWayError
 from daefr.restore.masks import find_parser
 from pipelines import cluster
 from pipelines.cli import StepCommand
@@ -30,11 +31,12 @@ from pipelines.restoring.ledger import Ledger
 from pipelines.restoring.worker import Job, results_of
 from pipelines.run import Run, absolute
 from pipelines.steps import Committed, StepInput
-from pipelines.storage.files import File, list_files, list_whole_files, write_file
+from pipelines.storage.files import File, list_files, list_whole_files
+from pipelines.storage.results import Written
 from pipelines.storage.s3 import is_address, split_address
 from pipelines.synthesis.sources import Source, SourcesDigest
 
-VERSION = 1
+VERSION = 2
 OVERRIDE = re.compile(r"[a-z_.0-9]+=")
 LEDGER, MANIFEST = "inputs.db", "manifest.jsonl"
 
@@ -50,13 +52,11 @@ def restore(run: Run, source: str, target: str) -> list[str]:
     if not is_address(target) and Path(target).exists() and not Path(target).is_dir():
         raise UserError(f"OUT={target} is a file: give a folder")
     done = _restored(run, source, target)
-    counts = done.manifest.outputs["counts"]
+    counts, manifest = done.manifest.outputs["counts"], f"{target}/{done.manifest.outputs['manifest']}"
     told = ", ".join(f"{counts[status]} {status}" for status in ("restored", "no face", "failed"))
     if counts["failed"] > run.config.restore.max_failed * counts["inputs"]:
-        raise StepFailedError(
-            f"{told} of {counts['inputs']}: {target}/{MANIFEST} tells why; the same command tries again"
-        )
-    return [f"{told} of {counts['inputs']}: {target}/{MANIFEST}"]
+        raise StepFailedError(f"{told} of {counts['inputs']}: {manifest} tells why; the same command tries again")
+    return [f"{told} of {counts['inputs']}: {manifest}"]
 
 
 def _restored(run: Run, source: str, target: str) -> Committed:
@@ -73,19 +73,24 @@ def _restored(run: Run, source: str, target: str) -> Committed:
             inputs[name] = StepInput(digest=file_digest(path), origin=str(path))
 
     def work(folder: Path, run_id: str) -> tuple[dict[str, Any], list[str]]:
+        job = Job(source, target, run.workdir, model.fetch(run.tracking, folder), settings, compute)
+        results = job.results(Written.of_place(run.workdir, target))
+        with _told(f"{target}/{MANIFEST}"):
+            results.check(MANIFEST, source)
         ledger = Ledger(folder / LEDGER)
         ledger.plan(_files(source), results_of(settings))
         if not ledger.counts()["inputs"]:
             raise UserError(f"IN={source} is empty; give a place with images")
         ledger.forget_missing(_written(target))
-        job = Job(target, model.fetch(run.tracking, folder), settings, compute)
         _restore_all(ledger, job)
         counts = ledger.counts()
         ledger.write(folder / MANIFEST)
-        write_file(target, MANIFEST, (folder / MANIFEST).read_bytes())
+        with _told(f"{target}/{MANIFEST}"):
+            manifest = results.write((folder / MANIFEST).read_bytes(), MANIFEST, source)
         with run.writer(run_id) as writer:
             writer.log(0, {status.replace(" ", "_"): float(count) for status, count in counts.items()})
-        return {"counts": counts, "sources": SourcesDigest.of(map(_source, _files(source)))}, [LEDGER, MANIFEST]
+        sources = SourcesDigest.of(map(_source, _files(source)))
+        return {"counts": counts, "sources": sources, "manifest": manifest}, [LEDGER, MANIFEST]
 
     def holds(found: Committed) -> bool:
         outputs = found.manifest.outputs
@@ -95,7 +100,7 @@ def _restored(run: Run, source: str, target: str) -> Committed:
             and not Ledger(found.folder / LEDGER).forget_missing(_written(target))
         )
 
-    wanted = settings.model_dump(mode="json", exclude={"model", *weights, "max_failed"})
+    wanted = settings.model_dump(mode="json", exclude={"model", *weights, "max_failed", "on_conflict"})
     asked = {"source": source, "target": target, **wanted}
     return run.step("restore", VERSION, asked, inputs, work, holds=holds)
 
@@ -137,6 +142,17 @@ def _files(place: str) -> Iterator[File]:
         raise UserError(f"IN={place} is not a folder: give one, a tar file or an s3://bucket/prefix") from None
     except OSError as error:
         raise UserError(f"IN={place} cannot be listed: {error.strerror}") from None
+
+
+@contextmanager
+def _told(manifest: str) -> Iterator[None]:
+    """Raise `UserError` where the manifest of the job cannot be written."""
+    try:
+        yield
+    except InTheWayError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{manifest} cannot be written: {error.strerror}") from None
 
 
 def _written(target: str) -> Iterator[str]:

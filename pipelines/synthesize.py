@@ -12,8 +12,9 @@ if __name__ == "__main__":
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ from daefr.data.manifest import (
 )
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
-from daefr.files import write_whole
+from daefr.files import is_temporary, write_whole
+from daefr.outputs import InTheWayError
 from pipelines import cluster
 from pipelines.cli import StepCommand
 from pipelines.progress import Bar, bar
@@ -37,7 +39,8 @@ from pipelines.run import Run
 from pipelines.steps import Committed, StepInput
 from pipelines.storage import s3
 from pipelines.storage.cache import ShardCache
-from pipelines.synthesis.plan import Plan, finished, sizes_in, stored_sizes, usable
+from pipelines.storage.results import Written, open_results
+from pipelines.synthesis.plan import Plan, finished, recorded, sizes_in, stored_sizes, usable
 from pipelines.synthesis.shards import Receipt, ShardTask, make_shard
 from pipelines.synthesis.sources import SourcesDigest, head_digest, list_sources
 from pipelines.tasks import run_tasks
@@ -69,8 +72,9 @@ def synthesize(run: Run) -> Committed:
         plan = Plan(run.config, folder / DATASET, sources)
         plan.folder.mkdir(exist_ok=True)
         _make_all(run, plan, run_id)
-        for left_by_a_killed_task in plan.folder.glob(".*.tmp"):
-            left_by_a_killed_task.unlink()
+        for path in plan.folder.glob(".*.tmp"):
+            if is_temporary(path.name):  # a killed task left it
+                path.unlink()
         made = _write_manifest(run, plan)
         _check_rejected(run, plan, made)
         files = [dataset_manifest.NAME, made.train.file, made.validation.file, made.rejected.file]
@@ -78,8 +82,7 @@ def synthesize(run: Run) -> Committed:
             with suppress(PermissionError, s3.StorageError):  # this only tidies up, and not every store can
                 s3.forget_unfinished_uploads(plan.store)
             with usable(plan.store):
-                for name in reversed(files):
-                    s3.upload(plan.folder / name, f"{plan.store}/{name}")
+                _upload(run, plan.folder, plan.store, files[::-1])
         outputs: dict[str, Any] = {
             "dataset": DATASET,
             "sources": plan.digests,
@@ -166,7 +169,9 @@ def _make_all(run: Run, plan: Plan, run_id: str) -> None:
             for task in plan:
                 receipt = finished(task, size_of)
                 if receipt is None:
-                    yield Pending(task.receipt, len(task.sources)), task
+                    before = recorded(task)
+                    replaced = before.shard.sha256 if before and before.shard else None
+                    yield Pending(task.receipt, len(task.sources)), replace(task, before=replaced)
                 else:
                     tally.add(receipt, len(task.sources), made_now=False)
 
@@ -201,6 +206,17 @@ def _write_manifest(run: Run, plan: Plan) -> DatasetManifest:
         rejected=(entry for split in SPLITS for receipt in plan.receipts(split) for entry in receipt.rejected),
         store=plan.store,
     )
+
+
+def _upload(run: Run, folder: Path, store: str, files: Sequence[str]) -> None:
+    """Upload what lists the shards, in place of what this run directory uploaded before."""
+    advice = "move it, or give another data.store"
+    results = open_results(store, Written.of_place(run.workdir, store), run.workdir, advice)
+    for name in files:
+        try:
+            results.write((folder / name).read_bytes(), name, DATASET)
+        except InTheWayError as error:
+            raise UserError(f"data.store: {error}") from None
 
 
 def _check_rejected(run: Run, plan: Plan, made: DatasetManifest) -> None:

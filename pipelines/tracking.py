@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from numpy.typing import NDArray
 
 from daefr.errors import UserError
+from daefr.files import publish
 from pipelines.patience import Patient
 
 logger = logging.getLogger(__name__)
@@ -342,12 +343,8 @@ def _create_database(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
         whole = Path(folder) / path.name
         _client(f"sqlite:///{whole}").search_experiments(max_results=1)
-        try:
-            os.link(whole, path)
-        except FileExistsError:
-            return  # another process has made it meanwhile
-        except OSError:  # there are file systems without hard links
-            whole.rename(path)
+        with suppress(FileExistsError):  # another process has made it meanwhile
+            publish(whole, path)
 
 
 def _one_line(text: str, length: int) -> str:

@@ -1,8 +1,6 @@
 """Reading, writing and converting 8-bit RGB images. OpenCV's BGR order never leaves this file."""
 
-import hashlib
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,23 +94,6 @@ def encode_webp(image: Image, quality: int = 90) -> bytes:
     if not ok:
         raise ValueError(f"could not encode an image of shape {image.shape}")
     return data.tobytes()
-
-
-def write_png(path: Path, image: Image) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG; `path` is whole or absent."""
-    write_whole(path, encode_png(image))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name first: `path` is whole, as it was before, or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # no longer than other names, as the name of `path` may be as long as names can be
-    temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def to_tensor(image: Image) -> "torch.Tensor":

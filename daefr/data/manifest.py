@@ -15,7 +15,7 @@ from pydantic import ValidationError, field_validator
 
 from daefr.config import Settings
 from daefr.errors import UserError
-from daefr.files import write_whole
+from daefr.files import write_aside, write_whole
 
 NAME = "manifest.json"
 REJECTED = "rejected.jsonl"
@@ -173,15 +173,13 @@ def _ordered(reasons: Counter[str]) -> dict[str, int]:
 
 
 def _write_listing(path: Path, entries: Iterable[Settings]) -> Listing:
-    temporary = path.with_name(f".{path.name}.tmp")
     digest, lines = hashlib.sha256(), 0
-    with temporary.open("wb") as stream:
+    with write_aside(path) as temporary, temporary.open("wb") as stream:
         for entry in entries:
             line = (entry.model_dump_json() + "\n").encode()
             stream.write(line)
             digest.update(line)
             lines += 1
-    temporary.replace(path)
     return Listing(file=path.name, sha256=digest.hexdigest(), entries=lines)
 
 

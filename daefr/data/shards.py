@@ -13,6 +13,7 @@ from pathlib import Path
 
 from daefr.data.manifest import Shard
 from daefr.errors import UserError
+from daefr.files import write_aside
 
 Sample = Mapping[str, str | bytes]
 """Field name to bytes, as WebDataset has it, with the sample's key under `__key__`."""
@@ -26,9 +27,8 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> Shard:
     import webdataset  # noqa: PLC0415  # it imports PyTorch, which takes seconds and 500 MB: planning does without
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count = 0
-    try:
+    with write_aside(path) as temporary:
         with temporary.open("wb") as stream:
             with webdataset.TarWriter(stream, encoder=False, mtime=0) as writer:
                 for sample in samples:
@@ -36,11 +36,7 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> Shard:
                     count += 1
             stream.flush()
             os.fsync(stream.fileno())
-        shard = Shard(name=path.name, bytes=temporary.stat().st_size, sha256=file_digest(temporary), samples=count)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return shard
+        return Shard(name=path.name, bytes=temporary.stat().st_size, sha256=file_digest(temporary), samples=count)
 
 
 def file_digest(path: Path) -> str:

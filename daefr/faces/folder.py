@@ -1,18 +1,19 @@
 """Aligned crops of a folder of photographs, as files: what `python -m daefr align` does."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from daefr.data.images import find_images, write_png
+from daefr.data.images import encode_png, find_images
 from daefr.data.manifest import Rejection
 from daefr.errors import UserError
 from daefr.faces.crops import Aligner
+from daefr.outputs import Folder, FolderRecord, InTheWayError, OnConflict, Results, path_from
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: the crops that were written, the faces that were rejected, or why it cannot be read."""
+    """What became of one file: the crops that were written, the faces that were rejected, or why not all could be."""
 
     source: Path
     written: list[Path] = field(default_factory=list)
@@ -30,24 +31,39 @@ def list_photographs(source: Path) -> list[Path]:
     return photographs
 
 
-def align_files(aligner: Aligner, source: Path, target: Path) -> Iterator[Outcome]:
+def align_files(aligner: Aligner, source: Path, target: Path, on_conflict: OnConflict = "stop") -> Iterator[Outcome]:
     """Write the faces of every photograph of `source` as `target/PLACE/NAME#0.png` and so on, in the folders of old.
 
-    A file that cannot be read yields its problem. Raises `UserError` when `source` has no files, or when `target`
-    cannot be written to.
+    What was written is recorded in a hidden file in `target`, and nothing else is ever replaced, see `daefr.outputs`:
+    what has a crop's name and was not made here is the problem of that photograph, or with `on_conflict` as `rename`
+    the crop gets a name with a number. A file that cannot be read yields its problem as well. Raises `UserError` when
+    `source` has no files, or when `target` cannot be written to.
     """
-    for path in list_photographs(source):
+    photographs = list_photographs(source)
+    results = Results(
+        Folder(target),
+        FolderRecord(target),
+        foreign="is not recorded as made by this program",
+        advice="move it, give another folder for the crops, or --on-conflict rename to keep both",
+        exists=lambda name: (target / name).exists(),
+        on_conflict=on_conflict,
+    )
+    for path in photographs:
         name = path.name if source.is_file() else path.relative_to(source).as_posix()
         try:
             found = aligner(path.read_bytes(), name)
         except (OSError, ValueError) as error:
             yield Outcome(path, problem=str(error))
             continue
-        written = []
+        outcome = Outcome(path, rejected=found.rejected)
         for crop_name, crop in found.crops.items():
-            written.append(target / f"{crop_name}.png")
+            result = f"{crop_name}.png"
             try:
-                write_png(written[-1], crop.image)
+                made = results.write(encode_png(crop.image), result, path_from(path, target))
+            except InTheWayError as error:
+                outcome = replace(outcome, problem=str(error))
+                break
             except OSError as error:
-                raise UserError(f"{written[-1]} cannot be written: {error.strerror}") from None
-        yield Outcome(path, written, found.rejected)
+                raise UserError(f"{target / result} cannot be written: {error.strerror}") from None
+            outcome.written.append(target / made)
+        yield outcome

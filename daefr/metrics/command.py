@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from daefr.errors import UserError
+from daefr.files import refuse_existing, write_named
 from daefr.metrics.base import MeasureName, exact_convolutions
 from daefr.metrics.fid import Accumulator
 from daefr.metrics.meter import Figure, Meter
@@ -30,7 +31,7 @@ def measure(options: argparse.Namespace) -> int:
     meter = Meter(names, setup, with_targets=options.gt is not None)
     measured = 0
     unusable: list[Unusable] = []
-    with _table(options.per_image, ["name", *meter.columns, "problem"]) as table:
+    with _table(options, ["name", *meter.columns, "problem"]) as table:
         for batch in _batches(pairs, options):
             if isinstance(batch, Unusable):
                 unusable.append(batch)
@@ -50,6 +51,7 @@ def compute_statistics(options: argparse.Namespace) -> int:
     pairs = find_pairs(options.images, None)
     if options.target.suffix != ".npz" or not options.target.parent.is_dir():
         raise UserError(f"{options.target} cannot be written: give an .npz file in a folder that exists")
+    refuse_existing(options.target, "OUT.npz", overwrite=options.overwrite)
     network = load_inception(_weights(options), torch.device(options.device))
     features = Accumulator()
     failed = 0
@@ -59,7 +61,12 @@ def compute_statistics(options: argparse.Namespace) -> int:
         else:
             with torch.no_grad(), exact_convolutions():
                 features.update(network(torch.stack([images.restored for images in batch]).to(options.device)))
-    features.statistics().write(options.target)
+    statistics = features.statistics()
+    try:
+        with write_named(options.target, "OUT.npz", overwrite=options.overwrite) as temporary:
+            statistics.write(temporary)
+    except OSError as error:
+        raise UserError(f"{options.target} cannot be written: {error.strerror}") from None
     sys.stdout.write(f"statistics of {features.count} images in {options.target}, {failed} failed\n")
     return 1 if failed else 0
 
@@ -100,21 +107,21 @@ def _batches(pairs: Sequence[Pair | Unusable], options: argparse.Namespace) -> I
 
 
 @contextlib.contextmanager
-def _table(path: Path | None, columns: Sequence[str]) -> Iterator[Any]:
+def _table(options: argparse.Namespace, columns: Sequence[str]) -> Iterator[Any]:
     """Yield a function that writes a row; the file has its name once it is complete."""
+    path: Path | None = options.per_image
     if path is None:
         yield lambda _: None
         return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        file = temporary.open("w", newline="")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    with file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        yield writer.writerow
-    temporary.replace(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(write_named(path, "--per-image", overwrite=options.overwrite))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            yield writer.writerow
 
 
 def _cell(value: float) -> float | str:

@@ -105,10 +105,8 @@ class Statistics:
 
     def write(self, path: Path) -> None:
         """Write an .npz file with `mean` and `cov`."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
+        with path.open("wb") as file:
             np.savez(file, mean=self.mean.numpy(), cov=self.covariance.numpy())
-        temporary.replace(path)
 
 
 class Accumulator:

@@ -28,6 +28,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fid-statistics", metavar="FILE", type=Path, help="of real images; by default of FFHQ")
     parser.add_argument("--per-image", metavar="FILE.csv", type=Path, help="keep the figures of each image")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --per-image if it exists")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     _add_common_options(parser)
 
@@ -36,6 +37,7 @@ def add_statistics_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fid-statistics`."""
     parser.add_argument("images", metavar="IN", type=Path, help="a folder of images")
     parser.add_argument("target", metavar="OUT.npz", type=Path, help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     _add_common_options(parser)
 
 

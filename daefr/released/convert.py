@@ -1,6 +1,6 @@
 """From a released checkpoint to a checkpoint directory and back, bit by bit."""
 
-import shutil
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from torch import Tensor
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from daefr.config import StageName
 from daefr.errors import UserError
+from daefr.files import new_folder, write_aside
 from daefr.network.config import NetworkConfig
 from daefr.released.layout import Layout, constants, layout_of, recognize
 from daefr.released.reading import read_released
@@ -53,7 +54,7 @@ def import_released(
     _refuse_existing(target)
     tensors, network, layout = _open(source, kind, unseen or Unseen())
     tensors = _unshared(tensors)
-    with _appearing(target) as temporary:
+    with _appearing(target, folder=True) as temporary:
         save_checkpoint(
             temporary,
             layout.stage,
@@ -102,7 +103,7 @@ def export_released(directory: Path, target: Path, like: Path | None = None) -> 
     if like is not None:
         extra = _taken_from(like, layout) | extra
     tensors = {name: weights[own] for name, own in layout.own.items()} | extra
-    with _appearing(target) as temporary, temporary.open("wb") as stream:
+    with _appearing(target, folder=False) as temporary, temporary.open("wb") as stream:
         torch.save({"state_dict": tensors}, stream)
     return Exported(len(tensors), [name for name in layout.forms if name not in tensors])
 
@@ -132,31 +133,26 @@ def _taken_from(like: Path, layout: Layout) -> dict[str, Tensor]:
 
 
 def _refuse_existing(target: Path) -> None:
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise UserError(f"{target} exists already: choose another name, or remove it first")
 
 
 @contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """Yield a path that becomes `target` in the end; after a failure neither is there."""
-    temporary = target.with_name(f".{target.name}.tmp")
+def _appearing(target: Path, *, folder: bool) -> Iterator[Path]:
+    """Yield a file or a folder that becomes `target` in the end, unless something else has by then.
+
+    After a failure nothing is left.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
-        yield temporary
-        temporary.replace(target)
+        with new_folder(target) if folder else write_aside(target, new=True) as temporary:
+            yield temporary
+    except FileExistsError:
+        _refuse_existing(target)
+        raise UserError(f"{target} cannot be written: a file is where one of its folders has to be") from None
     except (OSError, SafetensorError, RuntimeError) as error:  # a full disk: safetensors' error, or PyTorch's
         reason = str(error).partition("\n")[0]
         raise UserError(f"{target} cannot be written: {reason}") from None
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    elif path.exists():
-        path.unlink()
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

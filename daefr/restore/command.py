@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import torch
 from tqdm import tqdm
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from daefr.checkpoint import MANIFEST
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
+from daefr.outputs import OnConflict
 from daefr.restore.files import Wanted, list_files, restore_files
 from daefr.restore.masks import find_parser
 from daefr.restore.restorer import BATCH, SCALES, Restorer
@@ -33,7 +35,19 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parser", metavar="PATH", type=Path, help="ParseNet weights, for tighter masks")
     parser.add_argument("--suffix", default="", help="goes between a result's name and .png")
     parser.add_argument("--side-by-side", action="store_true", help="write before and after beside each other")
+    add_conflict_option(parser)
     parser.add_argument("--batch", type=int, default=BATCH, help="photographs and faces at once (default %(default)s)")
+
+
+def add_conflict_option(parser: argparse.ArgumentParser) -> None:
+    """Describe the option that says what becomes of a result whose name is taken."""
+    parser.add_argument(
+        "--on-conflict",
+        choices=get_args(OnConflict),
+        default="stop",
+        help="where a file that this program did not make has a result's name: stop, which fails that photograph "
+        "(default), or rename, which numbers the result",
+    )
 
 
 def restore(options: argparse.Namespace) -> int:
@@ -48,6 +62,7 @@ def restore(options: argparse.Namespace) -> int:
         upscale=options.upscale,
         suffix=options.suffix,
         side_by_side=options.side_by_side,
+        on_conflict=options.on_conflict,
     )
     files = list_files(options.source, options.target)
     restorer = _load(options)

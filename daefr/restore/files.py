@@ -1,10 +1,12 @@
 """Restored photographs of a folder, as files: what `python -m daefr restore` does."""
 
 import errno
+import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, TypeVar
@@ -12,8 +14,9 @@ from typing import Literal, TypeVar
 import cv2
 import numpy as np
 
-from daefr.data.images import find_images, write_whole
+from daefr.data.images import find_images
 from daefr.errors import UserError
+from daefr.outputs import Folder, FolderRecord, InTheWayError, OnConflict, Results, path_from
 from daefr.restore.photograph import ImageError, Photograph, read_photograph
 from daefr.restore.restorer import Restoration, Restorer
 
@@ -21,8 +24,6 @@ Status = Literal["restored", "no face", "skipped", "failed"]
 P = TypeVar("P", bound=PurePath)
 Key = TypeVar("Key")
 
-SETTINGS = ".restore.json"
-"""In a folder of results: what they were made with."""
 READERS, AHEAD = 2, 4
 MOST_PIXELS = 50_000_000
 """Of the photographs that are restored together, unless one alone has more."""
@@ -35,7 +36,8 @@ class Wanted:
     """What is to become of each file.
 
     `suffix` goes between a result's name and its `.png`. With `side_by_side`, what came in is written to the left of
-    what became of it. The others are those of `Restorer`.
+    what became of it. What has a result's name and was not made here stops the photograph, or with `on_conflict` as
+    `rename` the result gets a name with a number, such as `face-1.png`. The others are those of `Restorer`.
     """
 
     aligned: bool = False
@@ -43,6 +45,7 @@ class Wanted:
     upscale: int = 1
     suffix: str = ""
     side_by_side: bool = False
+    on_conflict: OnConflict = "stop"
 
 
 @dataclass(frozen=True)
@@ -79,21 +82,26 @@ def restore_files(
     """Restore a file, or every file below a folder, into PNG files below the folder `target`, and yield each outcome.
 
     A folder's structure is kept. A photograph without a face is copied as it is, under its own suffix. Of a folder,
-    what has a result that is newer than itself and was made with the same `settings` is skipped. For a file that
-    cannot be restored nothing is written. `batch` photographs are restored together.
+    what was made before of the same photograph with the same `settings` is skipped. For a file that cannot be restored
+    nothing is written. `batch` photographs are restored together. What was written is recorded in a hidden file in
+    `target`, and nothing else is ever replaced or removed; see `daefr.outputs`.
 
     Raises `UserError` when there is nothing to restore, or `target` cannot be written to.
     """
     files = list_files(source, target)
-    if source.is_file():
-        since, results = None, {source: _result_of_one(source, target, wanted.suffix)}
-    else:
-        since = _remember(target, settings)
+    of_folder = not source.is_file()
+    if of_folder:
         names = result_names([path.relative_to(source) for path in files], wanted.suffix)
         results = {path: target / names[path.relative_to(source)] for path in files}
+    else:
+        results = {source: _result_of_one(source, target, wanted.suffix)}
+        target = results[source].parent
+    written = _Written(target, results, wanted, settings)
+    if of_folder:
+        written.begin()
     missing = []
-    for path, result in results.items():
-        done = _done(path, result, since) if since is not None else None
+    for path in files:
+        done = written.find(path) if of_folder else None
         if done is None:
             missing.append(path)
         else:
@@ -108,7 +116,7 @@ def restore_files(
         made = iter(restorations)
         for path, photograph in group:
             restoration = photograph if isinstance(photograph, ImageError) else next(made)
-            yield _write(path, results[path], restoration, wanted)
+            yield written.write(path, restoration)
 
 
 def result_names(names: Sequence[P], suffix: str = "") -> dict[P, P]:
@@ -134,29 +142,6 @@ def _result_of_one(source: Path, target: Path, suffix: str) -> Path:
 def _copy_of(source: Path, result: Path) -> Path:
     """Return where a photograph without a face is copied to."""
     return result.with_suffix(source.suffix)
-
-
-def _remember(target: Path, settings: Mapping[str, object]) -> int:
-    """Write what results are made with beside them, unless it is there; return since when, in nanoseconds."""
-    path, content = target / SETTINGS, json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    try:
-        if not path.is_file() or path.read_text(errors="replace") != content:
-            write_whole(path, content.encode())
-        return path.stat().st_mtime_ns
-    except OSError as error:
-        raise UserError(f"{target} cannot be written to: {error.strerror}") from None
-
-
-def _done(source: Path, result: Path, since: int) -> Path | None:
-    """Return the result of an earlier run, if there is one that still holds."""
-    try:
-        newest = max(source.stat().st_mtime_ns, since)
-        for path in (result, _copy_of(source, result)):
-            if path.is_file() and path.stat().st_mtime_ns >= newest:
-                return path
-    except OSError:  # reading or writing it will tell
-        pass
-    return None
 
 
 def _read_ahead(files: Iterable[Path]) -> Iterator[tuple[Path, Photograph | ImageError]]:
@@ -197,22 +182,71 @@ def in_groups(
         yield group
 
 
-def _write(source: Path, result: Path, restoration: Restoration | ImageError, wanted: Wanted) -> Outcome:
-    if isinstance(restoration, ImageError):
-        return Outcome(source, "failed", problem=str(restoration))
-    unchanged = restoration.is_unchanged
-    target, other = result, _copy_of(source, result)
-    if unchanged:
-        target, other = other, target
-    try:
-        write_whole(target, source.read_bytes() if unchanged else encoded(restoration, wanted.side_by_side))
-        if other != target:
-            other.unlink(missing_ok=True)  # of a run with other settings
-    except OSError as error:
-        if error.errno in OF_ONE_NAME:
-            return Outcome(source, "failed", problem=f"its result cannot be written: {error.strerror}")
-        raise UserError(f"{target} cannot be written: {error.strerror}") from None
-    return Outcome(source, "restored" if restoration.faces else "no face", target)
+class _Written:
+    """The results in a folder, by their photographs."""
+
+    def __init__(
+        self, folder: Path, results: Mapping[Path, Path], wanted: Wanted, settings: Mapping[str, object]
+    ) -> None:
+        """Read what earlier runs recorded there. Raises `UserError` when the record is not theirs."""
+        self._folder, self._wanted, self._settings = folder, wanted, settings
+        self._names = {source: result.relative_to(folder).as_posix() for source, result in results.items()}
+        self._made = dict[Path, str]()
+        for source in results:  # before it is read
+            with suppress(OSError):  # reading it will tell
+                self._made_of(source)
+        self._record = FolderRecord(folder)
+        self._results = Results(
+            Folder(folder),
+            self._record,
+            foreign="is not recorded as made by this program",
+            advice="move it, give another folder for the results, or --on-conflict rename to keep both",
+            exists=lambda name: (folder / name).exists(),
+            on_conflict=wanted.on_conflict,
+            reserved=set(self._names.values()),
+        )
+
+    def begin(self) -> None:
+        """Make folder and record. Raises `UserError` when they cannot be."""
+        try:
+            self._record.begin()
+        except OSError as error:
+            raise UserError(f"{self._folder} cannot be written to: {error.strerror}") from None
+
+    def find(self, source: Path) -> Path | None:
+        """Return the result of an earlier run, if there is one that still holds."""
+        found = None
+        with suppress(OSError):  # reading or writing it will tell
+            found = self._results.find(self._names[source], self._name_of(source), self._made_of(source))
+        return None if found is None else self._folder / found
+
+    def write(self, source: Path, restoration: Restoration | ImageError) -> Outcome:
+        """Write a result, unless something else has its place."""
+        if isinstance(restoration, ImageError):
+            return Outcome(source, "failed", problem=str(restoration))
+        result, unchanged = self._names[source], restoration.is_unchanged
+        name = Path(result).with_suffix(source.suffix).as_posix() if unchanged else result
+        try:
+            data = source.read_bytes() if unchanged else encoded(restoration, self._wanted.side_by_side)
+            written = self._results.write(data, result, self._name_of(source), name=name, made=self._made_of(source))
+        except InTheWayError as error:
+            return Outcome(source, "failed", problem=str(error))
+        except OSError as error:
+            if error.errno in OF_ONE_NAME:
+                return Outcome(source, "failed", problem=f"its result cannot be written: {error.strerror}")
+            raise UserError(f"{self._folder / name} cannot be written: {error.strerror}") from None
+        return Outcome(source, "restored" if restoration.faces else "no face", self._folder / written)
+
+    def _name_of(self, source: Path) -> str:
+        return path_from(source, self._folder)
+
+    def _made_of(self, source: Path) -> str:
+        """Return a digest of what a result depends on; the first that is asked for, as a photograph may change."""
+        if source not in self._made:
+            status = source.stat()
+            depends = [status.st_size, status.st_mtime_ns, dict(self._settings)]
+            self._made[source] = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+        return self._made[source]
 
 
 def encoded(restoration: Restoration, beside: bool) -> bytes:

@@ -1,7 +1,6 @@
 """Where a training reports to."""
 
 import json
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +8,9 @@ from threading import Event
 from typing import Any, Protocol
 
 from daefr import ranks
-from daefr.checkpoint import Checkpoint, newest_whole
+from daefr.checkpoint import MANIFEST, Checkpoint, newest_whole, remove_checkpoint
 from daefr.data.images import Image
+from daefr.files import new_folder
 
 BEST = "best.json"
 
@@ -89,18 +89,18 @@ class FolderReporter:
         self._writing.result()
 
     def _write(self, step: int, save: Save, loss: float | None) -> None:
-        target, temporary = self._folder / f"step-{step:09d}", self._folder / f".step-{step:09d}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        save(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        target = self._folder / f"step-{step:09d}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with new_folder(target) as temporary:
+            save(temporary)
+            remove_checkpoint(target)
         best = self._best()
         if loss is not None and (best is None or loss < best["validation_loss"]):
             best = {"checkpoint": target.name, "validation_loss": loss}
             (self._folder / BEST).write_text(json.dumps(best))
         for old in self._checkpoints()[: -self._keep]:
             if best is None or old.name != best["checkpoint"]:
-                shutil.rmtree(old)
+                remove_checkpoint(old)
 
     def _best(self) -> dict[str, Any] | None:
         path = self._folder / BEST
@@ -108,4 +108,4 @@ class FolderReporter:
         return best
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*"))
+        return sorted(path for path in self._folder.glob("step-" + "[0-9]" * 9) if (path / MANIFEST).is_file())

@@ -4,6 +4,8 @@ MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow@db/mlflow python infra/mlf
 """
 
 import argparse
+import hashlib
+import io
 import ipaddress
 import os
 import secrets
@@ -113,8 +115,7 @@ def make_secrets(folder: Path, database: str, permission: str) -> dict[str, str]
         "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
     }
     auth = folder / "basic_auth.ini"
-    with _private(auth) as file:
-        config.write(file)
+    _write_config(auth, config)
     password = folder / "admin-password"
     sys.stderr.write(f"passwords are asked for; that of the user admin is in {password}, unless it was changed\n")
     return {
@@ -122,6 +123,24 @@ def make_secrets(folder: Path, database: str, permission: str) -> dict[str, str]
         "MLFLOW_AUTH_ADMIN_PASSWORD": _secret(password),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": _secret(folder / "session-key"),
     }
+
+
+def _write_config(path: Path, config: ConfigParser) -> None:
+    """Write the settings of a server, which may be others at every start, over those of an earlier start only."""
+    text = io.StringIO()
+    config.write(text)
+    if os.path.lexists(path):
+        mark, _, before = path.read_text().partition("\n") if path.is_file() else ("", "", "")
+        if path.is_symlink() or mark != _mark(before):
+            raise SettingError(f"{path} was not made by this program, or has been changed since: move it")
+        path.unlink()
+    with _private(path) as file:
+        file.write(f"{_mark(text.getvalue())}\n{text.getvalue()}")
+
+
+def _mark(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"# made by infra/mlflow/serve.py, which replaces it at every start unless it was changed: {digest}"
 
 
 def _secret(path: Path) -> str:
@@ -132,8 +151,11 @@ def _secret(path: Path) -> str:
 
 
 def _private(path: Path) -> TextIO:
-    """Open a file to be written, which nobody else may read."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w")
+    """Open a new file to be written, which nobody else may read."""
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
+    except FileExistsError:
+        raise SettingError(f"{path} is in the way: move it") from None
 
 
 if __name__ == "__main__":

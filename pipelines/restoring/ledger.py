@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from daefr.errors import UserError
+from daefr.files import write_aside
 from pipelines.storage.files import File
 
 Status = Literal["restored", "no face", "failed"]
@@ -185,15 +186,13 @@ class Ledger:
 
     def write(self, path: Path) -> None:
         """Write every input in a line of JSON, by name, under a temporary name first."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        with self._open() as database, temporary.open("w") as stream:
+        with self._open() as database, write_aside(path) as temporary, temporary.open("w") as stream:
             for name, status, written, faces, reason in database.execute(
                 "SELECT name, status, written, faces, reason FROM inputs ORDER BY name"
             ):
                 line = {"source": os.fsdecode(name), "status": status}
                 line |= {"reason": reason} if status == "failed" else {"result": os.fsdecode(written), "faces": faces}
                 stream.write(json.dumps(line) + "\n")
-        temporary.replace(path)
 
     def _open(self) -> closing[sqlite3.Connection]:
         return closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT))

@@ -17,7 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines import cluster
 from pipelines.config import RestoreCompute
 from pipelines.restoring.ledger import Ledger, Outcome
-from pipelines.restoring.worker import Job, Restoring
+from pipelines.restoring.worker import Job, Restoring, shard_name
+from pipelines.storage.results import Written, folder_of
 
 RETRIES = 2
 """How often a group is given to another worker when its own dies: an image can be what kills them."""
@@ -26,21 +27,23 @@ RETRIES = 2
 class _Groups(Datasource):  # type: ignore[misc]  # Ray has no types
     """The unfinished groups of a ledger, read one after the other, as there is room for them."""
 
-    def __init__(self, ledger: Path, size: int) -> None:
+    def __init__(self, ledger: Path, size: int, written: Path) -> None:
         super().__init__()
-        self._ledger, self._size = ledger, size
+        self._ledger, self._size, self._written = ledger, size, written
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:  # noqa: ARG002  # Ray's signature
         about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read, self._ledger, self._size), about)]
+        return [ReadTask(partial(_read, self._ledger, self._size, self._written), about)]
 
 
-def _read(ledger: Path, size: int) -> Iterator[pyarrow.Table]:
+def _read(ledger: Path, size: int, written: Path) -> Iterator[pyarrow.Table]:
+    record = Written(written)
     for group in Ledger(ledger).groups(size):
-        yield pyarrow.table({"group": [pickle.dumps(group)]})
+        known = record.of_all([shard_name(group), *(given.result for given in group)])
+        yield pyarrow.table({"group": [pickle.dumps(group)], "known": [pickle.dumps(known)]})
 
 
 def restore_groups(ledger: Path, size: int, job: Job) -> Iterator[list[Outcome]]:
@@ -54,7 +57,10 @@ def restore_groups(ledger: Path, size: int, job: Job) -> Iterator[list[Outcome]]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     with warnings.catch_warnings(action="ignore"):  # of arguments that are to get names of their own, and have none yet
         groups = ray.data.read_datasource(
-            _Groups(ledger, size), override_num_blocks=1, num_cpus=0, scheduling_strategy=here
+            _Groups(ledger, size, folder_of(job.workdir, job.target)),
+            override_num_blocks=1,
+            num_cpus=0,
+            scheduling_strategy=here,
         )
         restored = groups.map(
             Restoring,

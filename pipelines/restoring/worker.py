@@ -1,6 +1,5 @@
 """What a worker of the restoration job does: restore the images of a group, and write what becomes of them."""
 
-import errno
 import json
 import pickle
 import tempfile
@@ -14,16 +13,15 @@ import torch
 
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
+from daefr.outputs import InTheWayError, Record, Results
 from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_photograph
 from daefr.restore.files import OF_ONE_NAME, encoded, in_groups
 from pipelines.config import RestoreCompute, RestoreConfig
 from pipelines.errors import StepFailedError
 from pipelines.restoring.ledger import Input, Outcome
 from pipelines.storage import s3
-from pipelines.storage.files import read_file, remove_file, write_file
-
-OF_ANOTHER_RESULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-"""Errors of writing where there is a file that would have to be a folder, or the other way round."""
+from pipelines.storage.files import read_file
+from pipelines.storage.results import Journal, folder_of, open_results, source_of
 
 
 class Read(NamedTuple):
@@ -44,12 +42,24 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know: where results go, which model to use, and how."""
+    """What a worker needs to know: where results come from and go, where they are recorded, the model, and how."""
 
+    source: str
     target: str
+    workdir: Path
     model: Path
     settings: RestoreConfig
     compute: RestoreCompute
+
+    def results(self, record: Record) -> Results:
+        """Return the results in the target, as they are recorded."""
+        advice = "move it, give another OUT, or restore.on_conflict=rename to keep both"
+        return open_results(self.target, record, self.workdir, advice, self.settings.on_conflict)
+
+
+def shard_name(group: Sequence[Input]) -> str:
+    """Return the name of the shard of a group's results."""
+    return f"restored-{group[0].number:08d}.tar"
 
 
 def results_of(settings: RestoreConfig) -> Callable[[str, bool], str]:
@@ -73,6 +83,7 @@ class Restoring:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Restore a group: a pickled list of `Input` to one of `Outcome`, or to the exception that ends the job."""
         group: list[Input] = pickle.loads(row["group"])  # noqa: S301  # our own driver wrote it
+        self._journal.learn(pickle.loads(row["known"]))  # noqa: S301  # likewise
         told: list[Outcome] | Exception
         try:
             make = self._make_shard if self._job.settings.shard_samples else self._make_files
@@ -80,6 +91,14 @@ class Restoring:
         except (UserError, StepFailedError) as error:
             told = error
         return {"outcomes": pickle.dumps(told)}
+
+    @cached_property
+    def _journal(self) -> Journal:
+        return Journal(folder_of(self._job.workdir, self._job.target))
+
+    @cached_property
+    def _results(self) -> Results:
+        return self._job.results(self._journal)
 
     @cached_property
     def _restorer(self) -> Restorer:
@@ -106,20 +125,20 @@ class Restoring:
         if outcome.status == "failed":
             return outcome
         try:
-            write_file(target, outcome.written, result.content)
-            for other in {given.result, _copy_of(given)} - {outcome.written}:
-                remove_file(target, other)  # of a run with other settings
+            written = self._results.write(result.content, given.result, source_of(given.file), name=outcome.written)
+        except InTheWayError as error:
+            return Outcome(given.number, "failed", reason=str(error))
         except (OSError, ValueError) as error:
             told = error.strerror if isinstance(error, OSError) else str(error)
-            if isinstance(error, ValueError) or error.errno in (*OF_ONE_NAME, *OF_ANOTHER_RESULT):
+            if isinstance(error, ValueError) or error.errno in OF_ONE_NAME:
                 return Outcome(given.number, "failed", reason=f"its result cannot be written: {told}")
             raise UserError(f"{target}/{outcome.written} cannot be written: {told}") from None
-        return outcome
+        return outcome._replace(written=written)
 
     def _make_shard(self, group: list[Input]) -> list[Outcome]:
         """Write the results of a group as one shard, which goes by its first number."""
         outcomes: list[Outcome] = []
-        name = f"restored-{group[0].number:08d}.tar"
+        name = shard_name(group)
 
         def samples() -> Iterator[Sample]:
             for given, outcome, content in self._restore(group):
@@ -128,16 +147,21 @@ class Restoring:
                     continue
                 key, suffix = f"{given.number:08d}", PurePosixPath(outcome.written).suffix.lower()
                 about = {"source": given.file.name, "status": outcome.status, "faces": outcome.faces}
-                outcomes.append(outcome._replace(written=f"{name}/{key}{suffix}", file=name))
+                outcomes.append(outcome._replace(written=f"{key}{suffix}", file=name))
                 yield {"__key__": key, suffix.removeprefix(".") or "image": content, "json": json.dumps(about).encode()}
 
         with tempfile.TemporaryDirectory(prefix="daefr-") as folder:
             try:
+                self._results.check(name, self._job.source)
                 write_shard(Path(folder) / name, samples())
-                write_file(self._job.target, name, (Path(folder) / name).read_bytes())
+                written = self._results.write((Path(folder) / name).read_bytes(), name, self._job.source)
+            except InTheWayError as error:
+                return [Outcome(given.number, "failed", reason=str(error)) for given in group]
             except OSError as error:
                 raise UserError(f"{self._job.target}/{name} cannot be written: {error.strerror}") from None
-        return outcomes
+        return [
+            each._replace(written=f"{written}/{each.written}", file=written) if each.file else each for each in outcomes
+        ]
 
     def _restore(self, group: list[Input]) -> Iterator[Result]:
         reads = ((read, read.photograph) for read in map(self._read, group))

@@ -1,10 +1,10 @@
 """A bounded cache of shards on this machine's disk, shared by all of its processes that train."""
 
 import os
-import shutil
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,6 +15,9 @@ from daefr.data.manifest import Shard
 from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from pipelines.storage import s3
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SUFFIXES = (".tar", ".tmp")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class ShardCache:
     def _download(self, shard: Shard, path: Path) -> None:
         address = f"{self.store}/{shard.name}"
         temporary = path.with_suffix(".tmp")
-        shutil.rmtree(path.parent, ignore_errors=True)  # what a killed process left
+        _empty(path.parent)  # of what a killed process left
         try:
             with self._reserve(temporary, shard.bytes) as stream:
                 s3.download(address, stream)
@@ -68,7 +71,7 @@ class ShardCache:
         with FileLock(path.parent.with_name("room.lock")):
             while _total(path.parent.parent) + size > self.limit:
                 _evict_one(path.parent.parent)
-            path.parent.mkdir()
+            path.parent.mkdir(exist_ok=True)
             stream = path.open("wb")
             try:
                 os.posix_fallocate(stream.fileno(), 0, size)
@@ -81,16 +84,34 @@ class ShardCache:
         return stream
 
 
+def _places(folder: Path) -> list[Path]:
+    """Return the folders of shards that hold any, and of nothing else that lies in the cache's folder."""
+    return [path for path in folder.iterdir() if _DIGEST.fullmatch(path.name) and _held(path)]
+
+
+def _held(place: Path) -> list[Path]:
+    """Return the files of a shard's folder that are of the cache."""
+    return [path for path in place.glob("*") if path.suffix in _SUFFIXES and path.is_file()]
+
+
+def _empty(place: Path) -> None:
+    """Delete a shard, or what there is of it."""
+    for path in _held(place):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something else
+        place.rmdir()
+
+
 def _total(folder: Path) -> int:
-    return sum(_size(file) for file in folder.glob("*/*"))
+    return sum(_size(file) for place in _places(folder) for file in _held(place))
 
 
 def _evict_one(folder: Path) -> None:
     """Delete the shard that was used least recently; waits a moment where all are being opened right now."""
-    for place in sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime_ns):
+    for place in sorted(_places(folder), key=lambda path: path.stat().st_mtime_ns):
         try:
             with FileLock(_lock_of(place), blocking=False):
-                shutil.rmtree(place)
+                _empty(place)
                 return
         except Timeout:
             continue

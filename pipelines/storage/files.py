@@ -9,12 +9,14 @@ import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from errno import ESTALE
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from daefr.data.images import SUFFIXES, write_whole
+from daefr.data.images import SUFFIXES
 from daefr.errors import UserError
+from daefr.outputs import Entry, Folder, Place
 from pipelines.storage import s3
 
 TAR = ".tar"
@@ -67,20 +69,58 @@ def read_file(path: str | Path, stamp: str, offset: int | None, size: int) -> by
         return stream.read(size)
 
 
-def write_file(place: str, name: str, data: bytes) -> None:
-    """Write the file `name` of a place, which is whole or absent. Raises `OSError`, and what `s3.write` raises."""
-    if s3.is_address(place):
-        s3.write(f"{place}/{name}", data)
-    else:
-        write_whole(Path(place) / name, data)
+def open_place(place: str) -> Place:
+    """Return a folder or a prefix on S3 as a place that results can be written to."""
+    return Prefix(place) if s3.is_address(place) else Folder(Path(place))
 
 
-def remove_file(place: str, name: str) -> None:
-    """Remove the file `name` of a place, if it is there. Raises like `write_file`."""
-    if s3.is_address(place):
-        s3.delete([f"{place}/{name}"])
-    else:
-        (Path(place) / name).unlink(missing_ok=True)
+def exists(path: str) -> bool:
+    """Tell whether a file or a folder is there, or an object or anything below a prefix."""
+    if not s3.is_address(path):
+        return Path(path).exists()
+    return s3.find(path) is not None or any(True for _ in s3.list_objects(f"{path}/"))
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prefix on S3 as a place of results, for which see `daefr.outputs.Place`."""
+
+    address: str
+
+    def where(self, name: str) -> str:
+        """See `Place`."""
+        return f"{self.address}/{name}"
+
+    def holds(self, name: str) -> bool:
+        """See `Place`."""
+        return s3.find(self.where(name)) is not None
+
+    def digest(self, name: str) -> str | None:
+        """See `Place`."""
+        return s3.digest(s3.describe(self.where(name)))
+
+    def same(self, name: str, other: str) -> bool:
+        """See `Place`."""
+        return name == other
+
+    def create(self, name: str, data: bytes) -> None:
+        """See `Place`."""
+        s3.write(self.where(name), data)
+
+    def replace(self, name: str, data: bytes, digest: str) -> None:
+        """See `Place`."""
+        found = s3.find(self.where(name))
+        if found is None or s3.digest(found) != digest:
+            raise FileExistsError
+        s3.write(found.address, data, found.etag)
+
+    def remove(self, name: str) -> None:
+        """See `Place`."""
+        s3.delete([self.where(name)])
+
+    def describe(self, entry: Entry) -> Entry:
+        """See `Place`."""
+        return entry
 
 
 def _objects(address: str) -> Iterator[File]:

@@ -4,14 +4,16 @@ What goes wrong is told as a file system tells it: `FileNotFoundError`, `Permiss
 later may mend, after boto3 has tried for a minute, is a `StorageError`; what the user can mend, a `UserError`.
 """
 
+import hashlib
 import io
 import os
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from errno import EACCES, ENOENT, ESTALE
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from errno import EACCES, EEXIST, ENOENT, ESTALE
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -28,6 +30,7 @@ from botocore.exceptions import (
 )
 from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
+from daefr.data.shards import file_digest
 from daefr.errors import UserError
 from pipelines.errors import StepFailedError
 
@@ -35,6 +38,8 @@ SCHEME = "s3://"
 _ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<key>.*))?", re.DOTALL)
 _TRIES = 5
 _GONE, _CHANGED, _LATER = (404,), (412, 416), 500
+_CONFLICT, _NOT_IMPLEMENTED = 409, 501
+_PART, _PARTS_AT_ONCE, _MOST_PARTS = 8 * 1024**2, 8, 10_000
 
 
 class StorageError(StepFailedError):
@@ -109,11 +114,94 @@ def upload(path: Path, address: str) -> None:
         _client().upload_fileobj(stream, bucket, key)
 
 
-def write(address: str, data: bytes) -> None:
-    """Write an object, as `upload` does."""
+def find(address: str) -> Object | None:
+    """Return one object's size and entity tag, None where there is none."""
+    with suppress(FileNotFoundError):
+        return describe(address)
+    return None
+
+
+def digest(found: Object) -> str:
+    """Return the SHA-256 of an object, which is read piece by piece. Raises `OSError` when it has changed since."""
+    hashed = hashlib.sha256()
+    for start in range(0, found.size, _PART):
+        hashed.update(read(found.address, found.etag, start, min(_PART, found.size - start)))
+    return hashed.hexdigest()
+
+
+def write(address: str, data: bytes | Path, replaced: str | None = None) -> None:
+    """Write an object, or a file as one, where there is none or in place of the one with the entity tag `replaced`.
+
+    Raises `FileExistsError` where there is another, which stays as it is, unless it has the same content: so it is when
+    the answer to an earlier try got lost.
+    """
     bucket, key = split_address(address)
-    with _told_as_files_do(address):
-        _client().upload_fileobj(io.BytesIO(data), bucket, key)
+    condition = {"IfNoneMatch": "*"} if replaced is None else {"IfMatch": replaced}
+    try:
+        for left in reversed(range(_TRIES)):
+            with _told_as_files_do(address):
+                try:
+                    _put(bucket, key, data, condition)
+                    return
+                except ClientError as error:
+                    status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                    if condition and status == _NOT_IMPLEMENTED and _is_as(address, replaced):
+                        condition = {}  # a store that knows no conditions; what is there was looked at just now
+                    elif status != _CONFLICT or not left:  # a conflict is with another writer's try
+                        raise
+                    time.sleep(random.uniform(0, 0.1 * 2 ** (_TRIES - left)))  # noqa: S311  # jitter, no secret
+    except OSError as error:
+        if error.errno not in (ESTALE, ENOENT):
+            raise
+        with suppress(FileNotFoundError):
+            if digest(describe(address)) == _digest_of(data):
+                return
+        if error.errno == ENOENT and replaced is None:  # the bucket is not there
+            raise
+        raise FileExistsError(EEXIST, "is another object by now", address) from None
+
+
+def _digest_of(data: bytes | Path) -> str:
+    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)
+
+
+def _put(bucket: str, key: str, data: bytes | Path, condition: Mapping[str, str]) -> None:
+    """Write an object on a condition, in parts when it is large."""
+    length = len(data) if isinstance(data, bytes) else data.stat().st_size
+
+    def piece(start: int, size: int) -> bytes:
+        if isinstance(data, bytes):
+            return data[start : start + size]
+        with data.open("rb") as stream:
+            stream.seek(start)
+            return stream.read(size)
+
+    if length <= _PART:
+        _client().put_object(Bucket=bucket, Key=key, Body=piece(0, length), **condition)
+        return
+    upload = {"Bucket": bucket, "Key": key}
+    upload["UploadId"] = _client().create_multipart_upload(**upload)["UploadId"]
+    size = max(_PART, -(-length // _MOST_PARTS))
+
+    def put_part(number: int) -> dict[str, Any]:
+        part = _client().upload_part(PartNumber=number, Body=piece((number - 1) * size, size), **upload)
+        return {"PartNumber": number, "ETag": part["ETag"]}
+
+    try:
+        with ThreadPoolExecutor(_PARTS_AT_ONCE) as pool:
+            parts = list(pool.map(put_part, range(1, -(-length // size) + 1)))
+        if "IfMatch" in condition and not _is_as(f"{SCHEME}{bucket}/{key}", condition["IfMatch"]):
+            raise OSError(ESTALE, "is another object by now")  # not every store looks at this condition here
+        _client().complete_multipart_upload(MultipartUpload={"Parts": parts}, **upload, **condition)
+    except BaseException:
+        with suppress(ClientError, BotoCoreError):
+            _client().abort_multipart_upload(**upload)
+        raise
+
+
+def _is_as(address: str, etag: str | None) -> bool:
+    found = find(address)
+    return (None if found is None else found.etag) == etag
 
 
 def download(address: str, stream: IO[bytes]) -> None:

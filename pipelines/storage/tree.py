@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from daefr.files import write_aside
 from pipelines.storage import s3
 
 
@@ -21,9 +22,8 @@ def put(path: Path, place: str, name: str) -> None:
         return
     target = Path(place) / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(path, temporary)
-    temporary.replace(target)
+    with write_aside(target) as temporary:
+        shutil.copyfile(path, temporary)
 
 
 def get(place: str, name: str, path: Path) -> None:

@@ -83,15 +83,20 @@ def finished(task: ShardTask, size_of: Callable[[str], int | None]) -> Receipt |
 
     `size_of` gives the size of a shard by its name, None where there is none.
     """
-    try:
-        receipt = Receipt.model_validate_json(task.receipt.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    if receipt.sources != SourcesDigest.of(task.sources):
+    receipt = recorded(task)
+    if receipt is None or receipt.sources != SourcesDigest.of(task.sources):
         return None
     if receipt.shard is None:
         return receipt
     return receipt if size_of(receipt.shard.name) == receipt.shard.bytes else None
+
+
+def recorded(task: ShardTask) -> Receipt | None:
+    """Return what a task recorded when it was finished, maybe with other sources."""
+    try:
+        return Receipt.model_validate_json(task.receipt.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def sizes_in(folder: Path) -> Callable[[str], int | None]:

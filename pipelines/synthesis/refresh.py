@@ -25,9 +25,8 @@ from daefr.stages.config import TrainingConfig
 from pipelines import cluster
 from pipelines.errors import StepFailedError
 from pipelines.progress import say
-from pipelines.storage import s3
 from pipelines.synthesis.plan import sizes_in, stored_sizes
-from pipelines.synthesis.shards import degrade_face, local_place
+from pipelines.synthesis.shards import degrade_face, local_place, store_file
 from pipelines.tasks import run_tasks
 
 NICENESS = 19
@@ -59,6 +58,7 @@ def refresh_shard(task: RefreshTask) -> Shard:
     """Degrade a shard's faces anew, and write what they gave. Run again, it makes the same bytes."""
     os.nice(NICENESS)
     cv2.setNumThreads(1)
+    before = _finished(task)
     with local_place(task.path, task.manifest.store) as path:
         if task.fetch is None:
             made = write_shard(path, _samples(task, ShardReader(task.dataset, task.shard)))
@@ -67,7 +67,7 @@ def refresh_shard(task: RefreshTask) -> Shard:
                 reader = ShardReader(fetched.parent, task.shard)
             made = write_shard(path, _samples(task, reader))
         if task.manifest.store is not None:
-            s3.upload(path, f"{task.manifest.store}/{made.name}")
+            store_file(path, task.manifest.store, replaces=before.sha256 if before else None)
     return made
 
 

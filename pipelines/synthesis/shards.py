@@ -17,7 +17,8 @@ from daefr.config import Settings
 from daefr.data.components import component_boxes, template_landmarks
 from daefr.data.images import MAX_PIXELS, Image, encode_lossless
 from daefr.data.manifest import Rejection, Shard
-from daefr.data.shards import Sample, write_shard
+from daefr.data.shards import Sample, file_digest, write_shard
+from daefr.errors import UserError
 from pipelines.storage import s3
 from pipelines.synthesis.photographs import Photographs, take_faces
 from pipelines.synthesis.sources import Face, Source, SourcesDigest
@@ -39,6 +40,8 @@ class ShardTask:
     """How the sources become aligned crops, None where they are."""
     store: str | None = None
     """The address on S3 below which the shard belongs instead, under the same name."""
+    before: str | None = None
+    """The digest of the shard that was recorded there of other sources, which may be replaced."""
 
     @property
     def receipt(self) -> Path:
@@ -70,7 +73,7 @@ def make_shard(task: ShardTask) -> Receipt:
             path.unlink()
             shard = None
         if shard is not None and task.store is not None:
-            s3.upload(path, f"{task.store}/{shard.name}")
+            store_file(path, task.store, replaces=task.before)
     sources = SourcesDigest.of(task.sources)
     return Receipt(sources=sources, shard=shard, rejected=rejected, fruitless=len(fruitless))
 
@@ -83,6 +86,28 @@ def local_place(path: Path, store: str | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="daefr-") as folder:
         yield Path(folder) / path.name
+
+
+def store_file(path: Path, store: str, replaces: str | None = None) -> None:
+    """Upload a file to a store, where there is none of its name, the same, or what was recorded there before.
+
+    Raises `UserError` where there is another, which stays as it is.
+    """
+    address = f"{store}/{path.name}"
+    try:
+        found = s3.find(address)
+        there = None if found is None else s3.digest(found)
+        if there is None:
+            s3.write(address, path)
+        elif there == replaces and found is not None:
+            s3.write(address, path, found.etag)
+        elif there != file_digest(path):
+            raise FileExistsError
+    except FileExistsError:
+        raise UserError(
+            f"{address} already exists and is not what was recorded in this run directory: "
+            "move it, or give another data.store"
+        ) from None
 
 
 def _samples(task: ShardTask, rejected: list[Rejection], fruitless: list[Source]) -> Iterator[Sample]:

@@ -6,22 +6,26 @@ what counts: the newest checkpoint that is whole is where a training goes on, wh
 
 import contextlib
 import json
-import shutil
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray.train import Checkpoint as RayCheckpoint
 
-from daefr.checkpoint import MANIFEST, Checkpoint, load_checkpoint
+from daefr.checkpoint import FILES, MANIFEST, Checkpoint, load_checkpoint, remove_checkpoint
 from daefr.errors import UserError
 from pipelines.storage import s3, tree
 
 MEASURES = "measures.json"
 """What was measured of a checkpoint, beside it."""
-_RAYS_LIST = "checkpoint_manager_snapshot.json"
+UNSENT = "unsent.json"
+"""Beside a checkpoint: values on their way to MLflow."""
+_FILES = (*FILES, MEASURES, UNSENT)
+_NAME = re.compile(r"step-\d{9}")
+_RAYS_LIST, _RAYS_MARKER = "checkpoint_manager_snapshot.json", ".validate_storage_marker"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Checkpoints:
     def names(self) -> list[str]:
         """Return the names of the checkpoints that were written to their end, oldest first."""
         ends = (name.rpartition("/") for name in tree.names(self.place))
-        return sorted(folder for folder, _, file in ends if file == MANIFEST and folder.startswith("step-"))
+        return sorted(folder for folder, _, file in ends if file == MANIFEST and _NAME.fullmatch(folder))
 
     def put(self, source: Path, name: str) -> int:
         """Store a checkpoint from a folder here; its manifest, which makes it one, last. Return its size in bytes."""
@@ -87,12 +91,15 @@ class Checkpoints:
     def prune(self, keep: int) -> None:
         """Delete all but the last `keep` and the best."""
         names = self.names()
-        for name in set(names[:-keep]) - {self.best()}:
-            self._delete(name)
+        self._delete(set(names[:-keep]) - {self.best()})
 
     def remove(self) -> None:
         """Delete them all, and what Ray noted beside them."""
-        self._delete("")
+        self._delete({name.partition("/")[0] for name in tree.names(self.place)})
+        tree.delete(self.place, [_RAYS_LIST, _RAYS_MARKER])
+        if not s3.is_address(self.place):
+            with contextlib.suppress(OSError):  # something else is there
+                Path(self.place).rmdir()
 
     def forget_list(self) -> None:
         """Delete Ray Train's list, which Ray would insist on although a checkpoint that it names were gone."""
@@ -109,12 +116,13 @@ class Checkpoints:
             return {}
         return measured
 
-    def _delete(self, name: str) -> None:
-        place = f"{self.place}/{name}".rstrip("/")
-        files = tree.names(place)
-        tree.delete(place, sorted(files, key=lambda file: Path(file).name != MANIFEST))
-        if not s3.is_address(place):
-            shutil.rmtree(place, ignore_errors=True)
+    def _delete(self, names: Collection[str]) -> None:
+        """Delete checkpoints, also what there is of them: their own files, the manifest first, and no others."""
+        for name in names:
+            if _NAME.fullmatch(name):
+                tree.delete(f"{self.place}/{name}", _FILES)
+                if not s3.is_address(self.place):
+                    remove_checkpoint(Path(self.place) / name)
 
 
 def checkpoint_name(step: int) -> str:

@@ -16,14 +16,11 @@ from daefr.data.images import Image
 from daefr.training.errors import StoppedError
 from daefr.training.reporter import Save
 from pipelines.tracking import MetricWriter
-from pipelines.training.checkpoints import MEASURES, checkpoint_name
+from pipelines.training.checkpoints import MEASURES, UNSENT, checkpoint_name
 from pipelines.training.job import Job
 from pipelines.training.machine import MachineMetrics
 from pipelines.training.startup import Startup
 from pipelines.training.stopping import Asked
-
-UNSENT = "unsent.json"
-"""Beside a checkpoint: values on their way to MLflow."""
 
 
 class RayReporter:

@@ -26,6 +26,7 @@ from daefr.data.portraits.traits import sample_traits
 from daefr.errors import UserError
 from daefr.faces import Aligner, DetectedFace, Detector, FaceFilters, Found, align, move_points
 from daefr.faces.filters import NOSE_DEPTH, sharpness, turn
+from daefr.outputs import RECORD
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
 
 LENIENT = FaceFilters(min_sharpness=0)
@@ -344,7 +345,7 @@ def test_a_folder_becomes_a_folder_of_crops(tmp_path: Path, capsys: pytest.Captu
     assert main(["align", *options]) == 0
     assert capsys.readouterr().out == "2 crops of 2 photographs, 2 low score, 0 failed\n"
     written = {str(path.relative_to(crops)) for path in crops.rglob("*") if path.is_file()}
-    assert written == {"one.png#0.png", "a/b/two.png#0.png"}
+    assert written == {"one.png#0.png", "a/b/two.png#0.png", RECORD}
     image, face = photograph()
     assert np.array_equal(
         decode_image((crops / "one.png#0.png").read_bytes()), _found(image, face, resolution=100).crops["p.jpg#0"].image

@@ -12,6 +12,7 @@ from daefr.checkpoint import Checkpoint
 from daefr.config import StageName
 from daefr.data.images import Image, decode_image, encode_png
 from daefr.faces import DetectedFace, Detector
+from daefr.outputs import RECORD
 from daefr.restore import ImageError, Restorer, Wanted, list_files, restore_files
 from tests.daefr import tiny
 from tests.daefr.photographs import photograph
@@ -91,7 +92,7 @@ def test_a_single_file(faces: Path, tmp_path: Path, model: Path, restorer: Resto
     written = target if target.endswith(".png") else f"{target}/one.png"
     before = _files(tmp_path)
     assert _run(faces / "one.png", tmp_path / target, model) == 0
-    assert _files(tmp_path) - before == {written}
+    assert _files(tmp_path) - before == {written, str(Path(written).with_name(RECORD))}
     assert np.array_equal(decode_image((tmp_path / written).read_bytes()), _restored(restorer, _face(0)))
 
 

@@ -16,6 +16,7 @@ import ray
 from daefr.__main__ import main as daefr
 from daefr.data.images import encode_png
 from daefr.errors import UserError
+from daefr.outputs import RECORD
 from pipelines import restore
 from pipelines.config import load_config
 from pipelines.errors import StepFailedError
@@ -69,7 +70,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in (".restore.json", restore.MANIFEST)
+        if path.is_file() and path.name not in (RECORD, restore.MANIFEST)
     }
 
 
