@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -93,10 +93,14 @@ class _Trained(Step):
     config: RunConfig
     dataset: Dataset
     stage: Stage
-    name: str
+    stage_name: StageName
     label: str
 
     version = 1
+
+    @property
+    def name(self) -> str:
+        return self.stage_name
 
     def settings(self) -> dict[str, Any]:
         return {"label": self.label}
@@ -105,7 +109,7 @@ class _Trained(Step):
         return {"dataset": self.dataset.as_input()}
 
     def run(self, context: StepContext) -> StepOutput:
-        checkpoint, stage, name = context.folder / "checkpoint", self.stage, cast(StageName, self.name)
+        checkpoint, stage, name = context.folder / "checkpoint", self.stage, self.stage_name
         save_checkpoint(checkpoint, name, stage.network, stage.weights(), None)
         training, digest = self.config.stages.of(name), digest_of(checkpoint)
         faces = FaceDataset(self.dataset.folder, "validation", stage.parts)
