@@ -35,6 +35,9 @@ def gpu_check(options: argparse.Namespace) -> int:
             raise UserError(f"--{option} {path} does not exist")
     # what deterministic products need; the size is the default of current GPUs
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if options.quick:
+        # tiny tensors are slower on several threads than on one, on a busy machine by far
+        torch.set_num_threads(1)
     minutes = options.minutes or (3 if options.quick else 8)
     about = {"device": options.device, "quick": options.quick, "torch": torch.__version__, "minutes": minutes}
     # the times of single checks are those of a GPU
