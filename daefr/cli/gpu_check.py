@@ -45,6 +45,9 @@ def run(options: argparse.Namespace) -> int:
     from daefr.gpu_check.items import ITEMS
     from daefr.gpu_check.runner import Runner
 
+    if options.quick:
+        # tiny tensors are slower on several threads than on one, on a busy machine by far
+        torch.set_num_threads(1)
     minutes = options.minutes or (3 if options.quick else 8)
     about = {"device": str(device), "quick": options.quick, "torch": torch.__version__, "minutes": minutes}
     # the times of single checks are those of a GPU
