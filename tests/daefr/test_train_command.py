@@ -168,7 +168,7 @@ def test_a_configuration_of_pipelines_is_read_too() -> None:
         (["stepz=3"], ["stepz", "steps"]),
         (["steps"], ["KEY=VALUE"]),
         (["network.autoencoder.groups=3"], ["groups", "3"]),
-        (["speed.tf32=true"], ["tf32", "cpu"]),
+        (["speed.allow_tf32=true"], ["allow_tf32", "cpu"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["--initial-checkpoint", "nowhere"], ["nowhere"]),
         (["--keep-last", "0"], ["--keep-last"]),
