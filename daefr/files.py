@@ -86,6 +86,8 @@ def write_named(path: Path, option: str, *, overwrite: bool) -> Iterator[Path]:
     Raises `UserError`, at once or at the end, where the file exists and is not to be overwritten.
     """
     refuse_existing(path, option, overwrite=overwrite)
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path} cannot be written: there is no folder {path.parent}")
     try:
         with atomic_path(path, new=not overwrite) as temporary:
             yield temporary

@@ -39,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
         lines.append(f"sheet: none, as no shard is in {dataset}: copy one there, such as the first of train.jsonl")
     else:
         try:
+            out.parent.mkdir(parents=True, exist_ok=True)
             with write_named(out, "--out", overwrite=options.overwrite) as temporary:
                 temporary.write_bytes(encode_png(sheet))
         except OSError as error:

@@ -357,7 +357,7 @@ def _released(
     name: StageName, stored: Mapping[str, Tensor], branches: tuple[str, ...], perceptual: PerceptualLoss
 ) -> AutoencoderStage:
     """The stage with the reference's weights, and with its perceptual loss."""
-    training = AutoencoderTraining.model_validate({"steps": 1, "adversarial": {"weight": GAN_WEIGHT, "start": 0}})
+    training = AutoencoderTraining.model_validate({"steps": 1, "adversarial": {"weight": GAN_WEIGHT, "start_step": 0}})
     with pytest.MonkeyPatch.context() as patch:
         # the figures were measured with a network of random weights in the place of VGG16
         patch.setattr(PerceptualLoss, "load", lambda *_: perceptual)

