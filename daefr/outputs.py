@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from daefr.errors import UserError
-from daefr.files import PLACEHOLDER, atomic_path, find_in_the_way, write_bytes
+from daefr.files import PLACEHOLDER, atomic_path, file_digest, find_in_the_way, write_bytes
 
 try:
     import fcntl
@@ -81,7 +81,7 @@ class Place(Protocol):
         """Tell whether there is anything under a name."""
 
     def digest(self, name: str) -> str | None:
-        """Return the SHA-256 of a file; None for what is no plain file, such as a folder or a link."""
+        """Return the SHA-256 of a file; None for what is not a readable file, such as a folder or a link."""
 
     def same(self, name: str, other: str) -> bool:
         """Tell whether two names are one file's, as where small letters are not told from capitals."""
@@ -188,7 +188,7 @@ class Results:
         if others:
             raise InTheWayError(f"{where} is the result of {others[0]}: {self._advice}")
         if found is None:
-            raise InTheWayError(f"{where} is in the way, a folder or a link: {self._advice}")
+            raise InTheWayError(f"{where} is in the way and is not a readable file: {self._advice}")
         if any(entry.own for entry in known):
             raise InTheWayError(f"{where} has been changed since it was made: {self._advice}")
         raise InTheWayError(f"{where} already exists and {self._foreign}: {self._advice}")
@@ -242,10 +242,10 @@ class Folder:
     def digest(self, name: str) -> str | None:
         """See `Place`."""
         path = self.path / name
-        if path.is_symlink() or not path.is_file():
+        try:
+            return file_digest(path) if path.is_file() and not path.is_symlink() else None
+        except PermissionError:
             return None
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def same(self, name: str, other: str) -> bool:
         """See `Place`."""

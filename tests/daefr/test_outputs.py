@@ -187,7 +187,7 @@ def test_links_and_folders_in_the_way_are_kept(faces: Path, tmp_path: Path, mode
         assert _run(faces, out, model, "--aligned") == 1
         told = capsys.readouterr()
         assert told.out == "0 restored, 0 without a face, 0 skipped, 2 failed\n"
-        assert f"{out / 'IMG_0001.png'} is in the way, a folder or a link" in told.err
+        assert f"{out / 'IMG_0001.png'} is in the way and is not a readable file" in told.err
         assert f"{out / 'a'} is a file where a folder has to be" in told.err
         assert elsewhere.read_text() == "somebody's"
         assert not (tmp_path / "nowhere").exists()
