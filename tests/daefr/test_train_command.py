@@ -69,7 +69,7 @@ def test_the_same_command_resumes_bit_for_bit(
     tmp_path: Path, dataset: Path, checkpoints: dict[StageName, Checkpoint]
 ) -> None:
     name: StageName = "restoration"
-    config = _config(tmp_path, name, checkpoint_every=1)
+    config = _config(tmp_path, name, checkpoint_every_n_steps=1)
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     assert main(_arguments(name, dataset, straight, config, checkpoints)) == 0
     assert main([*_arguments(name, dataset, halves, config, checkpoints), "steps=3"]) == 0
@@ -87,7 +87,7 @@ def test_a_killed_training_resumes_bit_for_bit(
     tmp_path: Path, dataset: Path, checkpoints: dict[StageName, Checkpoint]
 ) -> None:
     name: StageName = "restoration"
-    config = _config(tmp_path, name, checkpoint_every=1)
+    config = _config(tmp_path, name, checkpoint_every_n_steps=1)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert main(_arguments(name, dataset, straight, config, checkpoints)) == 0
     command = [sys.executable, "-m", "daefr", *_arguments(name, dataset, killed, config, checkpoints)]
@@ -110,7 +110,7 @@ def test_a_signal_stores_a_checkpoint(
     arguments = [
         *_arguments("lq_codebook", dataset, out, config, checkpoints),
         "steps=1000000",
-        "validate_every=1000000",
+        "validate_every_n_steps=1000000",
     ]
     process = subprocess.Popen([sys.executable, "-m", "daefr", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     while not (out / "metrics.jsonl").is_file() or not _lines(out):
