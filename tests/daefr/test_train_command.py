@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -91,7 +92,9 @@ def test_a_killed_training_resumes_bit_for_bit(
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert main(_arguments(name, dataset, straight, config, checkpoints)) == 0
     command = [sys.executable, "-m", "daefr", *_arguments(name, dataset, killed, config, checkpoints)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    # sums are rounded otherwise on another number of threads
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     while not list((killed / "checkpoints").glob("step-*")) and process.poll() is None:
         time.sleep(0.02)
     process.kill()
