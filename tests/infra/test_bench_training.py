@@ -118,7 +118,7 @@ def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 @pytest.mark.parametrize(("options", "problem"), [
     (["--channels", "40"], "groups is 32, which does not divide"),
     (["--resolution", "100"], "must be a multiple of 16"),
-    (["--device", "toaster"], "--device toaster is not to be had"),
+    (["--device", "toaster"], "--device toaster is not available"),
 ])  # fmt: skip
 def test_sizes_that_do_not_fit_are_refused(
     capsys: pytest.CaptureFixture[str], options: list[str], problem: str
