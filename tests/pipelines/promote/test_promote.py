@@ -113,7 +113,7 @@ class _Trained(Step):
         save_checkpoint(checkpoint, name, stage.network, stage.weights(), None)
         training, digest = self.config.stages.of(name), digest_of(checkpoint)
         faces = FaceDataset(self.dataset.folder, "validation", stage.parts)
-        measured, _ = validate(stage, faces, training.batch, torch.device("cpu"))
+        measured, _ = validate(stage, faces, training.global_batch_size, torch.device("cpu"))
         lineage = Lineage(
             stage=name, checkpoint=digest, revision=context.tracking.revision, config={},
             changed={"training": training.model_dump(mode="json", exclude_defaults=True)},
@@ -210,7 +210,7 @@ def test_gates_of_restoration_look_at_its_evaluation(chain: Chain) -> None:
     gated = _with(
         chain,
         "promotion.restoration.gates=[{metric: psnr, direction: higher, max_regression: 0.1, confidence: 0.9},"
-        "{metric: ssim, least: -1}]",
+        "{metric: ssim, min_value: -1}]",
         "evaluation.metrics=[psnr, ssim, lpips]",
     )
     dataset = _dataset(chain, 1)

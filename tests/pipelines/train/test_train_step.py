@@ -174,7 +174,7 @@ def test_a_finished_training_is_published_recorded_and_registered(
     stage: TrainStage, tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refresh = _Refresh()
-    stage = replace(stage, refresh=refresh, training=tiny.settings(HQ, steps=3, ema=0.9))
+    stage = replace(stage, refresh=refresh, training=tiny.settings(HQ, steps=3, ema_decay=0.9))
     jobs: list[TrainingJob] = []
 
     def fit(job: TrainingJob) -> dict[str, float]:
