@@ -3,18 +3,15 @@
 Each step's settings are in its folder. They are put together here, where what spans several steps is checked.
 """
 
-import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, get_args, get_origin
+from typing import Self
 
-import yaml
-from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
-from daefr.errors import UserError, one_line
 from daefr.settings.base import STAGES, Settings, StageName
 from daefr.settings.faces import CROP_SIDE
+from daefr.settings.files import override, read_yaml, validate
 from daefr.settings.network import NetworkConfig
 from pipelines.engine.names import VALIDATION
 from pipelines.engine.settings import EngineCompute
@@ -118,73 +115,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises `UserError` with one line that names the key and what is valid there.
     """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"there is no configuration {path}; pipelines/configs/ holds some") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} must be a mapping of keys to values, not {type(tree).__name__}")
-    tree = json.loads(json.dumps(tree, default=str))  # what YAML aliases share must not share its overrides
-    for override in overrides:
-        _apply(tree, override)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    keys = path.split(".")
-    if not separator or not all(keys):
-        raise UserError(f"override {override!r} is not of the form stages.restoration.steps=200")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
-    node = tree
-    for key in keys[:-1]:
-        child = node.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise UserError(f"override {override!r}: {key} is a value, it has no keys below it")
-        node = child
-    node[keys[-1]] = value
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        valid = _valid_keys(first["loc"][:-1])
-        near = _nearest(str(first["loc"][-1]), valid)
-        hint = f"did you mean {near}?" if near else f"valid are {', '.join(valid)}"
-        return f"unknown key {where}: {hint}"
-    message = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-    given = "" if first["type"] in ("missing", "value_error") else f" (given: {first['input']!r})"
-    return f"{where}: {message}{given}" if where else message
-
-
-def _nearest(key: str, valid: list[str]) -> str | None:
-    """Return the valid key that someone most likely meant: one with the unknown key in it, or else a similar one."""
-    longer = sorted((each for each in valid if key in each), key=len)
-    return next(iter(longer or difflib.get_close_matches(key, valid, n=1, cutoff=0.4)), None)
-
-
-def _valid_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = RunConfig
-    parts = iter(location)
-    for part in parts:
-        if isinstance(part, int):  # in a list, whose items' model is known
-            continue
-        annotation = model.model_fields[part].annotation
-        if get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
-            next(parts)  # the key, which is free
-        elif get_origin(annotation) is tuple:
-            annotation = get_args(annotation)[0]
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+    tree = read_yaml(path)
+    for assignment in overrides:
+        override(tree, assignment)
+    return validate(RunConfig, tree, str(path))
