@@ -23,8 +23,9 @@ from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.compiler import missing_compiler
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
-from daefr.files import atomic_path, write_atomically
+from daefr.files import write_atomically
 from daefr.images import Image, encode_png
+from daefr.outputs import Entry, Folder, FolderRecord, InTheWayError, OnConflict, Results
 from daefr.settings.base import StageName
 from daefr.settings.files import override, read_yaml, validate
 from daefr.settings.network import NetworkConfig
@@ -42,6 +43,8 @@ TRAININGS: dict[StageName, type[TrainingConfig]] = {
     "restoration": RestorationTraining,
 }
 CHECKPOINTS, METRICS, IMAGES, CONFIG = "checkpoints", "metrics.jsonl", "images", "config.yaml"
+OURS, FOREIGN = "training", "is not recorded as made by this program"
+ADVICE = "move it, or give another OUT"
 TIMEOUT_SECONDS = 1800.0
 SHOWN = ("loss", "validation_loss", "samples_per_second")
 """Metrics that are also printed."""
@@ -214,10 +217,19 @@ class LocalReporter(FolderReporter):
         """Prepare the folder for a training that begins after `step`: metrics of later steps will come again."""
         if not _is_first():
             return
-        self._out.mkdir(parents=True, exist_ok=True)
         tree = {key: value.model_dump(mode="json") for key, value in settings.items()}
-        write_atomically(self._out / CONFIG, yaml.safe_dump(tree, sort_keys=False))
         path = self._out / METRICS
+        try:
+            self._results().write(yaml.safe_dump(tree, sort_keys=False).encode(), CONFIG, OURS)
+            record = FolderRecord(self._out)
+            # lines are added to it, so that its digest tells nothing
+            if os.path.lexists(path) and not record.of(METRICS):
+                raise InTheWayError(f"{path} already exists and {FOREIGN}: {ADVICE}")
+            record.add(Entry(METRICS, "", METRICS, OURS))
+        except InTheWayError as error:
+            raise UserError(str(error)) from None
+        except OSError as error:
+            raise UserError(f"{self._out} cannot be written to: {error.strerror}") from None
         lines = path.read_text().splitlines() if path.is_file() else []
         write_atomically(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
 
@@ -232,11 +244,20 @@ class LocalReporter(FolderReporter):
             _say(f"step {step}: {', '.join(shown)}")
 
     def image(self, step: int, name: str, image: Image) -> None:
-        """Write a PNG file."""
-        folder = self._out / IMAGES
-        folder.mkdir(exist_ok=True)
-        with atomic_path(folder / f"step-{step:09d}-{name.replace(' ', '_')}.png") as temporary:
-            temporary.write_bytes(encode_png(image))
+        """Write a PNG file; under a numbered name where somebody else's has the usual one."""
+        file = f"{IMAGES}/step-{step:09d}-{name.replace(' ', '_')}.png"
+        self._results("rename").write(encode_png(image), file, OURS)
+
+    def _results(self, on_conflict: OnConflict = "stop") -> Results:
+        """Return the files of this training, which are the only ones in the folder that are replaced."""
+        return Results(
+            Folder(self._out),
+            FolderRecord(self._out),
+            foreign=FOREIGN,
+            advice=ADVICE,
+            exists=lambda _: True,
+            on_conflict=on_conflict,
+        )
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:

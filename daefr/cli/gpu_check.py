@@ -14,6 +14,7 @@ from pathlib import Path
 
 from daefr.device import add_device_option, resolve_device
 from daefr.errors import UserError
+from daefr.files import refuse_existing
 from daefr.gpu_check.names import ITEM_NAMES
 
 
@@ -22,6 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_device_option(parser)
     parser.add_argument("--quick", action="store_true", help="narrow networks and small images, for a CPU")
     parser.add_argument("--json", metavar="FILE", type=Path, help="file for all figures, rewritten after each check")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --json if it exists")
     parser.add_argument("--golden", metavar="DIR", type=Path, help="golden figures of the reference implementation")
     parser.add_argument("--detector", metavar="PATH", type=Path, help="RetinaFace weights, to time whole photographs")
     parser.add_argument(
@@ -36,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
         path: Path | None = getattr(options, option)
         if path is not None and not path.exists():
             raise UserError(f"--{option} {path} does not exist")
+    if options.json is not None:
+        refuse_existing(options.json, "--json", overwrite=options.overwrite)
     # what deterministic products need; the size is the default of current GPUs
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = resolve_device(options.device)
@@ -51,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     minutes = options.minutes or (3 if options.quick else 8)
     about = {"device": str(device), "quick": options.quick, "torch": torch.__version__, "minutes": minutes}
     # the times of single checks are those of a GPU
-    runner = Runner(60 * minutes, options.json, about, limit_checks=not options.quick)
+    runner = Runner(60 * minutes, options.json, about, limit_checks=not options.quick, overwrite=options.overwrite)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())

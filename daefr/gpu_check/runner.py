@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from daefr.files import atomic_path, refuse_existing
 from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome, Status
 
 LEAST_SECONDS = 5.0
@@ -28,11 +29,20 @@ class TimeLimitError(BaseException):
 class Runner:
     """Runs checks, prints a line for each, and writes all of them to a JSON file after each."""
 
-    def __init__(self, seconds: float, path: Path | None, about: Figures, *, limit_checks: bool = True) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        path: Path | None,
+        about: Figures,
+        *,
+        limit_checks: bool = True,
+        overwrite: bool = False,
+    ) -> None:
         """Allow all checks together so many seconds, and with `limit_checks` each check its own.
 
-        `about` describes the run in the JSON file.
+        `about` describes the run in the JSON file, which must not exist unless it is to be overwritten.
         """
+        self._new = not overwrite
         self._limit_checks = limit_checks
         self._end, self._path, self._about = time.monotonic() + seconds, path, about
         self._start = time.monotonic()
@@ -83,9 +93,13 @@ class Runner:
         if self._path is None:
             return
         about = self._about | {"seconds": round(time.monotonic() - self._start, 1)}
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text(json.dumps(about | {"checks": self.results}, indent=1) + "\n")
-        temporary.replace(self._path)
+        try:
+            with atomic_path(self._path, new=self._new) as temporary:
+                temporary.write_text(json.dumps(about | {"checks": self.results}, indent=1) + "\n")
+        except FileExistsError:
+            refuse_existing(self._path, "--json", overwrite=False)
+            raise
+        self._new = False
 
 
 @contextmanager

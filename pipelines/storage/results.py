@@ -10,12 +10,13 @@ import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from daefr.outputs import Entry, OnConflict, Record, Results, format_entry, parse_entry
 from pipelines.storage.files import File, exists, open_place
 
-FOLDER, DATABASE, JOURNALS = "results", "written.db", "*.jsonl"
+FOLDER, DATABASE, JOURNALS, TAKEN = "results", "written.db", "*.jsonl", ".taken"
 _TABLE = """
 CREATE TABLE IF NOT EXISTS written (
     result BLOB NOT NULL, name BLOB NOT NULL, sha256 TEXT NOT NULL, source BLOB NOT NULL, own INTEGER NOT NULL,
@@ -44,8 +45,14 @@ class Written:
     def of_place(cls, workdir: Path, place: str) -> "Written":
         """Open the record of a place in a run directory, with what workers have journaled."""
         written = cls(folder_of(workdir, place))
-        for journal in sorted(written._folder.glob(JOURNALS)):
-            written._add(entry for entry in map(parse_entry, journal.read_bytes().splitlines()) if entry is not None)
+        for journal in written._folder.glob(JOURNALS):
+            with suppress(FileNotFoundError):  # another process takes it
+                journal.rename(journal.with_suffix(TAKEN))
+        for journal in written._folder.glob(f"*{TAKEN}"):
+            with suppress(FileNotFoundError):
+                with journal.open("rb") as stream:
+                    written._add(entry for entry in map(parse_entry, stream) if entry is not None)
+                journal.unlink()
         return written
 
     def of(self, result: str, *, anew: bool = False) -> Sequence[Entry]:  # noqa: ARG002  # the database is always new
@@ -87,23 +94,28 @@ class Written:
 
 
 class Journal:
-    """What one worker writes, and what it is told of earlier results; it is a `daefr.outputs.Record`."""
+    """What one worker writes, and what it is told of earlier results; it is a `daefr.outputs.Record`.
+
+    It holds what is known of the results that are written now, and no others. Only where something is in the way it
+    looks into all workers' journals, and remembers where in them each result is.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Begin a journal in the folder of a place's record."""
         self._folder, self._path = folder, folder / f"{uuid.uuid4().hex}.jsonl"
         self._known = dict[str, dict[tuple[str, str], Entry]]()
+        self._places = dict[int, tuple[tuple[Path, int], ...]]()
         self._read = dict[Path, int]()
 
     def learn(self, entries: Iterable[Entry]) -> None:
-        """Take what is recorded of results that are to be written now."""
-        for entry in entries:
-            self._known.setdefault(entry.result, {})[entry.name, entry.sha256] = entry
+        """Take what is recorded of the results that are to be written now, instead of what was known of others."""
+        self._known.clear()
+        self._remember(entries)
 
     def of(self, result: str, *, anew: bool = False) -> Sequence[Entry]:
         """See `Record`. Another worker, which died before it told what it had written, left a journal too."""
         if anew:
-            self.learn(self._journaled())
+            self._remember(self._journaled(result))
         return list(self._known.get(result, {}).values())
 
     def add(self, entry: Entry) -> None:
@@ -112,19 +124,36 @@ class Journal:
             stream.write(format_entry(entry))
             stream.flush()
             os.fsync(stream.fileno())
-        self.learn([entry])
+        self._remember([entry])
 
     def confirm(self, entry: Entry) -> None:
         """See `Record`; there is nothing more to note."""
 
-    def _journaled(self) -> Iterator[Entry]:
+    def _remember(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            known = self._known.setdefault(entry.result, {})
+            before = known.get((entry.name, entry.sha256))
+            known[entry.name, entry.sha256] = replace(entry, own=entry.own or (before is not None and before.own))
+
+    def _journaled(self, result: str) -> Iterator[Entry]:
         for path in self._folder.glob(JOURNALS):
             with suppress(FileNotFoundError), path.open("rb") as stream:
                 stream.seek(self._read.get(path, 0))
-                data = stream.read()
-                whole = data[: data.rfind(b"\n") + 1]
-                self._read[path] = self._read.get(path, 0) + len(whole)
-                yield from (entry for entry in map(parse_entry, whole.splitlines()) if entry is not None)
+                for line in stream:
+                    if not line.endswith(b"\n"):  # it is being written, or a kill has cut it off
+                        break
+                    start = self._read.get(path, 0)
+                    self._read[path] = start + len(line)
+                    entry = parse_entry(line)
+                    if entry is not None:
+                        key = hash(entry.result)
+                        self._places[key] = (*self._places.get(key, ()), (path, start))
+        for path, start in self._places.get(hash(result), ()):
+            with suppress(FileNotFoundError), path.open("rb") as stream:
+                stream.seek(start)
+                entry = parse_entry(stream.readline())
+                if entry is not None and entry.result == result:
+                    yield entry
 
 
 def folder_of(workdir: Path, place: str) -> Path:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from daefr.cli import main
+from daefr.errors import UserError
 from daefr.gpu_check.checks import Check, NotAvailableError, Outcome
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.items import ITEMS
@@ -97,6 +98,20 @@ def test_what_was_measured_is_kept_when_the_run_is_killed(tmp_path: Path) -> Non
     runner = Runner(60, path, {})
     runner.run("item", [Check("first", Outcome), Check("second", look)])
     assert runner.results[1]["figures"] == {"written": 1}
+
+
+def test_a_report_takes_no_file_s_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("somebody's")
+    (tmp_path / ".report.json.tmp").write_text("somebody's")
+    assert main(["gpu-check", "--quick", "--device", "cpu", "--only", "machine", "--json", str(path)]) == 2
+    assert f"--json {path} already exists" in capsys.readouterr().err
+    with pytest.raises(UserError, match="already exists"):
+        Runner(60, path, {}).run("item", [Check("first", Outcome)])
+    assert path.read_text() == "somebody's"
+    Runner(60, path, {}, overwrite=True).run("item", [Check("first", Outcome), Check("second", Outcome)])
+    assert len(json.loads(path.read_text())["checks"]) == 2
+    assert (tmp_path / ".report.json.tmp").read_text() == "somebody's"
 
 
 def test_no_check_begins_without_time() -> None:

@@ -19,7 +19,7 @@ from daefr.cli import main
 from daefr.settings.base import StageName
 from daefr.stages import STAGES, UPSTREAM
 from daefr.train import read_settings
-from tests.daefr import tiny
+from tests.daefr import foreign, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 5
@@ -82,6 +82,25 @@ def test_the_same_command_resumes_bit_for_bit(
     assert all(torch.equal(tensor, resumed[path]) for path, tensor in _weights(straight).items())
     losses = [(line["step"], line["loss"]) for line in _lines(straight) if "loss" in line]
     assert [(line["step"], line["loss"]) for line in _lines(halves) if "loss" in line] == losses
+
+
+def test_nothing_of_somebody_else_is_replaced(
+    tmp_path: Path, dataset: Path, checkpoints: dict[StageName, Checkpoint], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name: StageName = "hq_codebook"
+    config, out = _config(tmp_path, name), tmp_path / "out"
+    for taken in ("config.yaml", "metrics.jsonl"):
+        before = foreign.fill(out, [taken, "notes.txt", "checkpoints/notes.txt"])
+        assert main(_arguments(name, dataset, out, config, checkpoints)) == 2
+        assert f"{out / taken} already exists and is not recorded as made by this program" in capsys.readouterr().err
+        assert foreign.lost(before, out) == []
+        (out / taken).unlink()
+    names = [f"images/step-{STEPS:09d}-{name}{more}.png" for more in ("", "_codes", "_usage")]
+    before = foreign.fill(out, [*names, "checkpoints/notes.txt", "checkpoints/step-000000001/notes.txt", "notes.txt"])
+    for _ in range(2):
+        assert main(_arguments(name, dataset, out, config, checkpoints)) == 0
+        assert foreign.lost({each: before[each] for each in names}, out) == []
+    assert list((out / "images").glob("*-1.png"))
 
 
 def test_a_killed_training_resumes_bit_for_bit(
