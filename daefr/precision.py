@@ -10,8 +10,6 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-PRECISION = "float32"
-
 
 @contextmanager
 def evaluation_precision(device: torch.device) -> Iterator[None]:
@@ -29,10 +27,9 @@ def evaluation_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def describe_evaluation(device: torch.device) -> dict[str, str]:
-    """Return what belongs beside a value computed in `evaluation_precision`: the device's name and the precision."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"evaluation_device": name, "evaluation_precision": PRECISION}
+def device_name(device: torch.device) -> str:
+    """Return what belongs beside a value that was computed on a device: a GPU's name, or the kind of the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager

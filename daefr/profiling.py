@@ -24,6 +24,7 @@ from daefr.settings.base import StageName
 from daefr.settings.network import AutoencoderConfig, NetworkConfig
 from daefr.settings.speed import Speed
 from daefr.settings.training import (
+    AdversarialConfig,
     AssociationTraining,
     AutoencoderTraining,
     PerceptualConfig,
@@ -57,12 +58,8 @@ class Case:
     def build(self) -> tuple[Stage, TrainingConfig]:
         """Build the stage, on the CPU, and the settings of its training."""
         name: StageName = "restoration" if self.name == "restore" else self.name
-        training = _training(name, self._speed())
         with tempfile.TemporaryDirectory() as folder:
-            if isinstance(training, AutoencoderTraining):
-                # what the perceptual network has learned makes no difference to its cost
-                perceptual = PerceptualConfig(vgg16=_random_vgg16(Path(folder) / "vgg16.safetensors"))
-                training = training.model_copy(update={"perceptual": perceptual})
+            training = training_settings(name, self._speed(), Path(folder))
             return build_stage(name, self.network, training), training
 
     def prepare(self) -> Run:
@@ -95,11 +92,26 @@ def network_of(resolution: int, channels: int, multipliers: tuple[int, ...]) -> 
     return NetworkConfig(autoencoder=sizes)
 
 
+def training_settings(name: StageName, speed: Speed, folder: Path, steps: int = 1) -> TrainingConfig:
+    """Return the settings of a training whose discriminators take part from the first step, as in most of a training.
+
+    The perceptual term gets random weights, which are written into `folder`: what its network has learned makes no
+    difference to its cost.
+    """
+    if name == "restoration":
+        return RestorationTraining(steps=steps, speed=speed)
+    kind = AssociationTraining if name == "association" else AutoencoderTraining
+    perceptual = PerceptualConfig(vgg16=_write_random_vgg16(folder / "vgg16.safetensors"))
+    return kind(steps=steps, speed=speed, adversarial=AdversarialConfig(start_step=0), perceptual=perceptual)
+
+
 def random_images(resolution: int, batch: int) -> Batch:
     """Return `hq` and `lq`, (B, 3, R, R) in [-1, 1]; the same each time."""
     generator = torch.Generator().manual_seed(0)
-    shape = (batch, 3, resolution, resolution)
-    return {name: torch.rand(shape, generator=generator) * 2 - 1 for name in ("hq", "lq")}
+    # smooth images: pixels of white noise would make every loss that of a constant
+    coarse = torch.rand((2, batch, 3, 8, 8), generator=generator) * 2 - 1
+    fine = [torch.nn.functional.interpolate(each, size=resolution, mode="bicubic").clamp(-1, 1) for each in coarse]
+    return dict(zip(("hq", "lq"), fine, strict=True))
 
 
 def time_call(call: Callable[[], Any], device: torch.device) -> float:
@@ -147,9 +159,9 @@ def uncompiled(case: Case) -> Case:
     return replace(case, batch=1, speed=case.speed.model_copy(update={"compile": False}))
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
     """Measure the operations per second of a product of large square matrices, the best of several."""
-    side = 8192 if device.type == "cuda" else 2048
+    side = side or (8192 if device.type == "cuda" else 2048)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     left @ right
     return max(2 * side**3 / time_call(lambda: left @ right, device) for _ in range(5))
@@ -184,19 +196,11 @@ def _restoration(stage: Stage, images: Batch, speed: Speed, device: torch.device
     return restore
 
 
-def _training(name: StageName, speed: Speed) -> TrainingConfig:
-    if name == "restoration":
-        return RestorationTraining(steps=1, speed=speed)
-    # from the start with the discriminators, as most of a training is
-    kind = AssociationTraining if name == "association" else AutoencoderTraining
-    return kind.model_validate({"steps": 1, "adversarial": {"start_step": 0}, "speed": speed})
-
-
-def _random_vgg16(path: Path) -> Path:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        weights = PerceptualLoss().net.state_dict()
-    safetensors.torch.save_file(
-        {f"features.{name.partition('.')[2]}": weight for name, weight in weights.items()}, path
-    )
+def _write_random_vgg16(path: Path) -> Path:
+    if not path.is_file():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            weights = PerceptualLoss().net.state_dict()
+        renamed = {f"features.{name.partition('.')[2]}": weight for name, weight in weights.items()}
+        safetensors.torch.save_file(renamed, path)
     return path

@@ -75,6 +75,11 @@ class Context:
         return self.device.type == "cuda"
 
     @property
+    def matrix_side(self) -> int:
+        """Side of the square matrices whose product gives the device's rate."""
+        return 8192 if self.on_gpu else 512
+
+    @property
     def batch(self) -> int:
         """Samples per training step: a GPU's share of the released recipe's 32 on eight GPUs."""
         return 2 if self.quick else 4

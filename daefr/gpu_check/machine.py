@@ -9,7 +9,8 @@ import torch
 from daefr.compiler import missing_compiler
 from daefr.gpu_check.checks import Check, Figures, Outcome
 from daefr.gpu_check.context import Context
-from daefr.gpu_check.workload import bfloat16_rate, matrix_rate, seconds_per_call
+from daefr.gpu_check.workload import bfloat16_rate, seconds_per_call
+from daefr.profiling import matrix_rate
 
 
 def checks(context: Context) -> Iterator[Check]:
@@ -46,11 +47,11 @@ def _rates(context: Context) -> Outcome:
     if context.on_gpu:
         for name, allowed in (("tf32", True), ("float32", False)):
             torch.backends.cuda.matmul.allow_tf32 = allowed
-            figures[f"{name}_tflops"] = matrix_rate(context, torch.float32) / 1e12
+            figures[f"{name}_tflops"] = matrix_rate(context.device, torch.float32, context.matrix_side) / 1e12
         source = torch.empty(2**30, dtype=torch.uint8, device=context.device).random_()
         target = torch.empty_like(source)
         seconds = seconds_per_call(context, lambda: target.copy_(source), 10)
         figures["copy_gb_per_second"] = 2 * len(source) / seconds / 1e9
     else:
-        figures["float32_tflops"] = matrix_rate(context, torch.float32) / 1e12
+        figures["float32_tflops"] = matrix_rate(context.device, torch.float32, context.matrix_side) / 1e12
     return Outcome(figures)

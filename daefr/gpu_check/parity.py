@@ -14,26 +14,13 @@ from torch import Tensor
 from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome
 from daefr.gpu_check.context import Context
 from daefr.network.restoration import RestorationModel
-from daefr.settings.network import RestorationConfig
+from daefr.released.layout import layout_of
+from daefr.settings.network import NetworkConfig, RestorationConfig
 from daefr.settings.speed import Speed
 from daefr.speed import arrange_batch, prepare_network
 
-# released names of what `RestorationModel` calls otherwise
-RENAMED = (
-    ("hq_encoder.", "vqvae.HQ_encoder."),
-    ("hq_quant_conv.", "vqvae.HQ_quant_conv."),
-    ("lq_encoder.", "vqvae.encoder."),
-    ("lq_quant_conv.", "vqvae.quant_conv."),
-    ("fusion.", "cross_attention."),
-    ("predictor.position_emb", "position_emb"),
-    ("predictor.feat_emb.", "feat_emb."),
-    ("predictor.layers.", "ft_layers."),
-    ("predictor.norm.", "idx_pred_layer.0."),
-    ("predictor.head.", "idx_pred_layer.1."),
-    ("codebook.", "vqvae.Fixed_quantize."),
-    ("post_quant_conv.", "vqvae.post_quant_conv."),
-    ("decoder.", "vqvae.decoder."),
-)
+GENERATOR = "generator."
+"""What the names of the restoration network begin with in a stage."""
 TOLERANCE = 1e-3
 """Of means, deviations and samples, relative to the deviation: convolutions add in another order."""
 TIE = 1e-4
@@ -90,16 +77,12 @@ def _model(golden: Path) -> RestorationModel:
     specification.loader.exec_module(module)
     shapes = json.loads((golden / "state_dict_daefr_full.json").read_text())
     seed = json.loads((golden / "golden_tiny.json").read_text())["seed"]
+    released = layout_of("restoration", NetworkConfig()).own
+    own = {name.removeprefix(GENERATOR): stored for stored, name in released.items() if name.startswith(GENERATOR)}
+    arrays = module.state_dict({stored: shapes[stored] for stored in own.values()}, seed)
     model = RestorationModel(RestorationConfig())
-    needed = {name: _released_name(name) for name in model.state_dict()}
-    arrays = module.state_dict({name: shapes[name] for name in needed.values()}, seed)
-    model.load_state_dict({name: torch.from_numpy(arrays[released]) for name, released in needed.items()})
+    model.load_state_dict({name: torch.from_numpy(arrays[stored]) for name, stored in own.items()})
     return model
-
-
-def _released_name(name: str) -> str:
-    own, released = next(pair for pair in RENAMED if name.startswith(pair[0]))
-    return released + name.removeprefix(own)
 
 
 def _read(path: Path) -> Tensor:

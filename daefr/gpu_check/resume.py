@@ -13,7 +13,8 @@ from torch import Tensor
 from daefr.checkpoint import load_checkpoint
 from daefr.gpu_check.checks import Check, Figures, Outcome
 from daefr.gpu_check.context import Context
-from daefr.gpu_check.workload import Mode, Workload, random_images
+from daefr.gpu_check.workload import Mode, Workload
+from daefr.profiling import random_images
 from daefr.settings.base import StageName
 from daefr.stages import STAGES
 

@@ -14,7 +14,8 @@ from daefr import ranks
 from daefr.data.dataset import Batch
 from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome
 from daefr.gpu_check.context import Context
-from daefr.gpu_check.workload import Mode, Workload, random_images
+from daefr.gpu_check.workload import Mode, Workload
+from daefr.profiling import random_images
 from daefr.settings.base import StageName
 
 RANKS, STEPS = 2, 3

@@ -8,25 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from daefr import compilation
 from daefr.data.dataset import Batch
 from daefr.gpu_check.context import Context
-from daefr.losses.perceptual import PerceptualLoss
+from daefr.profiling import count_operations, matrix_rate, random_images, training_settings
 from daefr.settings.base import StageName
 from daefr.settings.network import NetworkConfig
 from daefr.settings.speed import Speed
-from daefr.settings.training import (
-    AssociationTraining,
-    AutoencoderTraining,
-    PerceptualConfig,
-    RestorationTraining,
-    TrainingConfig,
-)
+from daefr.settings.training import TrainingConfig
 from daefr.speed import arrange_batch, autocast, prepare_network
 from daefr.stages import RestorationStage, Stage, build_stage
 from daefr.training.optimization import Optimization
@@ -107,27 +99,19 @@ def flops_per_sample(context: Context, name: StageName | str) -> int:
     `name` is a stage, of which a training step is counted, or `restore`.
     """
     if name not in context.flops:
-        with FlopCounterMode(display=False) as counter:
-            if name == "restore":
-                restore(context, Speed(compile=False), 1)()
-            else:
-                Workload(context, name, Mode(bfloat16=True, compiled=False), batch=1).step()  # type: ignore[arg-type]
-        context.flops[name] = int(counter.get_total_flops())
+        if name == "restore":
+            run: Callable[[], Any] = restore(context, Speed(compile=False), 1)
+        else:
+            run = Workload(context, name, Mode(bfloat16=True, compiled=False), batch=1).step  # type: ignore[arg-type]
+        context.flops[name] = count_operations(run)
     return context.flops[name]
 
 
 def bfloat16_rate(context: Context) -> float:
     """Measure the FLOP/s of a product of large bfloat16 matrices, once per run."""
     if context.bfloat16_rate is None:
-        context.bfloat16_rate = matrix_rate(context, torch.bfloat16)
+        context.bfloat16_rate = matrix_rate(context.device, torch.bfloat16, context.matrix_side)
     return context.bfloat16_rate
-
-
-def matrix_rate(context: Context, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of a product of large square matrices."""
-    side = (8192 if dtype == torch.bfloat16 else 4096) if context.on_gpu else 512
-    left, right = (torch.randn(side, side, device=context.device).to(dtype) for _ in range(2))
-    return 2 * side**3 / seconds_per_call(context, lambda: left @ right, 10)
 
 
 def restore(context: Context, speed: Speed, batch: int) -> Callable[[], Tensor]:
@@ -150,38 +134,11 @@ def restoration_stage(context: Context) -> RestorationStage:
     return stage
 
 
-def random_images(resolution: int, batch: int) -> Batch:
-    """Return `hq` and `lq`, (B, 3, R, R) in [-1, 1]; the same each time."""
-    generator = torch.Generator().manual_seed(0)
-    # smooth images: pixels of white noise would make every loss that of a constant
-    coarse = torch.rand((2, batch, 3, 8, 8), generator=generator) * 2 - 1
-    fine = [torch.nn.functional.interpolate(each, size=resolution, mode="bicubic").clamp(-1, 1) for each in coarse]
-    return dict(zip(("hq", "lq"), fine, strict=True))
-
-
 def _build(context: Context, name: StageName) -> tuple[Stage, TrainingConfig]:
     return _build_once(name, context.network, context.folder)
 
 
 @functools.cache
 def _build_once(name: StageName, network: NetworkConfig, folder: Path) -> tuple[Stage, TrainingConfig]:
-    training: TrainingConfig
-    if name == "restoration":
-        training = RestorationTraining(steps=STEPS)
-    else:
-        # with the discriminators from the first step on, as most of a training is
-        kind = AssociationTraining if name == "association" else AutoencoderTraining
-        perceptual = PerceptualConfig(vgg16=_random_vgg16(folder / "vgg16.safetensors"))
-        training = kind.model_validate({"steps": STEPS, "adversarial": {"start_step": 0}, "perceptual": perceptual})
+    training = training_settings(name, Speed(), folder, steps=STEPS)
     return build_stage(name, network, training), training
-
-
-def _random_vgg16(path: Path) -> Path:
-    """Write random weights in the layout of VGG16's: what it has learned makes no difference to its cost."""
-    if not path.is_file():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            weights = PerceptualLoss().net.state_dict()
-        renamed = {f"features.{name.partition('.')[2]}": weight for name, weight in weights.items()}
-        safetensors.torch.save_file(renamed, path)
-    return path

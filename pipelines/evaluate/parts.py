@@ -21,6 +21,7 @@ from daefr.files import atomic_path
 from daefr.metrics.meter import MetricSet
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU
 from daefr.metrics.registry import MetricSetup
+from daefr.precision import device_name
 from daefr.settings.base import Settings
 from daefr.settings.metrics import MetricName
 from pipelines.engine.computed import Computed
@@ -102,8 +103,7 @@ class _Worker:
         self._method, self._measures = method, measures
         self._batch = BATCH_ON_GPU if setup.device.type == "cuda" else BATCH_ON_CPU
         self._datasets: dict[Shards, Any] = {}
-        name = torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else "cpu"
-        self._computed = Computed(device=name)
+        self._computed = Computed(device=device_name(setup.device))
 
     def evaluate(self, part: Part) -> int:
         """Evaluate a part, write its file, and return the number of its images."""
