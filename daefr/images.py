@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from daefr.files import write_atomically
 from daefr.settings.images import PIXEL_LIMIT
 
 Image = npt.NDArray[np.uint8]
@@ -89,11 +88,6 @@ def encode_webp(image: Image, quality: int = 90) -> bytes:
     if not ok:
         raise ValueError(f"could not encode an image of shape {image.shape}")
     return data.tobytes()
-
-
-def write_png(path: Path, image: Image) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG, in folders that need not exist; `path` has its old content or the new."""
-    write_atomically(path, encode_png(image))
 
 
 def shrink(image: Image, side: int) -> Image:
