@@ -5,13 +5,12 @@ the exit code. Its docstring is the command's help. It imports PyTorch and what 
 mistakes in the options are shown at once.
 """
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from daefr.cli.parser import CommandParser
+from daefr.cli.parser import CommandParser, suggest
 from daefr.errors import UserError
 from daefr.version import find_version
 
@@ -78,9 +77,7 @@ def _find_command(given: Sequence[str]) -> str | None:
         if len(given) == 1 or given[1] in ("-h", "--help"):
             return None
         raise UserError(f"unknown command {' '.join(given[:2])!r}; did you mean {group[0]!r}?")
-    close = difflib.get_close_matches(given[0], COMMANDS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(COMMANDS)}"
-    raise UserError(f"unknown command {given[0]!r}; {hint}")
+    raise UserError(f"unknown command {given[0]!r}; {suggest(given[0], tuple(COMMANDS))}")
 
 
 def _without_command(given: Sequence[str]) -> int:

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 
+def suggest(word: str, valid: Sequence[str]) -> str:
+    """Return what to write instead of an unknown word: the most similar valid one, or else all of them."""
+    close = difflib.get_close_matches(word, valid, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(valid)}"
+
+
 class CommandParser(argparse.ArgumentParser):
     """Reports a mistake in one line, and suggests the option that was probably meant."""
 

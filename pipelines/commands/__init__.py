@@ -3,13 +3,12 @@
 PyTorch, Ray and MLflow are imported when a command runs, so that help and mistakes in the options are shown at once.
 """
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from daefr.cli.parser import CommandParser
+from daefr.cli.parser import CommandParser, suggest
 from daefr.errors import UserError
 from daefr.version import find_version
 
@@ -74,16 +73,11 @@ def find_command(given: Sequence[str]) -> str | None:
     if two_words in COMMANDS:
         return two_words
     if given[0] not in COMMANDS:
-        raise UserError(f"unknown command {given[0]!r}; {_suggest(given[0], [n for n in COMMANDS if ' ' not in n])}")
+        raise UserError(f"unknown command {given[0]!r}; {suggest(given[0], [n for n in COMMANDS if ' ' not in n])}")
     subcommands = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{given[0]} ")]
     if subcommands and len(given) > 1 and not given[1].startswith("-") and "=" not in given[1]:
-        raise UserError(f"unknown command '{given[0]} {given[1]}'; {_suggest(given[1], subcommands)}")
+        raise UserError(f"unknown command '{given[0]} {given[1]}'; {suggest(given[1], subcommands)}")
     return given[0]
-
-
-def _suggest(word: str, valid: list[str]) -> str:
-    close = difflib.get_close_matches(word, valid, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(valid)}"
 
 
 def _overview() -> str:
