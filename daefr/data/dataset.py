@@ -2,7 +2,7 @@
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from daefr.data.generations import await_shards
-from daefr.data.manifest import DatasetManifest, Shard, Split, load_manifest, read_shards
+from daefr.data.manifest import DatasetManifest, Fetch, Shard, Split, load_manifest, read_shards
 from daefr.data.order import BatchOrder, Position
 from daefr.data.sample import StoredSample
 from daefr.data.shards import ShardReader
@@ -34,9 +34,6 @@ Part = Literal["hq", "mild", "severe", "components"]
 Batch = dict[str, torch.Tensor]
 """What the stage reads. `hq` and `lq`: (B, 3, R, R) float32 RGB in [-1, 1]. `components`: (B, 3, 4) float32, the boxes
 of left eye, right eye and mouth, (x0, y0, x1, y1) in pixels."""
-Fetch = Callable[[Shard], AbstractContextManager[Path]]
-"""Gives the local path of a shard while a block runs: how shards are read that are not beside their manifest."""
-
 OPEN_SHARDS = 64
 """How many shards are kept open, which is more than training mixes at a time (`daefr.data.order`)."""
 

@@ -7,7 +7,8 @@ object a line, whose digests it has.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -31,6 +32,10 @@ class Shard(Settings):
     bytes: int
     sha256: str
     samples: int
+
+
+Fetch = Callable[[Shard], AbstractContextManager[Path]]
+"""Gives the local path of a shard while a block runs: how shards are read that are not beside their manifest."""
 
 
 class Listing(Settings):

@@ -8,7 +8,8 @@ import torch
 
 from daefr import ranks
 from daefr.checkpoint import Checkpoint
-from daefr.data.dataset import Batch, FaceDataset, Fetch, check_resolution, training_batches
+from daefr.data.dataset import Batch, FaceDataset, check_resolution, training_batches
+from daefr.data.manifest import Fetch
 from daefr.precision import evaluation_precision
 from daefr.settings.training import TrainingConfig
 from daefr.speed import arrange_batch, prepare_network

@@ -70,7 +70,7 @@ def main() -> int:
         return 2
     shares = dict.fromkeys(CASE, SHARE) | {stage: float(share) for stage, _, share in map(_split, options.share)}
     costs = _costs(config, options.operations)
-    samples = options.faces - config.data.validation
+    samples = options.faces - config.data.num_validation
     lines = [
         "| stage | TFLOP per sample | steps | samples/s per GPU | hours | checkpoint | exchanged per step |",
         "|" + " --- |" * 7,
@@ -79,7 +79,7 @@ def main() -> int:
     for stage, cost in costs.items():
         training = config.stages.of(stage).in_steps(samples)
         rate = shares[stage] * options.matrix_rate / cost.flops
-        hours = training.last_step * training.batch / (rate * options.gpus) / 3600
+        hours = training.last_step * training.global_batch_size / (rate * options.gpus) / 3600
         total += hours
         lines.append(
             f"| `{stage}` | {cost.flops / 1e12:.2f} | {training.last_step:,} | {rate:.0f} | {hours:.1f} "

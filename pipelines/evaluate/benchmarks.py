@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from daefr.data.dataset import FaceDataset, Fetch
-from daefr.data.manifest import load_manifest, read_shards
+from daefr.data.dataset import FaceDataset
+from daefr.data.manifest import Fetch, load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
 from daefr.evaluation import EvaluationSample

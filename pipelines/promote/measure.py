@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from daefr.checkpoint import load_checkpoint
-from daefr.data.dataset import FaceDataset, Fetch
-from daefr.data.manifest import load_manifest
+from daefr.data.dataset import FaceDataset
+from daefr.data.manifest import Fetch, load_manifest
 from daefr.settings.training import TrainingConfig
 from daefr.stages import stage_from_checkpoint
 from daefr.training.validation import validate

@@ -55,13 +55,14 @@ class Restore(Step):
             raise UserError(f"IN={source} and OUT={target} lie within one another: give separate places")
         if not is_address(target) and Path(target).exists() and not Path(target).is_dir():
             raise UserError(f"OUT={target} is a file: give a folder")
+        model = find_model(tracking, config.model)  # before any weights are downloaded
         config = located(config)
         weights = {
             "detector": None if config.aligned else find_detector(config.detector),
             "parser": find_parser(config.parser),
             "upscaler": config.upscaler,
         }
-        return cls(source, target, find_model(tracking, config.model), config, compute, weights)
+        return cls(source, target, model, config, compute, weights)
 
     def settings(self) -> dict[str, Any]:
         """See `Step`."""

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import cv2
 
-from daefr.data.dataset import Fetch
 from daefr.data.generations import Generation, commit_of, companion, failure_of, find_generation, listing_of
-from daefr.data.manifest import DatasetManifest, Shard, list_shards, load_manifest, read_shards
+from daefr.data.manifest import DatasetManifest, Fetch, Shard, list_shards, load_manifest, read_shards
 from daefr.data.sample import StoredSample, encode_variants
 from daefr.data.shards import Sample, ShardReader, write_shard
 from daefr.errors import UserError, one_line

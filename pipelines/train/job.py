@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daefr.data.dataset import Fetch
+from daefr.data.manifest import Fetch
 from daefr.settings.base import StageName
 from daefr.settings.network import NetworkConfig
 from daefr.settings.training import TrainingConfig

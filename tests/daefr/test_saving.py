@@ -41,7 +41,6 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
 
 def _write(step: int) -> Save:
     def save(folder: Path) -> None:
-        folder.mkdir()
         (folder / "step").write_text(str(step))
 
     return save
@@ -53,7 +52,7 @@ def test_a_checkpoint_is_written_while_the_training_goes_on(tmp_path: Path) -> N
 
     def slow(folder: Path) -> None:
         assert go_on.wait(60)
-        folder.mkdir()
+        (folder / "step").touch()
 
     reporter.checkpoint(1, slow)
     assert _kept(tmp_path) == []

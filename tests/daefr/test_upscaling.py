@@ -81,7 +81,7 @@ def test_faces_are_pasted_where_they_are_in_the_larger_photograph(tmp_path: Path
 
 
 def test_more_than_can_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_PIXELS", 1_000_000)
+    monkeypatch.setattr(module, "PIXEL_LIMIT", 1_000_000)
     stage = tiny.build("restoration")
     assert isinstance(stage, RestorationStage)
     restorer = Restorer(stage, CPU, detector=Told([]))

@@ -32,7 +32,7 @@ def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(tmp_path: Path)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("dataset/*.json")}
     finished = run("synthesize", tmp_path, *PORTRAITS)
     assert finished.code == 0, finished.err
-    assert "synthesize: goes on" in finished.err
+    assert "synthesize: resuming" in finished.err
     assert {path: path.stat().st_mtime_ns for path in before} == before, "what was finished is not made again"
     made = load_manifest(folder / "dataset")
     assert made.samples("train") + made.samples("validation") == 80

@@ -271,7 +271,7 @@ def test_a_plan_of_many_sources_takes_little_memory_and_no_pytorch(tmp_path: Pat
 
 
 def test_a_store_that_is_not_there_is_told_before_anything_is_made(s3: Proxy, faces: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.store: s3://no-such-bucket/out/.* cannot be used: not there"):
+    with pytest.raises(UserError, match=r"data\.shard_storage: s3://no-such-bucket/out/.* cannot be used: not there"):
         _synthesize(tmp_path, f"data.faces={faces}", "data.shard_storage=s3://no-such-bucket/out")
     assert s3.requests
     assert not list(tmp_path.glob("steps/*/dataset/*"))
