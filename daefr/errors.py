@@ -1,5 +1,9 @@
 """The exception that means "the user can mend this", and how any error is shown in one line."""
 
+import os
+from collections.abc import Iterator
+from errno import EDQUOT, ENOSPC
+
 
 class UserError(Exception):
     """Bad input. Its text is one sentence for the user: what is wrong, where, and what is valid.
@@ -11,3 +15,21 @@ class UserError(Exception):
 def one_line(error: object, limit: int = 300) -> str:
     """Return the text of an error in one line of at most `limit` characters; its type's name if it has no text."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Tell whether an error, or one that led to it, comes from a full disk or an exhausted quota."""
+    return any(
+        (isinstance(each, OSError) and each.errno in (ENOSPC, EDQUOT)) or any(text in str(each) for text in _DISK_FULL)
+        for each in _chain(error)
+    )
+
+
+_DISK_FULL = (os.strerror(ENOSPC), os.strerror(EDQUOT), "database or disk is full")
+"""What such errors say where their number is lost: those of other processes, and SQLite's."""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -14,7 +14,7 @@ from pipelines.engine.dataset import Dataset
 from pipelines.engine.names import VALIDATION
 from pipelines.engine.progress import say
 from pipelines.engine.run import STEPS, Run, open_run, open_tracking, open_workdir
-from pipelines.engine.signals import TerminatedError
+from pipelines.engine.signals import STOPPED
 from pipelines.engine.step import StepResult, find_result
 from pipelines.synthesize.refresh import Refresh
 from pipelines.synthesize.step import Synthesize
@@ -194,7 +194,7 @@ class Chain:
             futures = [pool.submit(self.train, stage, dataset, {}) for stage in CODEBOOKS]
             try:
                 return [future.result() for future in futures]
-            except (KeyboardInterrupt, TerminatedError):
+            except STOPPED:
                 cluster.disconnect()  # which ends the trainings that the threads wait for
                 raise
 
@@ -204,5 +204,6 @@ def open_chain(config: RunConfig, name: str, executable: tuple[str, ...] | None 
     """Open the run directory, MLflow and a run of that name; see `pipelines.engine.run.open_run`."""
     workdir = open_workdir(config.workdir)
     tracking = open_tracking(config.tracking, workdir, config.compute.unavailable_timeout_s)
-    with open_run(name, workdir, tracking, config.model_dump(mode="json"), executable) as run:
+    settings, wait = config.model_dump(mode="json"), config.compute.wait_for_lease
+    with open_run(name, workdir, tracking, settings, executable, wait_for_lease=wait) as run:
         yield Chain(config, run)

@@ -6,13 +6,12 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from errno import EDQUOT, ENOSPC
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daefr.cli.parser import CommandParser
-from daefr.errors import UserError
+from daefr.errors import UserError, is_disk_full, one_line
 from daefr.settings.base import STAGES
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class Command(ABC):
             return 2
         from pipelines.config import load_config
         from pipelines.engine.progress import say
-        from pipelines.engine.signals import EXIT_CODE, TerminatedError
+        from pipelines.engine.signals import EXIT_CODE, STOPPED, TerminatedError
         from pipelines.errors import StepFailedError
         from pipelines.print_config import show_config
 
@@ -65,15 +64,15 @@ class Command(ABC):
         except (UserError, StepFailedError) as error:
             say(f"error: {error}")
             return 2 if isinstance(error, UserError) else 1
-        except OSError as error:
-            if error.errno not in (ENOSPC, EDQUOT):
-                raise
-            say(f"error: {error}: free some space; the same command resumes from here")
-            return 1
-        except (KeyboardInterrupt, TerminatedError) as stopped:
+        except STOPPED as stopped:
             terminated = isinstance(stopped, TerminatedError)
             say(f"{'terminated' if terminated else 'interrupted'}: the same command resumes from here")
             return EXIT_CODE if terminated else 130
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            say(f"error: {one_line(error)}: free some space; the same command resumes from here")
+            return 1
         sys.stdout.write("\n".join([*lines, ""]))
         return 0
 
@@ -116,11 +115,11 @@ class StepCommand(Command):
     def run(self, config: "RunConfig", options: argparse.Namespace) -> list[str]:
         """See `Command`."""
         from pipelines.chain import open_chain
-        from pipelines.engine.signals import handle_sigterm
+        from pipelines.engine.signals import handle_signals
 
         self.check(config, options)
         with (
-            handle_sigterm(config.compute.stop_timeout_s),
+            handle_signals(config.compute.stop_timeout_s),
             open_chain(config, self.title(options), self.executable(options)) as chain,
         ):
             return self.work(chain, options)

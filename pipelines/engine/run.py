@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from daefr.errors import UserError
+from daefr.errors import UserError, is_disk_full, one_line
 from daefr.files import write_atomically
 from daefr.version import NAME, find_checkout, find_version
 from pipelines.engine import cluster
 from pipelines.engine.digest import digest
+from pipelines.engine.lease import Lease, leased
 from pipelines.engine.progress import say
+from pipelines.engine.signals import STOPPED
 from pipelines.engine.step import (
     MANIFEST,
     Step,
@@ -43,6 +45,8 @@ class Run:
     run_id: str
     executable: tuple[str, ...] | None = None
     """The names of the steps that may be executed; all others must be committed. None allows every step."""
+    wait_for_lease: bool = True
+    """Whether a step that another process is running is waited for; else it is an error."""
 
     def execute(self, step: Step) -> StepResult:
         """Return the step's result if it is committed and valid; else run the step, or resume it, and commit it.
@@ -52,21 +56,34 @@ class Run:
         """
         key = step.key()
         folder = self.workdir / STEPS / key.folder
-        result = find_result(folder)
-        if result is not None and step.is_still_valid(result):
+        result = self._find(step, folder)
+        if result is not None:
             say(f"{key.name}: up to date, {folder}")
         elif self.executable is not None and key.name not in self.executable:
             raise UserError(
                 f"{key.name} has not been run with this configuration and data in {self.workdir}: run it first"
             )
         else:
-            result = self._run(step, key, folder)
+            result = self._run_leased(step, key, folder)
         self.tracking.link(self.run_id, f"daefr.{key.name}", result.manifest.run_id)
         return result
 
-    def _run(self, step: Step, key: StepKey, folder: Path) -> StepResult:
-        say(f"{key.name}: {'resuming' if folder.exists() else 'starting'}, {folder}")
+    def _find(self, step: Step, folder: Path) -> StepResult | None:
+        result = find_result(folder)
+        return result if result is not None and step.is_still_valid(result) else None
+
+    def _run_leased(self, step: Step, key: StepKey, folder: Path) -> StepResult:
+        word = "resuming" if folder.exists() else "starting"
         folder.mkdir(parents=True, exist_ok=True)
+        with leased(folder, key.name, wait=self.wait_for_lease) as lease:
+            finished = self._find(step, folder)  # by the process that was waited for
+            if finished is not None:
+                say(f"{key.name}: up to date, {folder}")
+                return finished
+            say(f"{key.name}: {word}, {folder}")
+            return self._run(step, key, folder, lease)
+
+    def _run(self, step: Step, key: StepKey, folder: Path, lease: Lease) -> StepResult:
         run_id = self.tracking.start_run(
             key.name,
             key.fingerprint,
@@ -78,8 +95,9 @@ class Run:
         try:
             output = step.run(StepContext(folder, self.workdir, self.tracking, run_id, self.run_id))
         except BaseException as error:
-            self.tracking.finish(run_id, "FAILED", str(error) or type(error).__name__)
+            _finish_unsuccessful(self.tracking, run_id, error)
             raise
+        lease.check()
         result = self._commit(key, folder, run_id, output, round(time.monotonic() - start, 3))
         self.tracking.finish(run_id, "FINISHED")
         say(f"{key.name}: done in {result.manifest.seconds:.0f} s")
@@ -110,6 +128,8 @@ def open_run(
     tracking: Tracking,
     settings: Mapping[str, Any],
     executable: tuple[str, ...] | None = None,
+    *,
+    wait_for_lease: bool = True,
 ) -> Iterator[Run]:
     """Open the MLflow run of a pipeline; on the way out, close it and disconnect from the cluster.
 
@@ -117,14 +137,24 @@ def open_run(
     """
     run_id = tracking.start_run(name, digest({"name": name, **settings}), params=settings)
     try:
-        yield Run(workdir, tracking, run_id, executable)
+        yield Run(workdir, tracking, run_id, executable, wait_for_lease)
     except BaseException as error:
-        tracking.finish(run_id, "FAILED", str(error) or type(error).__name__)
+        _finish_unsuccessful(tracking, run_id, error)
         raise
     else:
         tracking.finish(run_id, "FINISHED")
     finally:
         cluster.disconnect()
+
+
+def _finish_unsuccessful(tracking: Tracking, run_id: str, error: BaseException) -> None:
+    """Mark a run as failed, or as killed where the command was asked to stop. Raises nothing in place of `error`."""
+    stopped = isinstance(error, STOPPED)
+    try:
+        tracking.finish(run_id, "KILLED" if stopped else "FAILED", "" if stopped else one_line(error, 500))
+    except Exception as unrecorded:
+        if not is_disk_full(error):
+            say(f"MLflow run {run_id} could not be marked as ended: {one_line(unrecorded)}")
 
 
 def open_tracking(settings: TrackingConfig, workdir: Path, unavailable_timeout_s: float) -> Tracking:

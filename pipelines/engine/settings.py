@@ -25,6 +25,11 @@ class EngineCompute(Settings):
         description="Largest size of each node's cache, in bytes; training waits for downloads if fewer than 32 shards "
         "fit in it.",
     )
+    wait_for_lease: bool = Field(
+        True,
+        description="Whether a step that another process is running in the same run directory is waited for; false "
+        "fails, and names that process.",
+    )
     unavailable_timeout_s: NonNegativeInt = Field(
         600,
         description="Seconds that a stage waits for missing nodes, and any step for an unreachable MLflow server, "

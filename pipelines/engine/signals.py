@@ -1,42 +1,52 @@
-"""SIGTERM, which schedulers send some seconds before SIGKILL: trainings save a checkpoint, then the command exits."""
+"""SIGTERM, which schedulers send some seconds before SIGKILL, and Ctrl-C: trainings save a checkpoint, then exit."""
 
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from pipelines.engine.progress import say
 
 EXIT_CODE = 128 + signal.SIGTERM
 requested = threading.Event()
+"""Whether the command was asked to stop."""
 _stop_timeout = 25.0
 _trainings = 0
 _counting = threading.Lock()
+_interrupted = False
 
 
 class TerminatedError(BaseException):
     """The command received SIGTERM. Like `KeyboardInterrupt`, it is no `Exception`."""
 
 
-@contextmanager
-def handle_sigterm(stop_timeout_s: float) -> Iterator[None]:
-    """Handle SIGTERM while the block runs. Must be entered by the main thread.
+STOPPED = (KeyboardInterrupt, TerminatedError)
+"""What is raised where the command was asked to stop; nothing has failed."""
 
-    The process exits `stop_timeout_s` seconds after the signal, whatever it is doing.
+
+@contextmanager
+def handle_signals(stop_timeout_s: float) -> Iterator[None]:
+    """Handle SIGTERM and SIGINT while the block runs. Must be entered by the main thread.
+
+    After SIGTERM, the process exits within `stop_timeout_s` seconds, whatever it is doing. After a second SIGINT, it
+    does not wait for trainings.
     """
-    global _stop_timeout  # noqa: PLW0603  # as are signals
-    _stop_timeout = stop_timeout_s
-    before = signal.signal(signal.SIGTERM, _terminate)
+    global _stop_timeout, _interrupted  # as are signals
+    _stop_timeout, _interrupted = stop_timeout_s, False
+    requested.clear()
+    before = {number: signal.signal(number, handler) for number, handler in _HANDLERS.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Let the block end by itself on SIGTERM, because it checks `requested`; then raise `TerminatedError`."""
+    """Let the block end by itself when the command is asked to stop, because it checks `requested`; then raise."""
     global _trainings  # noqa: PLW0603  # as are signals
     with _counting:
         _trainings += 1
@@ -46,10 +56,15 @@ def training() -> Iterator[None]:
         with _counting:
             _trainings -= 1
     if requested.is_set():
-        raise TerminatedError
+        raise stop_error()
 
 
-def _terminate(*_: object) -> None:
+def stop_error() -> BaseException:
+    """Return what to raise once the command has been asked to stop: one of `STOPPED`."""
+    return KeyboardInterrupt() if _interrupted else TerminatedError()
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     signal.alarm(0)  # Ray's own handler, which has called this one, would abort the process in three seconds
     if requested.is_set():
         return
@@ -60,6 +75,18 @@ def _terminate(*_: object) -> None:
     if not _trainings:
         raise TerminatedError
     say("SIGTERM: saving a checkpoint, then exiting")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    global _interrupted  # noqa: PLW0603  # as are signals
+    if requested.is_set() or not _trainings:
+        raise KeyboardInterrupt
+    _interrupted = True
+    requested.set()
+    say("interrupted: saving a checkpoint, then exiting; Ctrl-C again exits at once")
+
+
+_HANDLERS = {signal.SIGTERM: _terminate, signal.SIGINT: _interrupt}
 
 
 def _give_up() -> None:

@@ -137,7 +137,7 @@ class Tracking:
         """Put a tag on a run."""
         self.client.set_tag(run_id, key, value[:_TAG_LENGTH])
 
-    def finish(self, run_id: str, status: Literal["FINISHED", "FAILED"], reason: str = "") -> None:
+    def finish(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> None:
         """End a run; the reason of a failure goes into one line of a tag."""
         if reason:
             self.link(run_id, FAILURE, one_line(reason, 500))

@@ -1,6 +1,8 @@
 """Running a training in Ray Train, from the driver."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import ceil
 from typing import Any
@@ -12,8 +14,7 @@ from ray.util.placement_group import PlacementGroup
 from daefr.errors import one_line
 from daefr.memory import KEEP_FREED_MEMORY
 from daefr.training.rank_vote import nccl_timeout_seconds
-from pipelines.engine import cluster
-from pipelines.engine import signals as termination
+from pipelines.engine import cluster, signals
 from pipelines.engine.progress import ProgressSnapshot, bar, follow, say
 from pipelines.train.failures import CONTROLLER_LOST, RAY_ERRORS, GiveUpEarly, translate
 from pipelines.train.job import TrainingJob
@@ -31,26 +32,39 @@ def fit(job: TrainingJob) -> dict[str, float]:
     monitor = StallMonitor(job)
     try:
         with (
-            termination.training(),
+            signals.training(),
             bar(job.stage, job.training.last_step, "steps") as shown,
-            follow(job.progress, shown, monitor, stop_when=termination.requested),
+            follow(job.progress, shown, monitor, stop_when=signals.requested),
         ):
             for left in reversed(range(job.compute.max_failures + 1)):
                 try:
-                    measured: dict[str, float] = _trainer(job).fit().return_value
+                    measured: dict[str, float] = _fit(_trainer(job)).return_value
                     break
                 except CONTROLLER_LOST as error:
-                    if not left or termination.requested.is_set():
+                    if not left or signals.requested.is_set():
                         raise
                     monitor.release()
                     job.progress.mark_stopped.remote(
                         f"{job.stage}: {one_line(error)}: resuming from the last checkpoint"
                     )
     except RAY_ERRORS as error:
-        if termination.requested.is_set():
-            raise termination.TerminatedError from error
+        if signals.requested.is_set():
+            raise signals.stop_error() from error
         raise translate(job.stage, error) from error
     return measured
+
+
+def _fit(trainer: TorchTrainer) -> ray.train.Result:
+    """Fit on a thread of its own: on the main thread, Ray would handle SIGINT by aborting the training."""
+    if threading.current_thread() is not threading.main_thread():
+        return trainer.fit()
+    with ThreadPoolExecutor(1, thread_name_prefix="fit") as pool:
+        fitting = pool.submit(trainer.fit)
+        try:
+            return fitting.result()
+        except signals.STOPPED:
+            cluster.disconnect()  # which ends the training that the thread waits for
+            raise
 
 
 def _trainer(job: TrainingJob) -> TorchTrainer:
