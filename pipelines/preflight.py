@@ -14,6 +14,7 @@ from pipelines.config import RunConfig
 from pipelines.engine import cluster
 from pipelines.promote.settings import EVALUATION_METRICS, base_metric
 from pipelines.train.compiler import no_compiler
+from pipelines.train.loss_weights import find_loss_weights
 
 
 def check(config: RunConfig) -> None:
@@ -40,15 +41,7 @@ def check(config: RunConfig) -> None:
 
         find_detector(config.data.detector)
     for name in STAGES:
-        training = config.stages.of(name)
-        if isinstance(training, AutoencoderTraining) and training.perceptual.weight:
-            from daefr.losses.perceptual import find_vgg16  # noqa: PLC0415
-
-            find_vgg16(training.perceptual.vgg16)
-        if isinstance(training, AutoencoderTraining) and training.identity.weight:
-            from daefr.losses.identity import find_arcface  # noqa: PLC0415
-
-            find_arcface(training.identity.arcface)
+        find_loss_weights(config.stages.of(name))
 
 
 def check_nodes(config: RunConfig, stages: Iterable[StageName] = STAGES) -> None:

@@ -44,7 +44,8 @@ class EngineCompute(Settings):
     checkpoints: str | None = Field(
         None,
         description="Folder visible to all nodes, or s3://bucket/prefix, for intermediate checkpoints. By default, "
-        "they are stored in the step's folder.",
+        "they are stored in the run directory. After a stage, its last one is kept, from which a "
+        "longer training resumes.",
     )
 
     @model_validator(mode="after")

@@ -52,13 +52,13 @@ class Checkpoints:
         return sum((source / file).stat().st_size for file in files)
 
     @contextmanager
-    def newest(self, tell: Callable[[str], None]) -> Iterator[tuple[str, Checkpoint] | None]:
-        """Give name and content of the newest checkpoint that is whole; damaged ones are told, and passed over.
+    def newest(self, tell: Callable[[str], None], last_step: int) -> Iterator[tuple[str, Checkpoint] | None]:
+        """Give name and content of the newest valid checkpoint, of `last_step` at most; damaged ones are reported.
 
         Gives None where there are none at all; raises `UserError` when all are damaged.
         """
         self._forget_unfinished_uploads()
-        names = self.names()
+        names = self._until(last_step)
         with contextlib.ExitStack() as stack:
             for name in reversed(names):
                 try:
@@ -97,18 +97,19 @@ class Checkpoints:
         }
         return min(losses, key=lambda name: losses[name], default=None)
 
-    def prune(self, keep: int) -> None:
-        """Delete all but the last `keep` and the best."""
-        names = self.names()
+    def prune(self, keep: int, step: int) -> None:
+        """Delete all up to `step` but the last `keep` and the best; later ones are of a longer training."""
+        names = self._until(step)
         self._delete(set(names[:-keep]) - {self.best()})
 
-    def remove(self) -> None:
-        """Delete them all, and what Ray noted beside them."""
-        self._delete({name.partition("/")[0] for name in tree.names(self.place)})
+    def keep_only(self, step: int) -> None:
+        """Delete what comes before the checkpoint of a step, unfinished ones too, and what Ray noted beside them."""
+        folders = {name.partition("/")[0] for name in tree.names(self.place)}
+        self._delete({folder for folder in folders if folder < checkpoint_name(step)})
         tree.delete(self.place, [_RAYS_LIST, _RAYS_MARKER])
-        if not is_address(self.place):
-            with contextlib.suppress(OSError):  # something else is there
-                Path(self.place).rmdir()
+
+    def _until(self, step: int) -> list[str]:
+        return [name for name in self.names() if name <= checkpoint_name(step)]
 
     def forget_list(self) -> None:
         """Delete Ray Train's list, which Ray would insist on although a checkpoint that it names were gone."""
@@ -143,3 +144,8 @@ class Checkpoints:
 def checkpoint_name(step: int) -> str:
     """Return the name of a step's checkpoint."""
     return f"step-{step:09d}"
+
+
+def step_of(name: str) -> int:
+    """Return the step of a checkpoint's name."""
+    return int(name.rpartition("-")[2])

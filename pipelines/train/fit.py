@@ -21,8 +21,6 @@ from pipelines.train.job import TrainingJob
 from pipelines.train.settings import StageCompute
 from pipelines.train.worker import train_worker
 
-REPORTS = "ray"
-
 
 def fit(job: TrainingJob) -> dict[str, float]:
     """Train a stage, resuming from its last checkpoint; return the last validation metrics.

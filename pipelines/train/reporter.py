@@ -16,7 +16,7 @@ from daefr.images import Image
 from daefr.training.errors import StoppedError
 from daefr.training.reporter import Save
 from pipelines.tracking.client import MetricWriter
-from pipelines.train.checkpoints import MEASURES, UNSENT, checkpoint_name
+from pipelines.train.checkpoints import MEASURES, UNSENT, checkpoint_name, step_of
 from pipelines.train.job import TrainingJob
 from pipelines.train.machine import MachineMetrics
 from pipelines.train.startup import Startup
@@ -132,10 +132,10 @@ class RayReporter:
             start = time.monotonic()
             job.checkpoints.put(folder, name)
             self._store_time.note(time.monotonic() - begin)
-            job.checkpoints.prune(job.compute.keep_last)
+            job.checkpoints.prune(job.compute.keep_last, step_of(name))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             self._unstored.task_done()
         if self._writer is not None:
-            self._writer.log(int(name.rpartition("-")[2]), {"checkpoint_store_seconds": time.monotonic() - start})
+            self._writer.log(step_of(name), {"checkpoint_store_seconds": time.monotonic() - start})
         return job.checkpoints.address(name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,12 +10,15 @@ from typing import Any, Protocol
 import ray
 
 from daefr.checkpoint import digest_of
+from daefr.files import file_digest
 from daefr.settings.base import StageName
 from daefr.settings.network import NetworkConfig
+from daefr.settings.result_keys import depends_on_length, result_settings, settings_beside_length
 from daefr.settings.training import TrainingConfig
 from pipelines.engine import cluster
 from pipelines.engine.computed import Computed
 from pipelines.engine.dataset import Dataset
+from pipelines.engine.lease import leased
 from pipelines.engine.lineage import LINEAGE, Lineage, describe_dataset, upstream_of
 from pipelines.engine.progress import ProgressActor, say
 from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
@@ -24,11 +27,15 @@ from pipelines.storage.address import is_address
 from pipelines.tracking import registry
 from pipelines.tracking.pyfunc.package import pack
 from pipelines.train.checkpoints import Checkpoints
-from pipelines.train.fit import REPORTS, fit, resources
+from pipelines.train.fit import fit, resources
 from pipelines.train.initial import InitialWeights
 from pipelines.train.job import TrainingJob
+from pipelines.train.loss_weights import find_loss_weights
 from pipelines.train.publish import AVERAGED, CHECKPOINT, FILES, publish_checkpoints
 from pipelines.train.settings import StageCompute
+
+CHECKPOINTS = "checkpoints"
+"""The folder of intermediate checkpoints in a run directory."""
 
 
 class LqRefresh(Protocol):
@@ -65,7 +72,7 @@ class TrainStage(Step):
     compute: StageCompute
     refresh: LqRefresh | None = None
     intermediate: str | None = None
-    """A folder or `s3://bucket/prefix` for intermediate checkpoints; by default they are in the step's folder."""
+    """A folder or `s3://bucket/prefix` for intermediate checkpoints; by default they are in the run directory."""
     unavailable_timeout_s: float = 0
     stop_timeout_s: int = 25
     """Seconds after SIGTERM in which a checkpoint must be stored."""
@@ -84,7 +91,7 @@ class TrainStage(Step):
     def settings(self) -> dict[str, Any]:
         """See `Step`."""
         settings = {
-            "training": self.training.model_dump(mode="json"),
+            "training": result_settings(self.training),
             "network": self.network.model_dump(mode="json"),
             "seed": self.seed,
         }
@@ -93,26 +100,35 @@ class TrainStage(Step):
     def inputs(self) -> dict[str, StepInput]:
         """See `Step`."""
         before: dict[str, StepInput] = {stage: result.as_input() for stage, result in self.upstream.items()}
-        return {"dataset": self._dataset_input} | before | self.initial.inputs()
+        return {"dataset": self._dataset_input} | before | self.initial.inputs() | self._loss_weights
 
     @cached_property
     def _dataset_input(self) -> StepInput:
         return self.dataset.as_input()
+
+    @cached_property
+    def _loss_weights(self) -> dict[str, StepInput]:
+        found = find_loss_weights(self.training)
+        return {name: StepInput(digest=file_digest(path), origin=str(path)) for name, path in found.items()}
 
     def run(self, context: StepContext) -> StepOutput:
         """See `Step`."""
         cluster.connect()
         job = self.job(context)
         needed = resources(self.compute)
-        with cluster.reserve(self.stage, needed, say, self.unavailable_timeout_s), self._refreshing():
+        with (
+            self._leased_checkpoints(context.workdir),
+            cluster.reserve(self.stage, needed, say, self.unavailable_timeout_s),
+            self._refreshing(),
+        ):
             metrics = fit(job)
             published = publish_checkpoints(
                 job.checkpoints, self.training.last_step, context.folder, averaged=bool(self.training.ema_decay)
             )
+            job.checkpoints.keep_only(self.training.last_step)  # from which a longer training goes on
         generations = self._record_generations(context)
         self._record_lineage(context)
         versions = self._register(context, metrics)
-        job.checkpoints.remove()
         outputs = {"checkpoint": CHECKPOINT, **generations, **metrics, **versions}
         return StepOutput(outputs, [f"{folder}/{file}" for folder in published for file in FILES])
 
@@ -127,7 +143,7 @@ class TrainStage(Step):
             dataset=self.dataset.folder,
             refresh=None if self.refresh is None else self.refresh.epochs,
             fetch=self.dataset.fetch,
-            checkpoints=self.intermediate_checkpoints(context.folder),
+            checkpoints=self.intermediate_checkpoints(context.workdir),
             start=self.initial.start,
             upstream=self.initial.champions,
             tracking=context.tracking,
@@ -137,13 +153,30 @@ class TrainStage(Step):
             progress=ray.remote(ProgressActor).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
         )
 
-    def intermediate_checkpoints(self, folder: Path) -> Checkpoints:
-        """Return where intermediate checkpoints are kept by a training in that step folder."""
-        place = self.intermediate
-        if place is None:
-            return Checkpoints(str(folder / REPORTS))
-        root = place.rstrip("/") if is_address(place) else str(Path(place).expanduser().absolute())
-        return Checkpoints(f"{root}/{folder.name}")
+    def intermediate_checkpoints(self, workdir: Path) -> Checkpoints:
+        """Return where intermediate checkpoints are kept: trainings that differ in their length only share them."""
+        root = str(workdir / CHECKPOINTS) if self.intermediate is None else self.intermediate.rstrip("/")
+        if not is_address(root):
+            root = str(Path(root).expanduser().absolute())
+        return Checkpoints(f"{root}/{self._checkpoints_name}")
+
+    @cached_property
+    def _checkpoints_name(self) -> str:
+        settings = {**self.settings(), "training": settings_beside_length(self.training)}
+        key = replace(self.key(), settings=settings)
+        return f"{key.folder}-{self.training.last_step}" if depends_on_length(self.training) else key.folder
+
+    @contextmanager
+    def _leased_checkpoints(self, workdir: Path) -> Iterator[None]:
+        folder = workdir / CHECKPOINTS / self._checkpoints_name
+        if depends_on_length(self.training) and not folder.exists():
+            others = folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*")
+            for other in others:
+                say(f"{self.stage}: steps={other.name.rpartition('-')[2]} is not resumed: lr_scheduler=cosine "
+                    "makes every step depend on the number of steps")  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        with leased(folder, self.stage):
+            yield
 
     @contextmanager
     def _refreshing(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from daefr.stages import build_stage, continue_from, start_from
 from daefr.training.loop import train
 from pipelines.tracking import registry
 from pipelines.tracking.registry import Version
+from pipelines.train.checkpoints import step_of
 from pipelines.train.compiler import no_compiler
 from pipelines.train.job import TrainingJob
 from pipelines.train.reporter import RayReporter
@@ -69,8 +70,14 @@ def _check_compiler(job: TrainingJob) -> None:
 def _latest(job: TrainingJob) -> Iterator[Checkpoint | None]:
     """Give the checkpoint to go on from, on every rank the same: the newest that rank 0 finds whole."""
     if ray.train.get_context().get_world_rank() == 0:
-        with job.checkpoints.newest(lambda line: job.progress.log.remote(f"{job.stage}: {line}")) as found:
+
+        def log(line: str) -> None:
+            job.progress.log.remote(f"{job.stage}: {line}")
+
+        with job.checkpoints.newest(log, job.training.last_step) as found:
             broadcast_from_rank_zero(found and found[0])
+            if found is not None:
+                log(f"resuming after step {step_of(found[0])}")
             yield found and found[1]
         return
     name = broadcast_from_rank_zero(None)

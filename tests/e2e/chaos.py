@@ -178,7 +178,7 @@ def _count(run: Disturbed, what: str) -> int:
 
 def progress(workdir: Path) -> tuple[str, int]:
     """Return the stage whose checkpoint is the newest, and its step."""
-    found = [(path.stat().st_mtime, path) for path in workdir.glob("steps/*/ray/step-*") if path.exists()]
+    found = [(path.stat().st_mtime, path) for path in workdir.glob("checkpoints/*/step-*") if path.exists()]
     if not found:
         return "none", 0
     path = max(found)[1]

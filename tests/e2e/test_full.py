@@ -28,7 +28,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(workdir: Path) -> Finished:
     """A run that was killed in the middle of synthesis and in the middle of training, and started again."""
     kill_when(lambda: any(workdir.glob("steps/synthesize-*/dataset/*.json")), "full", workdir)
-    kill_when(lambda: len(list(workdir.glob("steps/hq_codebook-*/ray/step-*/manifest.json"))) > 1, "full", workdir)
+    kill_when(lambda: len(list(workdir.glob("checkpoints/hq_codebook-*/step-*/manifest.json"))) > 1, "full", workdir)
     return run("full", workdir)
 
 

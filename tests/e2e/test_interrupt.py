@@ -97,7 +97,7 @@ def test_ctrl_c_in_a_training_saves_a_checkpoint_unless_it_is_pressed_again(data
     statuses = _statuses(dataset)
     assert statuses["hq_codebook"] == statuses["train hq_codebook"] == "KILLED"
     if times == 1:
-        assert len(list(dataset.glob("steps/hq_codebook-*/ray/step-*/manifest.json"))) == 1
+        assert len(list(dataset.glob("checkpoints/hq_codebook-*/step-*/manifest.json"))) == 1
 
 
 def test_ctrl_c_while_both_codebooks_train_stops_both(dataset: Path) -> None:

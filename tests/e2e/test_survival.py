@@ -81,7 +81,7 @@ class _Driver:
 
 
 def _checkpoints(workdir: Path) -> list[Path]:
-    return sorted(path.parent for path in workdir.glob("steps/hq_codebook-*/ray/step-*/manifest.json"))
+    return sorted(path.parent for path in workdir.glob("checkpoints/hq_codebook-*/step-*/manifest.json"))
 
 
 def _workers(nodes: Nodes) -> list[int]:

@@ -93,7 +93,7 @@ def test_it_ends_with_a_model(finished: tuple[Finished, Path]) -> None:
 def test_shards_and_checkpoints_were_on_s3_alone(finished: tuple[Finished, Path], store: Proxy) -> None:
     _, workdir = finished
     assert not list(workdir.glob("steps/*/*.tar"))
-    assert not list(workdir.glob("steps/*/ray"))
+    assert not list(workdir.rglob("step-*"))
     keys = [found["Key"] for found in direct(store).list_objects_v2(Bucket=BUCKET)["Contents"]]
     assert any(key.startswith("shards/") and key.endswith(".tar") for key in keys)
     assert any(key.startswith("artifacts/") and key.endswith(MODEL) for key in keys)

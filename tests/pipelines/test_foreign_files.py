@@ -62,9 +62,9 @@ def test_checkpoints_on_their_way_are_deleted_alone(kind: str, bucket: str, tmp_
         save_checkpoint(source, stage.name, stage.network, stage.weights(), {"step": step})
         (source / MEASURES).write_text(json.dumps({}))
         checkpoints.put(source, checkpoint_name(step))
-        checkpoints.prune(keep=1)
+        checkpoints.prune(keep=1, step=step)
     assert checkpoints.names() == [checkpoint_name(3)]
-    checkpoints.remove()
+    checkpoints.keep_only(4)
     left = {str(path.relative_to(place)): path.read_text() for path in Path(place).rglob("*") if path.is_file()}
     if kind == "S3":
         left = {

@@ -35,9 +35,9 @@ def _put(checkpoints: Checkpoints, folder: Path, step: int, loss: float | None =
     assert size == sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
 
 
-def _newest(checkpoints: Checkpoints) -> tuple[int | None, list[str]]:
+def _newest(checkpoints: Checkpoints, last_step: int = 100) -> tuple[int | None, list[str]]:
     told = list[str]()
-    with checkpoints.newest(told.append) as found:
+    with checkpoints.newest(told.append, last_step) as found:
         if found is None:
             return None, told
         assert found[1].tensors()["weight"].tolist() == [float(found[1].trainer()["step"])] * 4
@@ -55,6 +55,8 @@ def test_the_newest_is_where_a_training_goes_on(checkpoints: Checkpoints, tmp_pa
         _put(checkpoints, tmp_path, step)
     assert _newest(checkpoints) == (12, [])
     assert checkpoints.names() == [checkpoint_name(step) for step in (4, 8, 12)]
+    assert _newest(checkpoints, last_step=11) == (8, []), "later ones are of a longer training"
+    assert _newest(checkpoints, last_step=3) == (None, [])
 
 
 @pytest.mark.parametrize("file", [MODEL, TRAINER, MANIFEST])
@@ -85,12 +87,14 @@ def test_what_was_not_written_to_its_end_is_no_checkpoint(checkpoints: Checkpoin
 def test_the_last_ones_and_the_best_are_kept(checkpoints: Checkpoints, tmp_path: Path) -> None:
     for step, loss in ((4, 0.5), (8, 0.2), (12, None), (16, 0.3), (20, None), (24, None)):
         _put(checkpoints, tmp_path, step, loss)
-        checkpoints.prune(keep=2)
+        checkpoints.prune(keep=2, step=step)
     assert checkpoints.names() == [checkpoint_name(step) for step in (8, 20, 24)]
     assert checkpoints.best() == checkpoint_name(8)
-    checkpoints.remove()
-    assert tree.names(checkpoints.place) == []
-    checkpoints.remove()
+    checkpoints.prune(keep=1, step=22)
+    assert checkpoints.names() == [checkpoint_name(step) for step in (8, 20, 24)]
+    for _ in range(2):
+        checkpoints.keep_only(20)
+        assert checkpoints.names() == [checkpoint_name(step) for step in (20, 24)]
 
 
 def test_the_ranks_of_a_machine_download_a_checkpoint_once(

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -120,17 +121,40 @@ def test_the_stages_before_and_their_champions_are_inputs(stage: TrainStage, dat
 @pytest.mark.parametrize(
     ("place", "expected"),
     [
-        (None, "{folder}/ray"),
-        ("s3://bucket/prefix/", "s3://bucket/prefix/association-1"),
-        ("/shared", "/shared/association-1"),
+        (None, "{workdir}/checkpoints/"),
+        ("s3://bucket/prefix/", "s3://bucket/prefix/"),
+        ("/shared", "/shared/"),
     ],
 )
-def test_intermediate_checkpoints_are_in_the_steps_folder_or_below_the_place_that_is_set(
+def test_intermediate_checkpoints_are_in_the_run_directory_or_below_the_place_that_is_set(
     stage: TrainStage, tmp_path: Path, place: str | None, expected: str
 ) -> None:
-    folder = tmp_path / "association-1"
-    found = replace(stage, intermediate=place).intermediate_checkpoints(folder)
-    assert found.place == expected.format(folder=folder)
+    found = replace(stage, intermediate=place).intermediate_checkpoints(tmp_path)
+    assert found.place.startswith(expected.format(workdir=tmp_path) + HQ)
+
+
+def test_only_trainings_that_are_equal_until_the_shorter_one_ends_share_their_checkpoints(
+    stage: TrainStage, tmp_path: Path
+) -> None:
+    def place(**changes: Any) -> str:
+        changed = replace(stage, training=tiny.settings(HQ, **{"steps": 3, "milestones": (), **changes}))
+        return changed.intermediate_checkpoints(tmp_path).place
+
+    assert place(steps=4) == place(steps=3) == place(log_every_n_steps=7)
+    assert place(global_batch_size=8) != place()
+    assert place(lr_scheduler="cosine", steps=4) != place(lr_scheduler="cosine", steps=3)
+    assert replace(stage, seed=7).intermediate_checkpoints(tmp_path).place != place()
+
+
+def test_weights_of_a_loss_count_by_their_content(stage: TrainStage, tmp_path: Path) -> None:
+    def fingerprint(file: str, content: str) -> str:
+        (tmp_path / file).write_text(content)
+        perceptual = {"weight": 1, "vgg16": str(tmp_path / file)}
+        changed = replace(stage, training=tiny.settings(HQ, steps=3, perceptual=perceptual))
+        assert changed.inputs()["vgg16"].origin == str(tmp_path / file)
+        return changed.key().fingerprint
+
+    assert fingerprint("a", "weights") == fingerprint("b", "weights") != fingerprint("a", "others")
 
 
 def test_a_start_is_a_checkpoint_or_a_version_and_a_missing_champion_an_error(
@@ -191,7 +215,7 @@ def test_a_finished_training_is_published_recorded_and_registered(
     assert jobs[0].refresh == 2
     assert refresh.ran == [True]
     assert result.outputs["generation_1"] == "digest of the first"
-    assert not list(result.folder.glob("ray/step-*")), "what was intermediate is deleted"
+    assert jobs[0].checkpoints.names() == [checkpoint_name(3)], "a longer training can resume from it"
     version, averaged = (registry.version(tracking, HQ, result.outputs[key]) for key in ("version", "ema_version"))
     for each, loss in ((version, 0.5), (averaged, 0.25)):
         metrics = recorded_metrics(each, stage.dataset.manifest, stage.training)

@@ -60,7 +60,7 @@ class _Meanwhile(threading.Thread):
 
     def run(self) -> None:
         while not self.acted:
-            found = sorted(self._workdir.glob("steps/hq_codebook-*/ray/step-*/manifest.json"))
+            found = sorted(self._workdir.glob("checkpoints/hq_codebook-*/step-*/manifest.json"))
             if len(found) >= self._checkpoints:
                 self._act(found[-1].parent)
                 self.acted = True
