@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from daefr.cli.parser import CommandParser, suggest
-from daefr.errors import UserError
+from daefr.errors import UserError, missing_package
 from daefr.version import find_version
 
 PROGRAM = "daefr"
@@ -49,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_command(name, given[len(name.split()) :])
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        if (missing := missing_package(error)) is None:
+            raise
+        sys.stderr.write(f"error: {missing}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from daefr.cli.parser import CommandParser, suggest
-from daefr.errors import UserError
+from daefr.errors import UserError, missing_package
 from daefr.version import find_version
 
 PROGRAM = "python -m pipelines"
@@ -43,17 +43,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         name = find_command(given)
+        if name is not None:
+            return run_command(name, given[len(name.split()) :])
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    if name is None:
-        parser = CommandParser(PROGRAM, _overview())
-        parser.usage = f"{PROGRAM} COMMAND [options] [KEY=VALUE ...]"
-        parser.add_argument("--version", action="version", version=f"{PROGRAM} {find_version()}")
-        parser.parse_args(given)
-        parser.print_help()
-        return 0
-    return run_command(name, given[len(name.split()) :])
+    except ModuleNotFoundError as error:
+        if (missing := missing_package(error)) is None:
+            raise
+        sys.stderr.write(f"error: {missing}\n")
+        return 2
+    return _show_help(given)
+
+
+def _show_help(given: Sequence[str]) -> int:
+    parser = CommandParser(PROGRAM, _overview())
+    parser.usage = f"{PROGRAM} COMMAND [options] [KEY=VALUE ...]"
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {find_version()}")
+    parser.parse_args(given)
+    parser.print_help()
+    return 0
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:

@@ -6,19 +6,17 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daefr.cli.parser import CommandParser
-from daefr.errors import UserError, is_disk_full, one_line
+from daefr.errors import UserError, is_disk_full, missing_package, one_line
 from daefr.settings.base import STAGES
 
 if TYPE_CHECKING:
     from pipelines.chain import Chain
     from pipelines.config import RunConfig
 
-NEEDS = ("ray", "mlflow")
 DEMO = Path(__file__).resolve().parents[1] / "configs/demo.yaml"
 
 
@@ -44,10 +42,6 @@ class Command(ABC):
         0 for success, 1 when a step failed, 2 for the user's mistake, 130 after Ctrl-C, 143 after SIGTERM.
         """
         options = self._parser(program).parse_args(arguments)
-        missing = [name for name in NEEDS if find_spec(name) is None]
-        if missing:
-            sys.stderr.write(f"error: {', '.join(missing)} is not installed: pip install 'daefr[cluster]'\n")
-            return 2
         from pipelines.config import load_config
         from pipelines.engine.progress import say
         from pipelines.engine.signals import EXIT_CODE, STOPPED, TerminatedError
@@ -69,6 +63,9 @@ class Command(ABC):
             say(f"{'terminated' if terminated else 'interrupted'}: the same command resumes from here")
             return EXIT_CODE if terminated else 130
         except Exception as error:
+            if (missing := missing_package(error)) is not None:
+                say(f"error: {missing}")
+                return 2
             if not is_disk_full(error):
                 raise
             say(f"error: {one_line(error)}: free some space; the same command resumes from here")

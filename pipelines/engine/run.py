@@ -61,7 +61,8 @@ class Run:
             say(f"{key.name}: up to date, {folder}")
         elif self.executable is not None and key.name not in self.executable:
             raise UserError(
-                f"{key.name} has not been run with this configuration and data in {self.workdir}: run it first"
+                f"{key.name} has not been run with this configuration and data in {self.workdir}: run "
+                f"`{step.command}` first"
             )
         else:
             result = self._run_leased(step, key, folder)

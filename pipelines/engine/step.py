@@ -99,6 +99,11 @@ class Step(ABC):
     def name(self) -> str:
         """The name of the step, which its folder and its MLflow run begin with."""
 
+    @property
+    def command(self) -> str:
+        """The command that runs the step, for messages."""
+        return f"python -m pipelines {self.name}"
+
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """Return the settings that change the result, as JSON values."""

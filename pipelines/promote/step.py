@@ -34,6 +34,11 @@ class Promote(Step):
         """See `Step`."""
         return f"promote_{self.request.stage}"
 
+    @property
+    def command(self) -> str:
+        """See `Step`."""
+        return f"python -m pipelines promote --stage {self.request.stage}"
+
     def settings(self) -> dict[str, Any]:
         """See `Step`."""
         tags = self.request.candidate.tags

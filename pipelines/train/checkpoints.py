@@ -17,7 +17,7 @@ from ray.train import Checkpoint as RayCheckpoint
 from daefr.checkpoint import FILES, MANIFEST, Checkpoint, load_checkpoint, remove_checkpoint
 from daefr.errors import UserError
 from pipelines.storage import s3, tree
-from pipelines.storage.address import is_address
+from pipelines.storage.address import is_address, to_uri
 from pipelines.storage.shared import shared_on_node
 
 MEASURES = "measures.json"
@@ -37,6 +37,13 @@ class Checkpoints:
     """
 
     place: str
+
+    def check(self) -> None:
+        """Raise `UserError` where the place cannot be used, however often it is tried."""
+        try:
+            self.names()
+        except (FileNotFoundError, PermissionError) as error:
+            raise UserError(f"compute.checkpoints: {self.place} cannot be used: {error.strerror}") from None
 
     def names(self) -> list[str]:
         """Return the names of the checkpoints that were written to their end, oldest first."""
@@ -117,7 +124,7 @@ class Checkpoints:
 
     def address(self, name: str) -> RayCheckpoint:
         """Return a checkpoint as Ray Train knows it."""
-        return RayCheckpoint(f"{self.place}/{name}")
+        return RayCheckpoint(to_uri(f"{self.place}/{name}"))
 
     def _measures(self, name: str) -> dict[str, float]:
         try:

@@ -48,14 +48,14 @@ def first_cause(failures: Mapping[int, BaseException]) -> tuple[int, BaseExcepti
 
 def describe(rank: int, error: BaseException) -> str:
     """Return a failure in one line."""
-    cause = getattr(error, "health_check_failure", error)  # Ray's wrapping of what befell a worker
+    cause = root_cause(error)
     return one_line(f"rank {rank}: {type(cause).__name__}: {cause}", 500)
 
 
 def translate(stage: str, error: BaseException) -> Exception:
     """Return what to raise for an error of Ray Train's: the user's mistake, or a failed step with its cause."""
     if isinstance(error, ControllerError):
-        cause = error.controller_failure
+        cause = root_cause(error.controller_failure)
         if isinstance(cause, UserError | NonFiniteLossError):
             return cause if isinstance(cause, UserError) else StepFailedError(str(cause))
         return StepFailedError(f"{stage}: {one_line(cause, 500)}")
@@ -64,7 +64,13 @@ def translate(stage: str, error: BaseException) -> Exception:
         if symptom(cause) is Symptom.OUT_OF_MEMORY:
             return StepFailedError(f"{stage}: {_out_of_memory(stage, rank)}")
         return StepFailedError(f"{stage}: {describe(rank, cause)}")
-    return StepFailedError(f"{stage}: {one_line(error, 500)}")
+    return StepFailedError(f"{stage}: {one_line(root_cause(error), 500)}")
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error inside of Ray's, whose text is a traceback that begins with what matters least."""
+    inner = getattr(error, "health_check_failure", None) or getattr(error, "cause", None)
+    return root_cause(inner) if isinstance(inner, BaseException) else error
 
 
 def _out_of_memory(stage: str, rank: int) -> str:

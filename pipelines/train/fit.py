@@ -16,6 +16,7 @@ from daefr.memory import KEEP_FREED_MEMORY
 from daefr.training.rank_vote import nccl_timeout_seconds
 from pipelines.engine import cluster, signals
 from pipelines.engine.progress import ProgressSnapshot, bar, follow, say
+from pipelines.storage.address import to_uri
 from pipelines.train.failures import CONTROLLER_LOST, RAY_ERRORS, GiveUpEarly, translate
 from pipelines.train.job import TrainingJob
 from pipelines.train.settings import StageCompute
@@ -81,7 +82,7 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
             placement_strategy=compute.placement_strategy,
         ),
         run_config=ray.train.RunConfig(
-            storage_path=place,
+            storage_path=to_uri(place),
             name=name,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
             callbacks=[GiveUpEarly(job.stage, job.progress)],

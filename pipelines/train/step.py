@@ -88,6 +88,11 @@ class TrainStage(Step):
         """See `Step`."""
         return self.stage
 
+    @property
+    def command(self) -> str:
+        """See `Step`."""
+        return f"python -m pipelines train --stage {self.stage}"
+
     def settings(self) -> dict[str, Any]:
         """See `Step`."""
         settings = {
@@ -113,6 +118,7 @@ class TrainStage(Step):
 
     def run(self, context: StepContext) -> StepOutput:
         """See `Step`."""
+        self.intermediate_checkpoints(context.workdir).check()
         cluster.connect()
         job = self.job(context)
         needed = resources(self.compute)

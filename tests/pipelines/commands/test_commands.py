@@ -88,3 +88,14 @@ def test_a_misspelt_option_gets_a_suggestion(capsys: pytest.CaptureFixture[str])
         commands.main(["train", "--stge", "restoration"])
     assert ended.value.code == 2
     assert "--stage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["pipelines/full.py"], ["-m", "pipelines", "train", "--stage", "restoration"]])
+def test_an_environment_without_the_packages_is_named(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", *command], cwd=ROOT, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert sys.prefix in line or sys.base_prefix in line

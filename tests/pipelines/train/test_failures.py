@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torch import AcceleratorError, OutOfMemoryError
@@ -64,6 +64,12 @@ def test_the_cause_is_told_rather_than_what_follows_from_it() -> None:
     nan = translate("association", ControllerError(NonFiniteLossError("not finite at step 3")))
     assert isinstance(nan, StepFailedError)
     assert str(nan) == "not finite at step 3"
+
+
+def test_the_cause_is_taken_out_of_ray_s_errors() -> None:
+    inner = RayTaskError("train", "Traceback (most recent call last):\n  many lines", OSError("Cannot parse URI"))
+    for error in (ControllerError(inner), inner.as_instanceof_cause()):
+        assert str(translate("association", error)) == "association: Cannot parse URI"
 
 
 NCCL_LOST = (
