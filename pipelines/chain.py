@@ -1,7 +1,6 @@
 """The steps of a run, built from its configuration, and the order in which they need each other."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from daefr.settings.base import StageName
 from pipelines.config import RunConfig
-from pipelines.engine import cluster
 from pipelines.engine.dataset import Dataset
 from pipelines.engine.names import VALIDATION
 from pipelines.engine.progress import say
 from pipelines.engine.run import STEPS, Run, open_run, open_tracking, open_workdir
-from pipelines.engine.signals import STOPPED
+from pipelines.engine.signals import run_in_threads
 from pipelines.engine.step import StepResult, find_result
 from pipelines.synthesize.refresh import Refresh
 from pipelines.synthesize.step import Synthesize
@@ -190,13 +188,7 @@ class Chain:
 
     def _train_codebooks(self, dataset: Dataset) -> list[StepResult]:
         """Train both codebooks, at the same time where the cluster has room for both."""
-        with ThreadPoolExecutor(len(CODEBOOKS)) as pool:
-            futures = [pool.submit(self.train, stage, dataset, {}) for stage in CODEBOOKS]
-            try:
-                return [future.result() for future in futures]
-            except STOPPED:
-                cluster.disconnect()  # which ends the trainings that the threads wait for
-                raise
+        return run_in_threads([partial(self.train, stage, dataset, {}) for stage in CODEBOOKS])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ class Command(ABC):
         options = self._parser(program).parse_args(arguments)
         from pipelines.config import load_config
         from pipelines.engine.progress import say
-        from pipelines.engine.signals import EXIT_CODE, STOPPED, TerminatedError
+        from pipelines.engine.signals import EXIT_CODE, STOPPED, TerminatedError, abandoned
         from pipelines.errors import StepFailedError
         from pipelines.print_config import show_config
 
@@ -61,6 +62,8 @@ class Command(ABC):
         except STOPPED as stopped:
             terminated = isinstance(stopped, TerminatedError)
             say(f"{'terminated' if terminated else 'interrupted'}: the same command resumes from here")
+            if abandoned.is_set():
+                os._exit(EXIT_CODE if terminated else 130)
             return EXIT_CODE if terminated else 130
         except Exception as error:
             if (missing := missing_package(error)) is not None:

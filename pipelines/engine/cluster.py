@@ -15,6 +15,7 @@ import ray
 
 from daefr.errors import UserError
 from daefr.version import find_checkout
+from pipelines.engine.signals import abandoned
 from pipelines.storage.paths import in_ray_job
 
 RAY_TRAIN = {
@@ -63,8 +64,8 @@ def _connect() -> None:
 
 
 def disconnect() -> None:
-    """Leave the cluster, and end it if it is this process's own."""
-    if ray.is_initialized():
+    """Leave the cluster, and end it if it is this process's own. Abandoned threads may use it until the process ends."""
+    if ray.is_initialized() and not abandoned.is_set():
         ray.shutdown()
 
 

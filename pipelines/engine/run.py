@@ -17,7 +17,7 @@ from pipelines.engine import cluster
 from pipelines.engine.digest import digest
 from pipelines.engine.lease import Lease, leased
 from pipelines.engine.progress import say
-from pipelines.engine.signals import STOPPED
+from pipelines.engine.signals import STOPPED, abandoned
 from pipelines.engine.step import (
     MANIFEST,
     Step,
@@ -153,6 +153,8 @@ def _finish_unsuccessful(tracking: Tracking, run_id: str, error: BaseException) 
     stopped = isinstance(error, STOPPED)
     try:
         tracking.finish(run_id, "KILLED" if stopped else "FAILED", "" if stopped else one_line(error, 500))
+        if abandoned.is_set():
+            tracking.kill_children(run_id)
     except Exception as unrecorded:
         if not is_disk_full(error):
             say(f"MLflow run {run_id} could not be marked as ended: {one_line(unrecorded)}")

@@ -3,15 +3,20 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from pipelines.engine.progress import say
 
+Result = TypeVar("Result")
 EXIT_CODE = 128 + signal.SIGTERM
 requested = threading.Event()
 """Whether the command was asked to stop."""
+abandoned = threading.Event()
+"""Whether threads were left behind that may still use Ray, so that only the end of the process ends them, and Ray."""
 _stop_timeout = 25.0
 _trainings = 0
 _counting = threading.Lock()
@@ -36,6 +41,7 @@ def handle_signals(stop_timeout_s: float) -> Iterator[None]:
     global _stop_timeout, _interrupted  # as are signals
     _stop_timeout, _interrupted = stop_timeout_s, False
     requested.clear()
+    abandoned.clear()
     before = {number: signal.signal(number, handler) for number, handler in _HANDLERS.items()}
     try:
         yield
@@ -57,6 +63,23 @@ def training() -> Iterator[None]:
             _trainings -= 1
     if requested.is_set():
         raise stop_error()
+
+
+def run_in_threads(calls: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Run each call on a thread of its own; return the results, or raise the first error, once all have ended.
+
+    Where the main thread is interrupted meanwhile, they are `abandoned`.
+    """
+    pool = ThreadPoolExecutor(len(calls))
+    futures = [pool.submit(call) for call in calls]
+    try:
+        wait(futures)
+    except STOPPED:
+        abandoned.set()
+        raise
+    finally:
+        pool.shutdown(wait=not abandoned.is_set())
+    return [future.result() for future in futures]
 
 
 def stop_error() -> BaseException:

@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from numpy.typing import NDArray
 
-from daefr.errors import UserError, one_line
+from daefr.errors import UserError, is_disk_full, one_line
 from daefr.files import publish
 from pipelines.tracking.retry import RetryingClient
 
@@ -143,6 +143,12 @@ class Tracking:
             self.link(run_id, FAILURE, one_line(reason, 500))
         self.client.set_terminated(run_id, status)
 
+    def kill_children(self, run_id: str) -> None:
+        """Mark the running runs below a run as killed."""
+        query = f"tags.`{PARENT}` = '{run_id}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([self.experiment_id], query):
+            self.finish(run.info.run_id, "KILLED")
+
     def _unfinished(self, fingerprint: str, is_child: bool) -> Run | None:
         runs = self.client.search_runs(
             [self.experiment_id],
@@ -236,7 +242,7 @@ class MetricWriter:
     def close(self, timeout: float | None = None) -> None:
         """Send what is left, for a minute or as long as `Tracking.unavailable_timeout_s` says.
 
-        What could not be sent by then is lost, with an error logged.
+        What could not be sent by then, or not at all because the disk is full, is lost, with an error logged.
         """
         timeout = max(60.0, self._tracking.unavailable_timeout_s) if timeout is None else timeout
         self._deadline = time.monotonic() + timeout
@@ -245,12 +251,11 @@ class MetricWriter:
         with self._lock:
             if self._metrics or self._images:
                 logger.error(
-                    "Run %s on %s lacks its last %d metric values and %d images: the server did not take them in %g s",
+                    "Run %s on %s lacks its last %d metric values and %d images, which could not be stored",
                     self._run_id,
                     self._tracking.uri,
                     len(self._metrics),
                     len(self._images),
-                    timeout,
                 )
 
     def _send_until_closed(self) -> None:
@@ -266,6 +271,8 @@ class MetricWriter:
                     why = one_line(error, 300)
                     logger.warning("Metrics are kept until %s takes them: %s", self._tracking.uri, why)
                 away = True
+                if self._deadline < math.inf and is_disk_full(error):
+                    return  # nothing frees space while the process is only waiting for that
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 away = False
@@ -306,8 +313,8 @@ def _client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     # A bar for every file of a kilobyte hides what else is said.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Making a new database takes two lines of news that nobody asked for.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # Every error of the database is logged with its traceback, although it is raised as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # It warns of each of these tries; an outage deserves one line, and that is the caller's.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -1,8 +1,6 @@
 """Running a training in Ray Train, from the driver."""
 
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import ceil
 from typing import Any
@@ -55,15 +53,7 @@ def fit(job: TrainingJob) -> dict[str, float]:
 
 def _fit(trainer: TorchTrainer) -> ray.train.Result:
     """Fit on a thread of its own: on the main thread, Ray would handle SIGINT by aborting the training."""
-    if threading.current_thread() is not threading.main_thread():
-        return trainer.fit()
-    with ThreadPoolExecutor(1, thread_name_prefix="fit") as pool:
-        fitting = pool.submit(trainer.fit)
-        try:
-            return fitting.result()
-        except signals.STOPPED:
-            cluster.disconnect()  # which ends the training that the thread waits for
-            raise
+    return signals.run_in_threads([trainer.fit])[0]
 
 
 def _trainer(job: TrainingJob) -> TorchTrainer:
