@@ -64,7 +64,7 @@ def _connect() -> None:
 
 
 def disconnect() -> None:
-    """Leave the cluster, and end it if it is this process's own. Abandoned threads may use it until the process ends."""
+    """Leave the cluster, and end it if it is this process's own; abandoned threads may use it until that ends."""
     if ray.is_initialized() and not abandoned.is_set():
         ray.shutdown()
 
