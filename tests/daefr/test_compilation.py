@@ -89,5 +89,5 @@ def test_a_part_that_reaches_the_limit_is_an_error(monkeypatch: pytest.MonkeyPat
     layer = torch.nn.Linear(2, 2)
     compiled = compilation.compile_forward(layer)
     compiled(torch.zeros(1, 2))
-    with pytest.raises(Exception, match="recompile_limit"):
+    with pytest.raises((torch._dynamo.exc.FailOnRecompileLimitHit, torch._dynamo.exc.Unsupported)):
         compiled(torch.zeros(1, 2, dtype=torch.float64, requires_grad=True))

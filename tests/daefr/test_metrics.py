@@ -175,4 +175,5 @@ def test_faces_have_the_golden_measures() -> None:
         lq = enlarge(decode_image(_degraded(hq, row)), hq.shape[0])
         assert psnr(lq, hq) == pytest.approx(row["psnr"], abs=TOLERANCE)
         assert ssim(lq, hq) == pytest.approx(row["ssim"], abs=TOLERANCE)
-        assert niqe(_batch(lq)).item() == pytest.approx(row["niqe_lq"], abs=TOLERANCE)
+        # OpenCV's blur rounds by processor, which NIQE sees after JPEG
+        assert niqe(_batch(lq)).item() == pytest.approx(row["niqe_lq"], abs=0.02)

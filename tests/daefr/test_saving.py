@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from daefr.checkpoint import AVERAGE, MODEL, load_checkpoint, newest_whole, save_averaged
+from daefr.checkpoint import AVERAGE, MANIFEST, MODEL, load_checkpoint, newest_whole, save_averaged
 from daefr.errors import UserError
 from daefr.training.errors import StoppedError
 from daefr.training.loop import train
@@ -41,7 +41,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
 
 def _write(step: int) -> Save:
     def save(folder: Path) -> None:
-        (folder / "step").write_text(str(step))
+        (folder / MANIFEST).write_text(str(step))
 
     return save
 
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_written_while_the_training_goes_on(tmp_path: Path) -> N
 
     def slow(folder: Path) -> None:
         assert go_on.wait(60)
-        (folder / "step").touch()
+        (folder / MANIFEST).touch()
 
     reporter.checkpoint(1, slow)
     assert _kept(tmp_path) == []
