@@ -13,8 +13,8 @@ from torch import Tensor
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from daefr.errors import UserError
 from daefr.files import atomic_path, new_folder
-from daefr.released.layout import ReleasedLayout, constants, layout_of, recognize
-from daefr.released.reading import read_released
+from daefr.released.layout import PREFIXES, ReleasedLayout, constants, layout_of, recognize
+from daefr.released.reading import read_tensors
 from daefr.released.sizes import Unseen, infer_network
 from daefr.settings.base import StageName
 from daefr.settings.network import NetworkConfig
@@ -112,7 +112,7 @@ def _open(
     source: Path, kind: StageName | None, unseen: Unseen
 ) -> tuple[dict[str, Tensor], NetworkConfig, ReleasedLayout]:
     """Read a released checkpoint, by released name; every tensor is checked to be there and to fit."""
-    tensors = read_released(source)
+    tensors = read_tensors(source, PREFIXES)
     stage = recognize(tensors, kind, str(source))
     network = infer_network(stage, tensors, unseen, str(source))
     layout = layout_of(stage, network)
@@ -129,7 +129,7 @@ def _is_not_ours(layout: ReleasedLayout, name: str, tensor: Tensor) -> bool:
 
 
 def _taken_from(like: Path, layout: ReleasedLayout) -> dict[str, Tensor]:
-    tensors = read_released(like)
+    tensors = read_tensors(like, PREFIXES)
     layout.check(tensors, str(like))
     return {name: tensors[name] for name in layout.extra}
 
