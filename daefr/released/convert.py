@@ -42,7 +42,7 @@ def import_released(
     `export_released` gives them all back.
 
     Args:
-        source: a `.ckpt` file: HQ or LQ codebook, association or restoration, released or of `export_released`.
+        source: HQ or LQ codebook, association or restoration, released or of `export_released`, whatever wraps it.
         target: the directory, which must not exist.
         kind: the stage; only needed for a codebook, as those of HQ and LQ have the same keys.
         unseen: what the tensors' shapes do not tell.
@@ -63,6 +63,24 @@ def import_released(
             released={name: tensor for name, tensor in tensors.items() if _is_not_ours(layout, name, tensor)},
         )
     return Checkpoint(target, layout.stage, network)
+
+
+def check_released(source: Path, stage: StageName) -> None:
+    """Raise `UserError` unless a file holds the names of a released checkpoint of that stage."""
+    recognize(read_tensors(source, PREFIXES), stage, str(source))
+
+
+def open_initial(source: Path, stage: StageName, network: NetworkConfig, scratch: Path) -> Checkpoint:
+    """Open what a stage of that network starts from: a checkpoint directory, or a released file of the stage.
+
+    A file is converted below the folder `scratch`, where the checkpoint then is. Raises `UserError` for anything else.
+    """
+    if not source.is_file():
+        return load_checkpoint(source)
+    predictor = network.predictor
+    sizes = network.autoencoder
+    unseen = Unseen(sizes.resolution, sizes.groups, predictor.heads, predictor.fusion_heads)
+    return import_released(source, scratch / stage, stage, unseen)
 
 
 def read_restoration(source: Path, unseen: Unseen | None = None) -> RestorationStage:

@@ -71,7 +71,7 @@ def _load(path: Path) -> list[dict[Any, Tensor]]:
         elif tarfile.is_tarfile(path):
             raise tarfile.TarError("the format of 2016, which PyTorch reads by unpacking it")
         with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, "cpu", RESTRICTED, weights_only=False, mmap=zipped)  # noqa: S614  # restricted
+            content = torch.load(path, "cpu", RESTRICTED, weights_only=False, mmap=zipped)  # restricted
         return _state_dicts(content)
     except _CodeError as error:
         raise UserError(f"{path} is refused: it would run code, as it asks for '{error}'") from None
@@ -107,7 +107,7 @@ class _Placeholder(dict[Any, Any], metaclass=_Sealed):
     """Stands for any object but a tensor; what it is given by name is kept, as there may be tensors in it."""
 
     __slots__ = ()
-    __hash__ = object.__hash__  # it may be a key
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it may be a key
     __eq__ = object.__eq__
 
     def __init__(self, *arguments: object, **_: object) -> None:
@@ -130,7 +130,7 @@ class _Placeholder(dict[Any, Any], metaclass=_Sealed):
 
 class _RebuiltTensor(metaclass=_Sealed):
     def __new__(cls, storage: Any, offset: int, size: Any, stride: Any, *_: object) -> Tensor:  # type: ignore[misc]
-        tensor: Tensor = torch._utils._rebuild_tensor(storage, offset, size, stride)
+        tensor: Tensor = torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call]
         return tensor
 
 
@@ -185,7 +185,10 @@ RESTRICTED = SimpleNamespace(
 
 
 def _new_placeholder() -> type[_Placeholder]:
-    return _Sealed("_Placeholder", (_Placeholder,), {"__slots__": ()})
+    class Named(_Placeholder):
+        __slots__ = ()
+
+    return Named
 
 
 def _state_dicts(content: object) -> list[dict[Any, Tensor]]:
