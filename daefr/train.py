@@ -162,6 +162,8 @@ def _process_group(device: torch.device) -> Iterator[torch.device]:
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
+    if device.type not in ("cuda", "cpu"):
+        raise UserError(f"several ranks compute on cuda or cpu, not on {device}: train with one")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():

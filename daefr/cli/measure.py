@@ -1,6 +1,7 @@
 """Measure restored images, alone or against their ground truth.
 
-Images belong together by their names, whatever their formats. What is missing or unusable is named, counted and left out.
+Images belong together by their names, whatever their formats. What is missing or unusable is named, counted and left
+out.
 
 Examples:
   daefr measure restored --gt gt

@@ -91,7 +91,7 @@ def _weights(options: argparse.Namespace) -> Path | None:
 
 def _batches(pairs: Sequence[Pair | Unusable], options: argparse.Namespace) -> Iterator[list[Images] | Unusable]:
     """Read and batch with a progress bar, and tell what is unusable as it comes."""
-    size = BATCH_ON_GPU if options.device.startswith("cuda") else BATCH_ON_CPU
+    size = BATCH_ON_GPU if options.device != "cpu" else BATCH_ON_CPU
     if options.batch is not None:
         size = options.batch
     if size < 1:

@@ -47,8 +47,8 @@ class Unusable:
 def find_pairs(restored: Path, target: Path | None, suffix: str = "") -> list[Pair | Unusable]:
     """Find the images below a folder, sorted by name, each with the ground truth of the same name below another.
 
-    Names are paths without the format: `a/1.png` belongs to `a/1.jpg`. With a `suffix` such as `_00`, `a/1_00.png` does,
-    and what lacks it has no ground truth. Two files are a pair whatever their names.
+    Names are paths without the format: `a/1.png` belongs to `a/1.jpg`. With a `suffix`, such as `_00`, `a/1_00.png`
+    does, and what lacks it is unusable. Two files are a pair whatever their names.
     Raises `UserError` for a path that does not exist, an empty folder, a file and a folder, two images of one name in
     a folder, and folders that have no name in common.
     """
