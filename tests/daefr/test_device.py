@@ -35,7 +35,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch, kind: str | None, count: int = 1) -> 
             raise AssertionError(f"Torch not compiled with {device.type} enabled")
         return zeros(size)
 
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: found)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: found)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: count if kind else 0)
     monkeypatch.setattr(torch, "zeros", made)
 
