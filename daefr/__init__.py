@@ -1,9 +1,14 @@
 """DAEFR: the network, its losses and stages, data, measures and restoration. Knows neither Ray nor MLflow."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daefr.restore import ImageError, Restoration, RestoredFace, Restorer
+
+# PyTorch reads these when it is imported; what Apple's and Intel's GPUs lack is then computed on the CPU
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+os.environ.setdefault("PYTORCH_ENABLE_XPU_FALLBACK", "1")
 
 __all__ = ["ImageError", "Restoration", "RestoredFace", "Restorer", "__version__"]
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from daefr.errors import UserError, one_line
 from daefr.files import file_digest, write_atomically
+from daefr.locate import suggest_below
 from daefr.settings.base import Settings, StageName
 from daefr.settings.network import NetworkConfig
 
@@ -118,7 +119,8 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     try:
         digests: dict[str, str] = dict(json.loads((directory / MANIFEST).read_text())["sha256"])
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{directory} is not a checkpoint directory: it has no {MANIFEST}") from None
+        nearby = suggest_below(directory)
+        raise UserError(f"{directory} is not a checkpoint directory: it has no {MANIFEST}{nearby}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{directory / MANIFEST} is damaged: it should be JSON with the digests of the files") from None
     for name in (MODEL, CONFIG):

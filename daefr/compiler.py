@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def missing_compiler(device: str) -> str | None:
-    """Return what this machine lacks to compile for `device` ("cuda" or "cpu"), in words; None when it lacks nothing.
+    """Return what this machine lacks to compile for `device`, in words; None when it lacks nothing.
 
     Triton builds its launcher for a GPU with the C compiler that CC names, or else gcc or clang; the code for a CPU is
     built with the C++ compiler that CXX names, or else g++.
     """
-    variable, programs, name = ("CC", ("gcc", "clang"), "C") if device == "cuda" else ("CXX", ("g++",), "C++")
+    variable, programs, name = ("CC", ("gcc", "clang"), "C") if device in ("cuda", "xpu") else ("CXX", ("g++",), "C++")
     chosen = os.environ.get(variable)
     if not any(shutil.which(program) for program in ([chosen] if chosen else programs)):
         tried = f"{variable}={chosen} is not found" if chosen else f"neither {variable} nor {' nor '.join(programs)}"

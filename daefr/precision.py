@@ -29,7 +29,8 @@ def evaluation_precision(device: torch.device) -> Iterator[None]:
 
 def device_name(device: torch.device) -> str:
     """Return what belongs beside a value that was computed on a device: a GPU's name, or the kind of the device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return str(name(device)) if name else device.type
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def uncompiled(case: Case) -> Case:
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
     """Measure the operations per second of a product of large square matrices, the best of several."""
-    side = side or (8192 if device.type == "cuda" else 2048)
+    side = side or (8192 if device.type != "cpu" else 2048)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     left @ right
     return max(2 * side**3 / time_call(lambda: left @ right, device) for _ in range(5))
@@ -181,8 +181,8 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _restoration(stage: Stage, images: Batch, speed: Speed, device: torch.device) -> Run:

@@ -14,7 +14,7 @@ from daefr.network.blocks import Upsample
 from daefr.network.normalization import GroupNorm
 from daefr.network.predictor import PredictorLayer
 from daefr.settings.speed import Speed
-from daefr.tensors import from_8_bit
+from daefr.tensors import from_8_bit, to_device
 
 M = TypeVar("M", bound=nn.Module)
 IMAGE_DIMENSIONS = 4
@@ -53,7 +53,7 @@ def arrange_batch(batch: Mapping[str, Tensor], speed: Speed, device: torch.devic
     Images in 8 bits, as `daefr.data.dataset.training_batches` gives them, become float32 on the device.
     """
     layout = torch.channels_last if speed.on(device.type).channels_last else torch.contiguous_format
-    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    moved = {name: to_device(tensor, device) for name, tensor in batch.items()}
     return {name: _arrange(tensor, layout) for name, tensor in moved.items()}
 
 

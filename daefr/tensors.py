@@ -1,10 +1,13 @@
-"""Between 8-bit images and the tensors that networks take: RGB in [-1, 1]."""
+"""Between 8-bit images and the tensors that networks take, RGB in [-1, 1]; and between devices and types."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from daefr.images import Image
+
+WITH_FLOAT64 = ("cpu", "cuda")
+"""Types of devices that have float64; Apple's GPUs do not, nor do some of Intel's."""
 
 
 def to_tensor(image: Image) -> Tensor:
@@ -25,3 +28,18 @@ def to_image(tensor: Tensor) -> Image:
 def to_8_bit(tensor: Tensor) -> Tensor:
     """Turn values in [-1, 1] into uint8 of the same shape, rounded, values outside clipped."""
     return tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor; only CUDA orders a copy that is not waited for with what is computed of it."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def where_float64_is(tensor: Tensor) -> Tensor:
+    """Return a tensor on its own device if that has float64, or else on the CPU."""
+    return tensor if tensor.device.type in WITH_FLOAT64 else tensor.cpu()
+
+
+def to_float64(tensor: Tensor) -> Tensor:
+    """Convert to float64; on the CPU where the tensor's device has none."""
+    return where_float64_is(tensor).double()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,13 +20,14 @@ import torch.distributed as dist
 import yaml
 
 from daefr import ranks
-from daefr.checkpoint import Checkpoint, load_checkpoint
+from daefr.checkpoint import Checkpoint
 from daefr.compiler import missing_compiler
 from daefr.data.manifest import load_manifest
 from daefr.errors import UserError
 from daefr.files import write_atomically
 from daefr.images import Image, encode_png
 from daefr.outputs import Entry, Folder, FolderRecord, InTheWayError, OnConflict, Results
+from daefr.released import open_initial
 from daefr.settings.base import StageName
 from daefr.settings.files import override, read_yaml, validate
 from daefr.settings.network import NetworkConfig
@@ -138,17 +140,20 @@ def _train(
 def _load_initial(options: argparse.Namespace, training: TrainingConfig, stage: Any) -> bool:
     """Fill a stage from the checkpoints that were given; return whether its weights are still the random ones."""
     initial = options.initial_checkpoint or (Path(training.initial_checkpoint) if training.initial_checkpoint else None)
-    if initial is not None:
-        continue_from(stage, load_checkpoint(initial))
-        return False
-    upstream: dict[StageName, Checkpoint] = {}
-    for name in UPSTREAM[stage.name]:
-        path: Path | None = getattr(options, name)
-        if path is None:
-            raise UserError(f"{stage.name} starts from {name}: give its checkpoint as --{name.replace('_', '-')} DIR")
-        upstream[name] = load_checkpoint(path)
-    start_from(stage, upstream)
-    return not upstream
+    with tempfile.TemporaryDirectory(prefix="daefr-") as scratch:
+        if initial is not None:
+            continue_from(stage, open_initial(initial, stage.name, stage.network, Path(scratch)))
+            return False
+        upstream: dict[StageName, Checkpoint] = {}
+        for name in UPSTREAM[stage.name]:
+            path: Path | None = getattr(options, name)
+            if path is None:
+                raise UserError(
+                    f"{stage.name} starts from {name}: give its checkpoint as --{name.replace('_', '-')} DIR"
+                )
+            upstream[name] = open_initial(path, name, stage.network, Path(scratch))
+        start_from(stage, upstream)
+        return not upstream
 
 
 @contextlib.contextmanager
@@ -157,6 +162,8 @@ def _process_group(device: torch.device) -> Iterator[torch.device]:
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
+    if device.type not in ("cuda", "cpu"):
+        raise UserError(f"several ranks compute on cuda or cpu, not on {device}: train with one")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():

@@ -27,8 +27,10 @@ def check(config: RunConfig) -> None:
     check_sources(config.data)
     for name in STAGES:
         start = config.stages.of(name).initial_checkpoint
-        if start is not None and not start.startswith("models:") and not Path(start).is_dir():
-            raise UserError(f"stages.{name}.initial_checkpoint={start} is not a checkpoint directory")
+        if start is not None and not start.startswith("models:") and not Path(start).exists():
+            raise UserError(
+                f"stages.{name}.initial_checkpoint={start} is not a checkpoint directory or a released .ckpt file"
+            )
     if config.evaluation.benchmarks:
         from pipelines.evaluate.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
 

@@ -1,10 +1,12 @@
 """Measure restored images, alone or against their ground truth.
 
-Images belong together by their names without the suffix. What is missing or unusable is named, counted and left out.
+Images belong together by their names, whatever their formats. What is missing or unusable is named, counted and left
+out.
 
 Examples:
   daefr measure restored --gt gt
   daefr measure restored --gt gt --metrics psnr,ssim,lpips,fid,niqe,ida,lmd --per-image each.csv
+  daefr measure results/restored_faces --gt gt --suffix _00
   daefr measure restored --json --device cpu
 """
 
@@ -21,7 +23,10 @@ from daefr.settings.metrics import METRICS, Protocol
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("restored", metavar="RESTORED", type=Path, help="a restored image, or a folder of them")
-    parser.add_argument("--gt", type=Path, help="the ground truth: images of the same names, whatever their suffixes")
+    parser.add_argument("--gt", type=Path, help="the ground truth: images of the same names, whatever their formats")
+    parser.add_argument(
+        "--suffix", default="", help="what follows the name in RESTORED: with _00, 0_00.png belongs to 0.png of --gt"
+    )
     parser.add_argument(
         "--metrics",
         help=f"comma-separated, of {', '.join(METRICS)} (default {','.join(WITH_TARGETS)}; without --gt niqe)",

@@ -14,6 +14,7 @@ from daefr.errors import UserError, one_line
 from daefr.evaluation.method import MethodOutput
 from daefr.images import Image
 from daefr.precision import evaluation_precision
+from daefr.released import read_tensors
 from daefr.tensors import to_image, to_tensor
 
 MethodName = Literal["gfpgan", "restoreformer", "codeformer"]
@@ -65,19 +66,19 @@ class OtherMethod:
     @classmethod
     def load(cls, method: MethodName, weights: Path, device: torch.device) -> "OtherMethod":
         """Read released weights; no code in the file is run. Raises `UserError` when they are not the method's."""
-        from spandrel import ImageModelDescriptor, ModelLoader  # noqa: PLC0415  # loads every architecture it knows
+        import spandrel  # noqa: PLC0415  # loads every architecture it knows
 
         cls.check(method, weights)
         if method == "codeformer":
             importlib.import_module(EXTRA_PACKAGE).install(ignore_duplicates=True)
+        tensors = spandrel.canonicalize_state_dict(_without_training(read_tensors(weights)))
         try:
-            loader = ModelLoader()
-            found = loader.load_from_state_dict(_without_training(loader.load_state_dict_from_file(weights)))
-        except Exception as error:  # a damaged or hostile file makes its readers raise anything
+            found = spandrel.ModelLoader().load_from_state_dict(tensors)
+        except Exception as error:  # what fits no architecture makes spandrel raise anything
             raise UserError(
                 f"{weights} does not hold the weights of {METHOD_TITLES[method]}: {one_line(error, 200)}"
             ) from None
-        if not isinstance(found, ImageModelDescriptor) or found.architecture.id.lower() != method:
+        if not isinstance(found, spandrel.ImageModelDescriptor) or found.architecture.id.lower() != method:
             raise UserError(f"{weights} holds {found.architecture.name}, where {METHOD_TITLES[method]} was asked for")
         return cls(found.model, device)
 

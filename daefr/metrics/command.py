@@ -20,14 +20,14 @@ from daefr.metrics.fid import Accumulator
 from daefr.metrics.meter import Meter, MetricValue
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU, WITH_TARGETS, WITHOUT_TARGETS
 from daefr.metrics.pairs import Images, Pair, Unusable, batches, find_pairs, read_ahead
-from daefr.metrics.registry import METRIC_KINDS, MetricSetup, load_inception
+from daefr.metrics.registry import METRIC_KINDS, MetricSetup, load_inception, requirement
 from daefr.settings.metrics import METRICS, MetricName
 
 
 def measure(options: argparse.Namespace) -> int:
     """Measure and print; return 0, or 1 when an image or a measure is left out. Raises `UserError` for bad input."""
     names = _names(options)
-    pairs = find_pairs(options.restored, options.gt)
+    pairs = find_pairs(options.restored, options.gt, options.suffix)
     setup = MetricSetup(options.protocol, torch.device(options.device), _weights(options), options.fid_statistics)
     meter = Meter(names, setup, with_targets=options.gt is not None)
     measured = 0
@@ -44,7 +44,7 @@ def measure(options: argparse.Namespace) -> int:
     figures = meter.figures()
     write = _write_json if options.json else _write_text
     write(options.protocol, figures, measured, unusable)
-    return 0 if not unusable and all(figure.count == measured for figure in figures.values()) else 1
+    return 0 if not unusable and all(_left_out(figure, measured) == 0 for figure in figures.values()) else 1
 
 
 def compute_statistics(options: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def _weights(options: argparse.Namespace) -> Path | None:
 
 def _batches(pairs: Sequence[Pair | Unusable], options: argparse.Namespace) -> Iterator[list[Images] | Unusable]:
     """Read and batch with a progress bar, and tell what is unusable as it comes."""
-    size = BATCH_ON_GPU if options.device.startswith("cuda") else BATCH_ON_CPU
+    size = BATCH_ON_GPU if options.device != "cpu" else BATCH_ON_CPU
     if options.batch is not None:
         size = options.batch
     if size < 1:
@@ -138,8 +138,23 @@ def _write_text(protocol: str, figures: dict[str, MetricValue], measured: int, u
             sys.stdout.write(f"{name:>9}  unavailable: {figure.problem}\n")
             continue
         unit = METRIC_KINDS[name].unit if name in METRIC_KINDS else ""
-        partly = f"  (of {figure.count} images)" if figure.count < measured else ""
-        sys.stdout.write(f"{name:>9} {figure.value:>10.4f} {unit}".rstrip() + f"{partly}\n")
+        notes = "".join(f"  ({note})" for note in _notes(name, figure, measured))
+        sys.stdout.write(f"{name:>9} {figure.value:>10.4f} {unit}".rstrip() + f"{notes}\n")
+
+
+def _left_out(figure: MetricValue, measured: int) -> int:
+    return measured - figure.count - figure.identical
+
+
+def _notes(name: str, figure: MetricValue, measured: int) -> Iterator[str]:
+    if figure.count < measured and figure.count:
+        yield f"of {figure.count} images"
+    if figure.identical:
+        yield f"{figure.identical} identical to the ground truth"
+    if _left_out(figure, measured):
+        yield f"{_left_out(figure, measured)} left out: it needs {requirement(name)}"
+    if figure.caution:
+        yield figure.caution
 
 
 def _write_json(protocol: str, figures: dict[str, MetricValue], measured: int, unusable: Sequence[Unusable]) -> None:
@@ -148,13 +163,15 @@ def _write_json(protocol: str, figures: dict[str, MetricValue], measured: int, u
         "measured": measured,
         "missing": [each.name for each in unusable if each.missing],
         "failed": {each.name: each.problem for each in unusable if not each.missing},
-        "metrics": {name: _as_json(figure) for name, figure in figures.items()},
+        "metrics": {name: _as_json(name, figure, measured) for name, figure in figures.items()},
     }
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
-def _as_json(figure: MetricValue) -> dict[str, Any]:
+def _as_json(name: str, figure: MetricValue, measured: int) -> dict[str, Any]:
     if figure.value is None:
         return {"unavailable": figure.problem}
     # JSON knows no infinity, which PSNR has for equal images
-    return {"value": "inf" if math.isinf(figure.value) else figure.value, "images": figure.count}
+    found = {"value": "inf" if math.isinf(figure.value) else figure.value, "images": figure.count}
+    notes = {"identical": figure.identical, "notes": list(_notes(name, figure, measured))}
+    return found | {key: value for key, value in notes.items() if value}

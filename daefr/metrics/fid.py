@@ -18,6 +18,7 @@ from torchvision.models import inception_v3
 from daefr.errors import UserError, one_line
 from daefr.metrics.base import as_fed
 from daefr.published import Published
+from daefr.tensors import to_float64
 
 INCEPTION = Published(
     name="pt_inception-2015-12-05-6726825d.pth",
@@ -119,7 +120,7 @@ class Accumulator:
 
     def update(self, features: Tensor) -> None:
         """Add the features (B, F) of images, as `Inception` gives them."""
-        features = features.detach().double()
+        features = to_float64(features.detach())
         self.count += len(features)
         self._sum = self._sum + features.sum(0)
         self._products = self._products + features.T @ features

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from daefr.tensors import to_float64
+
 PEAK = 255.0
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
@@ -12,7 +14,7 @@ C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 def psnr(image: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, (B,), of (B, 3, H, W) uint8 images; infinite where they agree."""
     value: Tensor = peak_signal_noise_ratio(
-        image.double(), target.double(), data_range=PEAK, reduction="none", dim=(1, 2, 3)
+        to_float64(image), to_float64(target), data_range=PEAK, reduction="none", dim=(1, 2, 3)
     )
     return value
 

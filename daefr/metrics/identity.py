@@ -8,6 +8,7 @@ from daefr.losses.identity import gray_face
 from daefr.metrics.base import as_fed
 from daefr.network.arcface import ArcFace
 from daefr.settings.metrics import Protocol
+from daefr.tensors import to_float64
 
 
 class IdentityAngle:
@@ -34,5 +35,5 @@ class IdentityAngle:
 
 def angle(first: Tensor, second: Tensor) -> Tensor:
     """Return the angle (B,) between vectors (B, C): exact where the arc cosine, near 0 and pi, is not (Kahan)."""
-    one, other = F.normalize(first.double()), F.normalize(second.double())
+    one, other = F.normalize(to_float64(first)), F.normalize(to_float64(second))
     return 2 * torch.atan2((one - other).norm(dim=1), (one + other).norm(dim=1))

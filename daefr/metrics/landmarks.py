@@ -8,6 +8,7 @@ from facexlib.alignment.awing_arch import FAN
 from torch import Tensor, nn
 
 from daefr.published import Published
+from daefr.tensors import to_float64
 
 AWING_FAN = Published(
     name="alignment_WFLW_4HG.pth",
@@ -44,7 +45,8 @@ class LandmarkDistance:
         # rounded to 8 bits, as OpenCV resizes an 8-bit image
         small = F.interpolate(images.float(), side, mode="bilinear", align_corners=False).add(0.5).floor() / 255
         heatmaps = self._network(small)[0][-1][:, :LANDMARKS]
-        return peaks(heatmaps) * torch.tensor([width, height], device=images.device) / HEATMAP_SIDE
+        points = peaks(to_float64(heatmaps))
+        return points * torch.tensor([width, height], device=points.device) / HEATMAP_SIDE
 
 
 def peaks(heatmaps: Tensor) -> Tensor:
@@ -68,4 +70,4 @@ def peaks(heatmaps: Tensor) -> Tensor:
     horizontal = (value(best + 1) - value(best - 1)).sign()
     vertical = (value(below) - value(above)).sign()
     middle = torch.stack([best % side, best // side], dim=2) + 0.5
-    return middle.double() + torch.stack([horizontal, vertical], dim=2) / 4
+    return to_float64(middle) + torch.stack([horizontal, vertical], dim=2) / 4

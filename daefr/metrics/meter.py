@@ -1,6 +1,7 @@
 """Several measures over a stream of images, in constant memory."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,22 +10,30 @@ from torch import Tensor
 
 from daefr.errors import UserError
 from daefr.metrics.base import exact_convolutions
-from daefr.metrics.fid import Accumulator, Statistics, frechet_distance
+from daefr.metrics.fid import FEATURES, Accumulator, Statistics, frechet_distance
 from daefr.metrics.pairs import Images
-from daefr.metrics.registry import METRIC_KINDS, MetricKind, MetricSetup, real_statistics
+from daefr.metrics.registry import METRIC_KINDS, MetricKind, MetricSetup, real_statistics, requirement
 from daefr.settings.metrics import MetricName
 
 NO_TARGET = "it needs ground truth"
-UNDEFINED = "there is no image for which it is defined"
+FEW_IMAGES = (
+    f"of fewer than {FEATURES} images, its network's features, it is far too high: compare it only with that of as many"
+)
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """The mean of a measure over `count` images (FID: its one value), or, with None, why there is none."""
+    """The mean of a measure over `count` images (FID: its one value), or, with None, why there is none.
+
+    Beside these there may be `identical` images, whose PSNR is infinite; only where all are, the mean is infinite too.
+    """
 
     value: float | None
     count: int = 0
     problem: str = ""
+    identical: int = 0
+    caution: str = ""
+    """What to bear in mind when the value is compared; empty where there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +100,17 @@ class Totals:
         self._real = real
         self._features = Accumulator()
         self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._identical: Counter[str] = Counter()
 
     def add(self, rows: Iterable[Mapping[str, float]], features: Tensor | None) -> None:
         """Add what `MetricSet` returned."""
         for row in rows:
             for name, value in row.items():
-                defined = not math.isnan(value)
-                self._sums[name] = self._sums.get(name, 0.0) + (value if defined else 0.0)
-                self._counts[name] = self._counts.get(name, 0) + defined
+                finite = math.isfinite(value)
+                self._sums[name] = self._sums.get(name, 0.0) + (value if finite else 0.0)
+                self._counts[name] += finite
+                self._identical[name] += math.isinf(value)
         if features is not None:
             self._features.update(features)
 
@@ -109,13 +120,16 @@ class Totals:
         return means if self._real is None else means | {"fid": self._distance(self._real)}
 
     def _mean(self, name: str) -> MetricValue:
-        if not self._counts[name]:
-            return MetricValue(None, problem=UNDEFINED)
-        return MetricValue(self._sums[name] / self._counts[name], self._counts[name])
+        count, identical = self._counts[name], self._identical[name]
+        if not count:
+            return MetricValue(math.inf, identical=identical) if identical else undefined(name)
+        return MetricValue(self._sums[name] / count, count, identical=identical)
 
     def _distance(self, real: Statistics) -> MetricValue:
+        count = self._features.count
         try:
-            return MetricValue(frechet_distance(self._features.statistics(), real), self._features.count)
+            distance = frechet_distance(self._features.statistics(), real)
+            return MetricValue(distance, count, caution=FEW_IMAGES if count < FEATURES else "")
         except UserError as error:
             return MetricValue(None, problem=str(error))
 
@@ -145,9 +159,14 @@ class Meter:
 
     def figures(self) -> dict[str, MetricValue]:
         """Return what was measured so far."""
-        none = {name: MetricValue(None, problem=UNDEFINED) for name in self.columns}
+        none = {name: undefined(name) for name in self.columns}
         lacking = {name: MetricValue(None, problem=why) for name, why in self._unavailable.items()}
         return none | self._totals.figures() | lacking
+
+
+def undefined(figure: str) -> MetricValue:
+    """Return a figure that no image has."""
+    return MetricValue(None, problem=f"there is no image for which it is defined: it needs {requirement(figure)}")
 
 
 def _measure(kind: MetricKind, compute: Callable[..., Tensor], restored: Tensor, target: Tensor | None) -> list[float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from daefr.errors import UserError
 from daefr.published import Published
+from daefr.tensors import where_float64_is
 
 NIQE_MODEL = Published(
     name="niqe_pris_params.npz",
@@ -54,7 +55,7 @@ class Niqe:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Measure (B, 3, H, W) uint8 RGB, at least 96 pixels a side: (B,) float64 on the CPU."""
-        features = self._features(_luma(images)).cpu()
+        features = self._features(_luma(where_float64_is(images))).cpu()
         return torch.stack([self._distance(each) for each in features])
 
     def _features(self, luma: Tensor) -> Tensor:

@@ -44,10 +44,11 @@ class Unusable:
     missing: bool = False
 
 
-def find_pairs(restored: Path, target: Path | None) -> list[Pair | Unusable]:
+def find_pairs(restored: Path, target: Path | None, suffix: str = "") -> list[Pair | Unusable]:
     """Find the images below a folder, sorted by name, each with the ground truth of the same name below another.
 
-    Names are paths without the suffix: `a/1.png` belongs to `a/1.jpg`. Two files are a pair whatever their names.
+    Names are paths without the format: `a/1.png` belongs to `a/1.jpg`. With a `suffix`, such as `_00`, `a/1_00.png`
+    does, and what lacks it is unusable. Two files are a pair whatever their names.
     Raises `UserError` for a path that does not exist, an empty folder, a file and a folder, two images of one name in
     a folder, and folders that have no name in common.
     """
@@ -59,12 +60,16 @@ def find_pairs(restored: Path, target: Path | None) -> list[Pair | Unusable]:
     if restored.is_file() or target.is_file():
         raise UserError(f"{restored} and {target}: give two folders, or two images")
     targets = _by_name(target)
-    if not images.keys() & targets.keys():
+    named = {name.removesuffix(suffix): path for name, path in images.items() if name.endswith(suffix)}
+    if not named.keys() & targets.keys():
+        without = f"(but for {suffix} and the format)" if suffix else "(but for the format)"
         raise UserError(
-            f"no image in {restored} has the name of one in {target} (but for the suffix): "
+            f"no image in {restored} has the name of one in {target} {without}: "
             f"there is {next(iter(images))} here and {next(iter(targets))} there"
         )
-    return [_pair(name, images.get(name), targets.get(name)) for name in sorted(images.keys() | targets.keys())]
+    pairs = [_pair(name, named.get(name), targets.get(name)) for name in sorted(named.keys() | targets.keys())]
+    lacking = [name for name in images if not name.endswith(suffix)]
+    return pairs + [Unusable(name, f"{images[name]} does not have the suffix {suffix}") for name in lacking]
 
 
 def read_ahead(pairs: Iterable[Pair | Unusable]) -> Iterator[Images | Unusable]:

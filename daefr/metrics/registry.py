@@ -15,7 +15,7 @@ from daefr.metrics.fidelity import WINDOW, psnr, ssim
 from daefr.metrics.identity import IdentityAngle
 from daefr.metrics.landmarks import AWING_FAN, LandmarkDistance
 from daefr.metrics.lpips import Lpips
-from daefr.metrics.niqe import BLOCK, NIQE_MODEL, Niqe
+from daefr.metrics.niqe import BLOCK, LEAST_BLOCKS, NIQE_MODEL, Niqe
 from daefr.published import Published
 from daefr.settings.metrics import MetricName, Protocol
 
@@ -51,6 +51,7 @@ class MetricKind:
         needs_target: whether there has to be ground truth.
         of_set: whether a figure returns features instead, (B, F), and only all images together have a value.
         least: the shortest side in pixels for which it is defined.
+        needs: what else an image needs for it to be defined, in words.
         unit: of its figures.
         higher: whether higher is better.
         files: what it needs.
@@ -61,6 +62,7 @@ class MetricKind:
     needs_target: bool
     of_set: bool = False
     least: int = 1
+    needs: str = ""
     unit: str = ""
     higher: bool = False
     files: tuple[Published, ...] = ()
@@ -110,12 +112,14 @@ def _lmd(setup: MetricSetup) -> MetricFunctions:
     return {"lmd": LandmarkDistance.load(AWING_FAN.find(setup.weights), setup.device)}
 
 
+NIQE_NEEDS = f"at least {LEAST_BLOCKS * BLOCK}x{BLOCK} pixels that are not all of one colour"
+
 METRIC_KINDS: dict[MetricName, MetricKind] = {
     "psnr": MetricKind(lambda _: {"psnr": psnr}, needs_target=True, unit="dB", higher=True),
     "ssim": MetricKind(lambda _: {"ssim": ssim}, needs_target=True, least=WINDOW, higher=True),
     "lpips": MetricKind(_lpips, needs_target=True, least=16, files=(VGG16,)),
     "fid": MetricKind(_fid, needs_target=False, of_set=True, files=(INCEPTION, FFHQ_STATISTICS)),
-    "niqe": MetricKind(_niqe, needs_target=False, least=BLOCK, files=(NIQE_MODEL,)),
+    "niqe": MetricKind(_niqe, needs_target=False, least=BLOCK, needs=NIQE_NEEDS, files=(NIQE_MODEL,)),
     "ida": MetricKind(_ida, needs_target=True, unit="rad", files=(ARCFACE,)),
     "lmd": MetricKind(_lmd, needs_target=True, unit="px", files=(AWING_FAN,)),
 }
@@ -124,3 +128,11 @@ METRIC_KINDS: dict[MetricName, MetricKind] = {
 def higher_is_better(figure: str) -> bool:
     """Tell whether a higher figure is the better one."""
     return any(figure == name and kind.higher for name, kind in METRIC_KINDS.items())
+
+
+def requirement(figure: str) -> str:
+    """Say what an image needs for a figure of it to be defined."""
+    kind = next((kind for name, kind in METRIC_KINDS.items() if figure.removesuffix("_01") == name), None)
+    if kind is None or kind.of_set:
+        return "images"
+    return kind.needs or f"at least {kind.least}x{kind.least} pixels"

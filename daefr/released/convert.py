@@ -13,8 +13,8 @@ from torch import Tensor
 from daefr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from daefr.errors import UserError
 from daefr.files import atomic_path, new_folder
-from daefr.released.layout import ReleasedLayout, constants, layout_of, recognize
-from daefr.released.reading import read_released
+from daefr.released.layout import PREFIXES, ReleasedLayout, constants, layout_of, recognize
+from daefr.released.reading import read_tensors
 from daefr.released.sizes import Unseen, infer_network
 from daefr.settings.base import StageName
 from daefr.settings.network import NetworkConfig
@@ -42,7 +42,7 @@ def import_released(
     `export_released` gives them all back.
 
     Args:
-        source: a `.ckpt` file: HQ or LQ codebook, association or restoration, released or of `export_released`.
+        source: HQ or LQ codebook, association or restoration, released or of `export_released`, whatever wraps it.
         target: the directory, which must not exist.
         kind: the stage; only needed for a codebook, as those of HQ and LQ have the same keys.
         unseen: what the tensors' shapes do not tell.
@@ -63,6 +63,24 @@ def import_released(
             released={name: tensor for name, tensor in tensors.items() if _is_not_ours(layout, name, tensor)},
         )
     return Checkpoint(target, layout.stage, network)
+
+
+def check_released(source: Path, stage: StageName) -> None:
+    """Raise `UserError` unless a file holds the names of a released checkpoint of that stage."""
+    recognize(read_tensors(source, PREFIXES), stage, str(source))
+
+
+def open_initial(source: Path, stage: StageName, network: NetworkConfig, scratch: Path) -> Checkpoint:
+    """Open what a stage of that network starts from: a checkpoint directory, or a released file of the stage.
+
+    A file is converted below the folder `scratch`, where the checkpoint then is. Raises `UserError` for anything else.
+    """
+    if not source.is_file():
+        return load_checkpoint(source)
+    predictor = network.predictor
+    sizes = network.autoencoder
+    unseen = Unseen(sizes.resolution, sizes.groups, predictor.heads, predictor.fusion_heads)
+    return import_released(source, scratch / stage, stage, unseen)
 
 
 def read_restoration(source: Path, unseen: Unseen | None = None) -> RestorationStage:
@@ -112,7 +130,7 @@ def _open(
     source: Path, kind: StageName | None, unseen: Unseen
 ) -> tuple[dict[str, Tensor], NetworkConfig, ReleasedLayout]:
     """Read a released checkpoint, by released name; every tensor is checked to be there and to fit."""
-    tensors = read_released(source)
+    tensors = read_tensors(source, PREFIXES)
     stage = recognize(tensors, kind, str(source))
     network = infer_network(stage, tensors, unseen, str(source))
     layout = layout_of(stage, network)
@@ -129,7 +147,7 @@ def _is_not_ours(layout: ReleasedLayout, name: str, tensor: Tensor) -> bool:
 
 
 def _taken_from(like: Path, layout: ReleasedLayout) -> dict[str, Tensor]:
-    tensors = read_released(like)
+    tensors = read_tensors(like, PREFIXES)
     layout.check(tensors, str(like))
     return {name: tensors[name] for name in layout.extra}
 

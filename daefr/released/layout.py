@@ -1,6 +1,7 @@
 """The layout of the released checkpoints: which of their tensors is which of ours, kind by kind."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,11 +48,30 @@ ROWS: dict[StageName, Rows] = {
 """Prefix in a released checkpoint, prefix in ours; what follows the prefix is the same in both."""
 
 MARKS: tuple[tuple[str, tuple[StageName, ...]], ...] = (
+    ("loss.net_d_", ()),  # discriminators that RestoreFormer has beside what a codebook has
     ("vqvae.Fixed_encoder.", ("restoration",)),
     ("vqvae_LQ.", ("association",)),
     ("loss.discriminator.", ("hq_codebook", "lq_codebook")),
 )
 """Prefixes that tell the kinds apart; the first that occurs decides."""
+PREFIXES = tuple(mark for mark, _ in MARKS)
+
+OTHERS: tuple[tuple[str, str], ...] = (
+    ("stylegan_decoder.", "GFP-GAN"),
+    ("fuse_convs_dict.", "CodeFormer"),
+    ("generator.blocks.", "CodeFormer's codebook"),
+    ("loss.net_d_", "RestoreFormer"),
+    (".mid.attn_1.norm1.", "RestoreFormer, or an autoencoder without what it was trained with"),
+    (".rdb1.", "Real-ESRGAN, an upscaler"),
+    (".RDB1.", "ESRGAN, an upscaler"),
+    (".residual_group.", "SwinIR"),
+    ("model.diffusion_model.", "Stable Diffusion"),
+    ("ClassHead.", "RetinaFace, a face detector"),
+    ("out_mask_conv.", "ParseNet, a face parser"),
+    ("generator.", "a checkpoint directory of this project, which is given as a whole"),
+)
+"""Parts of names by which files are known that people have beside DAEFR's."""
+COMPACT = re.compile(r"body\.\d+\.(weight|bias)")
 
 PERCEPTUAL: dict[StageName, tuple[str, ...]] = {
     "hq_codebook": ("loss.perceptual_loss.",),
@@ -136,9 +156,9 @@ def recognize(tensors: Mapping[str, Tensor], kind: StageName | None, source: str
     """
     candidates = _candidates(tensors)
     if not candidates:
-        raise UserError(
-            f"{source} is no released DAEFR checkpoint: its {len(tensors)} tensors are called {_first(list(tensors))}"
-        )
+        other = _other_model(tensors)
+        found = f"its {len(tensors)} tensors are called {_first(list(tensors))}"
+        raise UserError(f"{source} is no released DAEFR checkpoint: {f'this looks like {other}' if other else found}")
     if kind is None and len(candidates) > 1:
         raise UserError(f"{source} is a codebook: say of which images, with --kind {' or --kind '.join(candidates)}")
     if kind is not None and kind not in candidates:
@@ -156,6 +176,12 @@ def _candidates(tensors: Mapping[str, Tensor]) -> tuple[StageName, ...]:
         if any(name.startswith(mark) for name in tensors):
             return stages
     return ()
+
+
+def _other_model(tensors: Mapping[str, Tensor]) -> str | None:
+    if all(COMPACT.fullmatch(name) for name in tensors):
+        return "Real-ESRGAN, an upscaler"
+    return next((model for part, model in OTHERS if any(part in name for name in tensors)), None)
 
 
 def _released_name(stage: StageName, own: str) -> str:

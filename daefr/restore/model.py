@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from daefr.checkpoint import Checkpoint, load_checkpoint
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from daefr.images import Image, fit
 from daefr.released import read_restoration
 from daefr.restore.photograph import ImageError
@@ -67,7 +67,11 @@ class CropRestorer:
         try:
             with autocast(self._speed, self._device):
                 restored = self._model.restore(lq).image
-        except torch.OutOfMemoryError:
+        except NotImplementedError as error:  # what the device lacks, where falling back on the CPU is switched off
+            raise UserError(f"{self._device} cannot compute this model: {one_line(error)}") from None
+        except RuntimeError as error:  # for Apple's GPUs, lack of memory has no type of its own
+            if "out of memory" not in str(error):
+                raise
             raise UserError(f"{self._device} has too little memory for {len(crops)} faces at once") from None
         # a broken model's output would pass for an image
         finite = restored.isfinite().flatten(1).all(1).tolist()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from daefr.device import choose_device
 from daefr.errors import UserError
 from daefr.faces.alignment import Matrix, alignment_matrix, warp
 from daefr.faces.detected import DetectedFace
@@ -21,7 +22,8 @@ from daefr.restore.colours import Colours
 from daefr.restore.masks import FaceParser, Mask, find_parser, whole_mask
 from daefr.restore.model import FOR_RESTORING, CropRestorer, open_model
 from daefr.restore.paste import Patch, match_colours, paste
-from daefr.restore.photograph import ImageError, Photograph, Source, read_photograph
+from daefr.restore.photograph import ImageError, Photograph, read_photograph
+from daefr.restore.sources import AnySource, as_source
 from daefr.restore.upscale import Upscaler, upscale_image
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from daefr.settings.restore import BATCH_SIZE, SCALES
@@ -138,7 +140,7 @@ class Restorer:
         Args:
             model: a checkpoint directory of the restoration stage, a released `.ckpt` file, or a run directory, of
                 which the newest model is taken.
-            device: by default a GPU where there is one.
+            device: such as `cpu`, `cuda:1`, `mps` or `xpu`; by default a GPU where there is one.
             detector: RetinaFace's weights; by default facexlib's, which are downloaded when they are first needed.
             parser: ParseNet's weights, for tighter masks; by default facexlib's if they are in torch's cache, else
                 a soft square of the face is pasted.
@@ -151,7 +153,7 @@ class Restorer:
             UserError: when one of them is missing, damaged, or something else.
 
         """
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = choose_device(device)
         if not 1 <= max_pixels <= PIXEL_LIMIT:
             raise UserError(f"max_pixels {max_pixels} is not to be had; 1 to {PIXEL_LIMIT} are")
         weights = find_parser(None if parser is None else Path(parser))
@@ -182,13 +184,13 @@ class Restorer:
             return self._detector
 
     def __call__(
-        self, source: Source, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+        self, source: AnySource, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
     ) -> Restoration:
         """Restore a photograph.
 
         Args:
-            source: a file's path or its content (JPEG, PNG, WebP, BMP, TIFF), an image of Pillow's, or an array
-                (H, W, 3) uint8 RGB of sRGB.
+            source: a file's path, its content (JPEG, PNG, WebP, BMP, TIFF) in any buffer or binary file, an image of
+                Pillow's, or an array of sRGB, uint8: RGB (H, W, 3), RGBA (H, W, 4) or gray (H, W), (H, W, 1).
             aligned: it is a square crop of one face, aligned as those of FFHQ, of any side: it is restored as a whole.
             only_center_face: restore only the face next to the photograph's middle.
             upscale: how many times as large the photograph becomes: 1, 2 or 4. Aligned crops are not upscaled.
@@ -204,7 +206,7 @@ class Restorer:
         return result
 
     def open(
-        self, source: Source, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+        self, source: AnySource, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
     ) -> Opened:
         """Read a photograph and find its faces: the first part of what `__call__` does, and raises.
 
@@ -226,7 +228,7 @@ class Restorer:
         return finished
 
     def restore_all(
-        self, sources: Sequence[Source], *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+        self, sources: Sequence[AnySource], *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
     ) -> list[Restoration | ImageError]:
         """Restore several photographs as `__call__` does one, their faces in common batches.
 
@@ -259,9 +261,9 @@ class Restorer:
             results.append(restored)
         return results
 
-    def _try_open(self, source: Source, aligned: bool, only_center_face: bool, upscale: int) -> Opened | ImageError:
+    def _try_open(self, source: AnySource, aligned: bool, only_center_face: bool, upscale: int) -> Opened | ImageError:
         try:
-            photograph = read_photograph(source, self._max_pixels)
+            photograph = read_photograph(as_source(source), self._max_pixels)
             if aligned:
                 return self._open_crop(photograph)
             return self._open(photograph, only_center_face, upscale)

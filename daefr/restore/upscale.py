@@ -10,6 +10,7 @@ import torch
 
 from daefr.errors import UserError, one_line
 from daefr.images import Image
+from daefr.released import read_tensors
 from daefr.tensors import to_tensor
 
 TILE = 384
@@ -36,8 +37,12 @@ class Upscaler:
         if not path.is_file():
             raise UserError(f"there is no upscaler at {path}; give a model file that spandrel reads")
         try:
-            descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)
-        except Exception as error:  # a damaged or hostile file makes the unpickler raise anything
+            descriptor = spandrel.ModelLoader().load_from_state_dict(
+                spandrel.canonicalize_state_dict(read_tensors(path))
+            )
+        except UserError:
+            raise
+        except Exception as error:  # what fits no architecture makes spandrel raise anything
             raise UserError(f"{path} is no upscaler that spandrel reads: {one_line(error, 200)}") from None
         if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.scale < 2:
             raise UserError(f"{path} is no upscaler: it is {descriptor.architecture.name}, for {descriptor.purpose}")

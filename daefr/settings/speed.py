@@ -23,15 +23,15 @@ class Speed(Settings):
 
     channels_last: bool | None = Field(
         None,
-        description="Whether images and weights are stored channels-last in memory. By default, on GPUs only.",
+        description="Whether images and weights are stored channels-last in memory. By default, with CUDA only.",
     )
     autocast: Literal["bfloat16", "off"] | None = Field(
         None,
         description="Type of convolutions and matrix products; weights, losses and codebook stay in float32. By "
-        "default, bfloat16 on GPUs and off on CPUs.",
+        "default, bfloat16 with CUDA and off elsewhere.",
     )
     compile: bool | None = Field(
-        None, description="Whether the networks' levels are compiled with torch.compile. By default, on GPUs only."
+        None, description="Whether the networks' levels are compiled with torch.compile. By default, with CUDA only."
     )
     retain_freed_memory: bool | None = Field(
         None,
@@ -41,7 +41,7 @@ class Speed(Settings):
     cudnn_benchmark: bool | None = Field(
         None,
         description="Whether cuDNN times its algorithms once per shape and uses the fastest, in the entire process; "
-        "results then differ in rounding between runs. By default, on GPUs.",
+        "results then differ in rounding between runs. By default, with CUDA.",
     )
     group_norm: Literal["torch", "channels_last"] | None = Field(
         None,
@@ -71,13 +71,19 @@ class Speed(Settings):
         return "off" if value is False else value
 
     def on(self, device_type: str) -> Self:
-        """Return the same options with nothing left open, for a type of devices: `cuda`, `cpu`."""
+        """Return the same options with nothing left open, for a type of devices: `cuda`, `cpu`, `mps`, `xpu`.
+
+        What suits Apple's and Intel's GPUs is not measured: they compute plainly, in float32.
+        """
         cuda = device_type == "cuda"
         chosen = {
-            "channels_last": cuda if self.channels_last is None else self.channels_last,
+            # for which some of Apple's convolutions have given wrong results
+            "channels_last": (cuda if self.channels_last is None else self.channels_last) and device_type != "mps",
             "autocast": self.autocast or ("bfloat16" if cuda else "off"),
             "compile": cuda if self.compile is None else self.compile,
-            "retain_freed_memory": not cuda if self.retain_freed_memory is None else self.retain_freed_memory,
+            "retain_freed_memory": device_type == "cpu"
+            if self.retain_freed_memory is None
+            else self.retain_freed_memory,
             "cudnn_benchmark": cuda if self.cudnn_benchmark is None else self.cudnn_benchmark,
             "group_norm": self.group_norm or "torch",
             "upsample": self.upsample or "transposed",

@@ -25,8 +25,8 @@ class TrainingConfig(Settings):
     )
     initial_checkpoint: str | None = Field(
         None,
-        description="Checkpoint directory of this stage, or a model version such as models:/NAME@ALIAS, whose weights "
-        "training starts from. By default, training starts from random weights.",
+        description="Checkpoint directory or released file of this stage, or a model version such as "
+        "models:/NAME@ALIAS, whose weights training starts from. By default, training starts from random weights.",
     )
     global_batch_size: PositiveInt = Field(
         32, description="Number of samples per optimizer step, over all workers together."

@@ -34,8 +34,8 @@ class MetricWindow:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave what a block does, such as a validation, out of the times and rates of the steps."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # the steps that it still computes are not the block's
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)  # the steps that it still computes are not the block's
         start, start_of_process = time.perf_counter(), time.process_time()
         yield
         self._start += time.perf_counter() - start

@@ -86,7 +86,7 @@ def _copy(value: Any) -> Any:
     if isinstance(value, Tensor):
         # into pinned memory, which PyTorch keeps for the next time: all copies at the speed of the bus, with one wait
         copy = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
-        return copy.copy_(value.detach(), non_blocking=True)
+        return copy.copy_(value.detach(), non_blocking=value.is_cuda)
     if isinstance(value, dict):
         return {name: _copy(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

@@ -15,7 +15,7 @@ from daefr.images import Image
 from daefr.network.quantizer import codebook_usage, count_codes
 from daefr.precision import evaluation_precision
 from daefr.stages.base import Stage
-from daefr.tensors import to_image
+from daefr.tensors import to_device, to_float64, to_image
 from daefr.training.histogram import draw_usage
 from daefr.training.metrics import label
 from daefr.training.rank_vote import RankVote
@@ -89,13 +89,13 @@ def validate(
     stage.eval()
     with evaluation_precision(device):
         for cpu_images in validation_batches(dataset, batch=batch, rank=ranks.rank(), ranks=ranks.count()):
-            images = {name: image.to(device, non_blocking=True) for name, image in cpu_images.items()}
+            images = {name: to_device(image, device) for name, image in cpu_images.items()}
             output = stage.generator(stage.generator_input(images))
             loss = stage.generator_loss(output, images, adversarial=False, average=ranks.average)
             samples = len(next(iter(images.values())))
             # on the device: reading a value would make the host wait for every batch
             for name, term in ({"loss": loss.total} | loss.terms).items():
-                _add(sums, name, term.double() * samples)
+                _add(sums, name, to_float64(term) * samples)
             for name, indices in stage.code_indices(output).items():
                 _add(counts, name, count_codes(indices, stage.network.autoencoder.codes))
             if not pictures and ranks.rank() == 0:

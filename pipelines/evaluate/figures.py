@@ -31,11 +31,13 @@ FIGURES = "figures.parquet"
 
 
 class MeasuredFigure(Settings):
-    """The mean of a measure over `images` images (FID: its one value), or why there is none."""
+    """The mean of a measure over `images` images (FID: its one value), or why there is none; see `MetricValue`."""
 
     value: float | None
     images: int = 0
     problem: str = ""
+    identical: int = 0
+    caution: str = ""
 
 
 class BenchmarkSummary(Settings):

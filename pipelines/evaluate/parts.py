@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from daefr.data.order import Position
+from daefr.device import worker_device
 from daefr.evaluation import SUBJECTS, Evaluated, EvaluationSample, Evaluator, Method
 from daefr.files import atomic_path
 from daefr.metrics.meter import MetricSet
@@ -93,7 +94,7 @@ class EvaluatorFactory:
         torch.set_num_threads(max(1, int(self.cpus)))
         # in full float32 on any device, as gates compare what is measured; this process does nothing else
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        device = torch.device("cuda" if self.gpu else "cpu")
+        device = worker_device(self.gpu)
         setup = MetricSetup(self.protocol, device, self.weights, self.statistics)
         return _Worker(self.target.load(device), MetricSet(self.measures, setup), setup).evaluate
 
@@ -101,7 +102,7 @@ class EvaluatorFactory:
 class _Worker:
     def __init__(self, method: Method | None, measures: MetricSet, setup: MetricSetup) -> None:
         self._method, self._measures = method, measures
-        self._batch = BATCH_ON_GPU if setup.device.type == "cuda" else BATCH_ON_CPU
+        self._batch = BATCH_ON_GPU if setup.device.type != "cpu" else BATCH_ON_CPU
         self._datasets: dict[Shards, Any] = {}
         self._computed = Computed(device=device_name(setup.device))
 

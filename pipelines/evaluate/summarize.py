@@ -14,7 +14,7 @@ from torch import Tensor
 from daefr.evaluation import SUBJECTS, Subject, column
 from daefr.files import atomic_path
 from daefr.metrics.fid import Statistics
-from daefr.metrics.meter import NO_TARGET, UNDEFINED, MetricValue, Totals
+from daefr.metrics.meter import NO_TARGET, MetricValue, Totals, undefined
 from daefr.metrics.registry import METRIC_KINDS
 from daefr.settings.metrics import MetricName
 from pipelines.engine.computed import Computed
@@ -66,13 +66,19 @@ def summarize(
 
     def why_not(name: MetricName) -> str:
         needs_more = METRIC_KINDS[name].needs_target and not benchmark.has_targets
-        return NO_TARGET if needs_more else problems.get(name, UNDEFINED)
+        return NO_TARGET if needs_more else problems.get(name, undefined(name).problem)
 
     figures = {}
     for subject, total in totals.items():
         lacks = {name: MetricValue(None, problem=why_not(name)) for name in measures}
         figures[subject] = {
-            name: MeasuredFigure(value=figure.value, images=figure.count, problem=figure.problem)
+            name: MeasuredFigure(
+                value=figure.value,
+                images=figure.count,
+                problem=figure.problem,
+                identical=figure.identical,
+                caution=figure.caution,
+            )
             for name, figure in (lacks | total.figures()).items()
         }
     return BenchmarkSummary(

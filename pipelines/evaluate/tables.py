@@ -30,6 +30,18 @@ def _lines(name: str, found: BenchmarkSummary) -> Iterator[str]:
             yield f"{subject.replace('_', ' '):>12}" + "".join(f" {cell:>10}" for cell in cells)
     for problem, lacking in group_by_problem(found.figures.get("restored", {})).items():
         yield f"{', '.join(lacking)} unavailable: {problem}"
+    yield from notes(found)
+
+
+def notes(found: BenchmarkSummary) -> Iterator[str]:
+    """Say what to bear in mind of the figures that there are: identical images, too few for FID."""
+    for subject in SUBJECTS:
+        for name, figure in found.figures.get(subject, {}).items():
+            if figure.identical:
+                yield f"{name} of {subject}: {figure.identical} images are identical to the ground truth, and left out"
+    for name, figure in found.figures.get("restored", {}).items():
+        if figure.caution:
+            yield f"{name}: {figure.caution}"
 
 
 def group_by_problem(figures: Mapping[str, MeasuredFigure]) -> dict[str, list[str]]:

@@ -136,7 +136,7 @@ def _compare(gate: Gate, mine: GateMetric, theirs: GateMetric) -> tuple[bool, st
 def _interval(mine: GateMetric, theirs: GateMetric, confidence: float) -> Interval:
     """Compare on the images that both have; raises `UserError` where the candidate lacks what the champion has."""
     ours, others = (_measured(figure) for figure in (mine, theirs))
-    lost = sorted(others.keys() - ours.keys())
+    lost = sorted(others.keys() - {image for image, value in mine.images.items() if not math.isnan(value)})
     common = sorted(others.keys() & ours.keys())
     if lost and common:
         raise UserError(f"it has no figure of {len(lost)} images of which the champion has one, such as {lost[0]}")

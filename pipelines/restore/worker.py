@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from daefr.data.shards import Sample, write_shard
+from daefr.device import worker_device
 from daefr.errors import UserError, one_line
 from daefr.outputs import InTheWayError, Record, Results
 from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_photograph
@@ -106,7 +107,7 @@ class Restoring:
         torch.set_num_threads(max(1, int(compute.cpus_per_worker)))
         restorer = Restorer.load(
             self._job.model,
-            torch.device("cuda" if compute.use_gpu else "cpu"),
+            worker_device(compute.use_gpu),
             settings.detector,
             settings.parser,
             settings.upscaler,

@@ -21,6 +21,7 @@ from ray import serve
 from ray.util.metrics import Counter, Gauge
 from starlette.exceptions import HTTPException
 
+from daefr.device import worker_device
 from daefr.images import Image, count_pixels
 from daefr.restore import ImageError, Restoration, Restorer
 from pipelines.engine.restoration import RestorationSettings
@@ -263,7 +264,7 @@ def _load(config: ReplicaConfig, model: Path) -> Restorer:
     settings = config.restore
     restorer = Restorer.load(
         model,
-        torch.device("cuda" if config.compute.use_gpu else "cpu"),
+        worker_device(config.compute.use_gpu),
         settings.detector,
         settings.parser,
         settings.upscaler,

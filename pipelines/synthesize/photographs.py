@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from daefr.device import choose_device
 from daefr.faces.rejection import Rejection
 from daefr.settings.faces import FaceFilters
 from pipelines.synthesize.sources import RejectedError, Source, SourceFace
@@ -55,5 +56,5 @@ def _aligner(photographs: Photographs, resolution: int, max_pixels: int) -> "Ali
     from daefr.faces.detector import Detector  # noqa: PLC0415
 
     torch.set_num_threads(1)  # a task has one CPU
-    detector = Detector.load(photographs.detector, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    detector = Detector.load(photographs.detector, choose_device())
     return Aligner(detector, photographs.filters, resolution, max_pixels)

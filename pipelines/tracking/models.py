@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from daefr import locate
 from daefr.checkpoint import digest_of
 from daefr.errors import UserError, one_line
 from daefr.files import file_digest
@@ -52,13 +53,14 @@ def find_model(tracking: Tracking, address: str) -> Model:
         if version.name != registry.MODELS["restoration"]:
             raise UserError(f"{address} does not restore; {registry.MODELS['restoration']} does")
         return Model.registered(version)
-    place = absolute(Path(address)).resolve()
-    if place.is_file():
-        return Model(str(place), file_digest(place), place)
-    if not place.is_dir():
+    path = absolute(Path(address)).resolve()
+    if not path.exists():
         raise UserError(
             f"there is no model {address}: give models:/NAME@ALIAS, a checkpoint directory or a released .ckpt file"
         )
+    place = locate.find_model(path)
+    if place.is_file():
+        return Model(str(place), file_digest(place), place)
     load_restoration(place)
     return Model(str(place), digest_of(place), place)
 

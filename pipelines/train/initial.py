@@ -6,6 +6,8 @@ from pathlib import Path
 
 from daefr.checkpoint import digest_of, load_checkpoint
 from daefr.errors import UserError
+from daefr.files import file_digest
+from daefr.released import check_released
 from daefr.settings.base import StageName
 from daefr.stages import UPSTREAM
 from pipelines.engine.step import StepInput
@@ -23,15 +25,20 @@ class InitialWeights:
 
     @classmethod
     def find(cls, tracking: Tracking, stage: StageName, start: str | None) -> "InitialWeights":
-        """Find what a stage starts from; `start` is a `models:/` address or the folder of a checkpoint.
+        """Find what a stage starts from; `start` is a `models:/` address, a checkpoint directory or a released file.
 
-        Raises `UserError` for a start that does not exist, and where a stage before has no champion.
+        Raises `UserError` for a start that does not exist or is of another stage, and where a stage before has no
+        champion.
         """
         if start is None:
             return cls(champions={before: _champion(tracking, before) for before in UPSTREAM[stage]})
         if start.startswith("models:"):
             return cls(registry.resolve(tracking, start))
-        return cls(load_checkpoint(Path(start).absolute()).path)
+        path = Path(start).absolute()
+        if path.is_file():
+            check_released(path, stage)
+            return cls(path)
+        return cls(load_checkpoint(path).path)
 
     def inputs(self) -> dict[str, StepInput]:
         """Return the weights as inputs of the training step."""
@@ -46,7 +53,7 @@ class InitialWeights:
 
 def _describe(weights: Version | Path) -> StepInput:
     if isinstance(weights, Path):
-        return StepInput(digest=digest_of(weights), origin=str(weights))
+        return StepInput(digest=(file_digest if weights.is_file() else digest_of)(weights), origin=str(weights))
     return StepInput(digest=weights.fingerprint, origin=weights.address)
 
 

@@ -14,6 +14,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.compiler import missing_compiler
 from daefr.errors import UserError
+from daefr.released import open_initial
 from daefr.stages import build_stage, continue_from, start_from
 from daefr.training.loop import train
 from pipelines.tracking import registry
@@ -90,5 +91,5 @@ def _latest(job: TrainingJob) -> Iterator[Checkpoint | None]:
 
 def _fetch(job: TrainingJob, version: Version | Path, scratch: str) -> Checkpoint:
     if isinstance(version, Path):
-        return load_checkpoint(version)
+        return open_initial(version, job.stage, job.network, Path(scratch))
     return load_checkpoint(registry.download(job.tracking, version, Path(scratch) / version.name))

@@ -128,7 +128,39 @@ def test_json_and_the_figures_of_each_image(folders: Folders, tmp_path: Path, ba
 def test_equal_images_have_an_infinite_psnr_that_json_can_hold(folders: Folders, capsys: Captured) -> None:
     assert _run((folders[1], folders[1]), "--metrics", "psnr", "--json") == 0
     report = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert report["metrics"]["psnr"] == {"value": "inf", "images": 3}
+    found = report["metrics"]["psnr"]
+    assert (found["value"], found["images"], found["identical"]) == ("inf", 0, 3)
+
+
+def test_one_identical_pair_does_not_hide_the_others(folders: Folders, capsys: Captured) -> None:
+    expected = [values[0] for values in _values(folders).values()]
+    same = _write(folders[1] / "same.png", _face(9))
+    shutil.copy(same, folders[0])
+    assert _run(folders, "--metrics", "psnr,ssim", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    found = report["metrics"]["psnr"]
+    assert (found["value"], found["images"], found["identical"]) == (pytest.approx(np.mean(expected)), 3, 1)
+    assert report["metrics"]["ssim"]["images"] == 4
+    assert "identical" not in report["metrics"]["ssim"]
+    assert _run(folders, "--metrics", "psnr") == 0
+    assert "(of 3 images)  (1 identical to the ground truth)" in capsys.readouterr().out
+
+
+def test_a_suffix_of_the_restored_images(folders: Folders, capsys: Captured) -> None:
+    expected = _values(folders)
+    _rename(folders)
+    assert _run(folders, "--metrics", "psnr", "--json", "--suffix", "_00") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["metrics"]["psnr"]["value"] == pytest.approx(np.mean([row[0] for row in expected.values()]))
+    for name in ("a_01", "a"):  # a second face, and what was not restored
+        _write(folders[0] / f"{name}.png", _face(4))
+    _write(folders[1] / "0_00.png", _face(5))
+    _write(folders[0] / "0_00_00.png", _face(6))
+    assert _run(folders, "--metrics", "psnr", "--json", "--suffix", "_00") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["measured"] == 4
+    assert set(report["failed"]) == {"a_01", "a"}
+    assert report["missing"] == []
 
 
 def test_missing_and_unusable_images_are_named_counted_and_left_out(
@@ -203,9 +235,13 @@ def test_without_ground_truth_niqe_is_measured(tmp_path: Path, weights: Path, ca
     assert "images: 3 measured" in out
     assert "niqe" in out
     assert "(of 1 images)" in out
+    assert "2 left out: it needs at least 192x96 pixels" in out
     assert _run((tmp_path / "images" / "large.png",), "--weights", weights) == 0
     assert _run((tmp_path / "images" / "tiny.png",), "--weights", weights) == 1
-    assert "niqe  unavailable: there is no image for which it is defined" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "niqe  unavailable: there is no image for which it is defined: it needs at least 192x96 pixels" in out
+    _write(tmp_path / "images" / "least.png", noise[:96])
+    assert _run((tmp_path / "images" / "least.png",), "--weights", weights) == 0
 
 
 def test_what_is_missing_makes_one_measure_unavailable_and_no_number(
@@ -313,7 +349,8 @@ def test_fid_statistics_of_a_folder(folders: Folders, weights: Path, tmp_path: P
     fid = ("--metrics", "fid", "--fid-statistics", statistics, "--weights", weights, "--json")
     assert _run((folders[1],), *fid) == 0
     same = json.loads(capsys.readouterr().out)["metrics"]["fid"]
-    assert same == {"value": pytest.approx(0, abs=1e-4), "images": 3}
+    assert (same["value"], same["images"]) == (pytest.approx(0, abs=1e-4), 3)
+    assert any("2048" in note for note in same["notes"])
 
 
 @pytest.mark.parametrize("target", ["nowhere/own.npz", "own.pth"])

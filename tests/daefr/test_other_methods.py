@@ -80,9 +80,9 @@ def test_gfpgan_restores_a_face_to_the_same_one_whatever_else_it_restores(tmp_pa
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("weights.pth", b"no weights", "does not hold the weights of GFP-GAN"),
+        ("weights.pth", b"no weights", "is no checkpoint of PyTorch"),
         ("weights.pth", {"params": {"other": torch.zeros(1)}}, "does not hold the weights of GFP-GAN"),
-        ("weights.pth", {"params": eval}, "does not hold the weights of GFP-GAN"),
+        ("weights.pth", {"params": eval}, "is refused: it would run code"),
         ("weights.pth", None, "is not there; give the released weights of GFP-GAN"),
         ("weights.txt", b"", "is not there; give the released weights of GFP-GAN"),
     ],

@@ -16,6 +16,7 @@ import yaml
 
 from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.cli import main
+from daefr.released import export_released
 from daefr.settings.base import StageName
 from daefr.stages import STAGES, UPSTREAM
 from daefr.train import read_settings
@@ -168,6 +169,22 @@ def test_an_initial_checkpoint(tmp_path: Path, dataset: Path, checkpoints: dict[
     initial = checkpoints["restoration"]
     arguments = ["train", "restoration", str(dataset), str(out), "--config", str(config), "--device", "cpu"]
     assert main([*arguments, "--initial-checkpoint", str(initial.path), "base_learning_rate=1e-30"]) == 0
+    trained = _weights(out)
+    for path, tensor in initial.tensors().items():
+        torch.testing.assert_close(trained[path], tensor, rtol=0, atol=1e-20)
+
+
+def test_an_initial_checkpoint_may_be_a_released_file(
+    tmp_path: Path, dataset: Path, checkpoints: dict[StageName, Checkpoint]
+) -> None:
+    initial = checkpoints["restoration"]
+    export_released(initial.path, tmp_path / "released.ckpt")
+    bare = torch.load(tmp_path / "released.ckpt", weights_only=True)["state_dict"]
+    torch.save({"params": {f"module.{name}": tensor for name, tensor in bare.items()}}, tmp_path / "wrapped.pth")
+    out, config = tmp_path / "out", _config(tmp_path, "restoration")
+    arguments = ["train", "restoration", str(dataset), str(out), "--config", str(config), "--device", "cpu"]
+    given = ["--initial-checkpoint", str(tmp_path / "wrapped.pth"), "base_learning_rate=1e-30"]
+    assert main([*arguments, *given]) == 0
     trained = _weights(out)
     for path, tensor in initial.tensors().items():
         torch.testing.assert_close(trained[path], tensor, rtol=0, atol=1e-20)

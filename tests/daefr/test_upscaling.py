@@ -52,6 +52,15 @@ def test_any_upscaler_gives_the_scale_that_is_asked_for(tmp_path: Path, scale: i
     assert np.array_equal(upscale_image(_image(20, 30), 1, upscaler), _image(20, 30))
 
 
+def test_an_upscaler_is_read_whatever_wraps_it(tmp_path: Path) -> None:
+    weights = torch.load(_weights(tmp_path / "model.pth"), weights_only=True)
+    wrapped = {"epoch": Path("/a"), "params_ema": {f"module.{name}": tensor for name, tensor in weights.items()}}
+    torch.save(wrapped, tmp_path / "wrapped.bin")
+    image = _image(20, 30)
+    plain = Upscaler.load(tmp_path / "model.pth", CPU)
+    assert np.array_equal(Upscaler.load(tmp_path / "wrapped.bin", CPU)(image), plain(image))
+
+
 @pytest.mark.parametrize("content", ["nothing", "text", "code", "other"])
 def test_what_is_no_upscaler_is_refused_in_one_line(content: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"

@@ -17,7 +17,7 @@ from pipelines.engine.step import StepResult
 from pipelines.evaluate.figures import FIGURES, BenchmarkSummary, Summary, read_figures, summary_of
 from pipelines.evaluate.parts import THUMBNAIL, THUMBNAILS, part_path
 from pipelines.evaluate.report.published import published
-from pipelines.evaluate.tables import group_by_problem
+from pipelines.evaluate.tables import group_by_problem, notes
 
 # the paper's order
 COLUMNS = ("fid", "lpips", "lpips_01", "niqe", "ida", "lmd", "psnr", "ssim")
@@ -137,6 +137,7 @@ class BenchmarkReport:
     problems: list[tuple[str, str]]
     unavailable: dict[str, list[str]]
     """Measures, by the reason."""
+    notes: list[str]
 
 
 def compare(
@@ -158,6 +159,7 @@ def compare(
         faces={} if ranked_by is None else _faces(name, ranked_by, candidate, champion),
         problems=_problems(name, candidate),
         unavailable=group_by_problem(found.figures.get("restored", {})),
+        notes=list(notes(found)),
     )
 
 

@@ -163,6 +163,12 @@ def test_a_start_is_a_checkpoint_or_a_version_and_a_missing_champion_an_error(
     folder = tiny.checkpoint(tmp_path / "checkpoint", tiny.build(HQ)).path
     assert InitialWeights.find(tracking, HQ, str(folder)).start == folder
     assert set(InitialWeights(folder).inputs()) == {"start"}
+    released = tmp_path / "released.ckpt"
+    torch.save({"params": {"module.loss.discriminator.main.0.weight": torch.ones(1)}}, released)
+    start = InitialWeights.find(tracking, HQ, str(released))
+    assert (start.start, start.inputs()["start"].origin) == (released, str(released))
+    with pytest.raises(UserError, match="is a checkpoint of hq_codebook or lq_codebook, not of restoration"):
+        InitialWeights.find(tracking, "restoration", str(released))
     assert InitialWeights(folder).tags() == {"daefr.start": str(folder)}
     assert InitialWeights.find(tracking, HQ, None) == InitialWeights()
     with pytest.raises(UserError):
