@@ -39,7 +39,7 @@ class InTheWayError(Exception):
 class Entry:
     """One result as it was recorded.
 
-    `result` is the name that its source's result has, and its own `name` another where that is a copy, or was taken.
+    `result` is the name that its source's result has, and its own `name` another where that was taken.
     `made` is a digest of what the result depends on. `size` and `changed` (in nanoseconds) are the file's; they tell a
     file that was not touched since. What was there already with the same content is not `own`: it is never replaced.
     """
@@ -136,14 +136,14 @@ class Results:
         """Return the name that a result written now would get. Raises `InTheWayError`, before any work is done."""
         return next(name for name in self._names(result) if self._found(name, result, source) is not None)
 
-    def write(self, data: bytes, result: str, source: str, *, name: str = "", made: str = "") -> str:
-        """Write the result of a source, under `name` if it is not to be `result`, and return the name that it has.
+    def write(self, data: bytes, result: str, source: str, *, made: str = "") -> str:
+        """Write the result of a source and return the name that it has: another than `result` where that was taken.
 
         What earlier runs made for the same result under another name is removed. Raises `InTheWayError`, and what the
         methods of the place raise.
         """
-        entry = Entry(name or result, hashlib.sha256(data).hexdigest(), result, source, made)
-        for candidate in self._names(entry.name):
+        entry = Entry(result, hashlib.sha256(data).hexdigest(), result, source, made)
+        for candidate in self._names(result):
             written = replace(entry, name=candidate)
             found = self._found(candidate, result, source, written.sha256)
             if found is not None and self._write(written, data, found):

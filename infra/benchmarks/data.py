@@ -28,7 +28,8 @@ from daefr.data.order import Position
 from daefr.data.sample import FaceOrigin, encode_sample
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
-from daefr.images import Image, decode_image, encode_lossless, encode_png, find_images, shrink
+from daefr.images import Image, decode_image, encode_lossless, encode_png, shrink
+from daefr.listing import PassedOver, list_images
 from daefr.portraits import draw_portrait
 from daefr.tensors import to_tensor
 from degradations import Degraded, Face, degrade, enlarge, get_recipe, replay
@@ -119,9 +120,7 @@ def _faces(folder: Path | None, resolution: int) -> Iterator[Image]:
     if folder is None:
         yield from (draw_portrait(seed, resolution).image for seed in itertools.count())
         return
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give one of square face crops, or none for drawn portraits")
-    for path in find_images(folder):
+    for path in list_images(folder, PassedOver()):
         try:
             image = decode_image(path.read_bytes())
         except ValueError:
