@@ -182,7 +182,7 @@ def _name_of(entry: os.DirEntry[str]) -> str:
 
 
 def _kind_of(name: str, path: str) -> Literal["image", "other"]:
-    if name.lower().endswith(IMAGE_SUFFIXES):
+    if name.lower().endswith(IMAGE_SUFFIXES) or path.lower().endswith(IMAGE_SUFFIXES):  # a link's, or its target's
         return "image"
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # for millions of names

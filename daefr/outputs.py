@@ -83,9 +83,6 @@ class Place(Protocol):
     def digest(self, name: str) -> str | None:
         """Return the SHA-256 of a file; None for what is not a readable file, such as a folder or a link."""
 
-    def same(self, name: str, other: str) -> bool:
-        """Tell whether two names are one file's, as where small letters are not told from capitals."""
-
     def create(self, name: str, data: bytes) -> None:
         """Write a new file, whole. Raises `FileExistsError` where there is anything, and leaves that as it is."""
 
@@ -172,7 +169,7 @@ class Results:
         found = self._place.digest(name)
         if found is not None and found == sha256:
             return found
-        known = [entry for entry in self._record.of(result, anew=True) if self._is_named(entry, name)]
+        known = [entry for entry in self._record.of(result, anew=True) if entry.name == name]
         ours = [entry for entry in known if entry.own and found in (entry.sha256, _OF_THE_PLACEHOLDER)]
         others = [entry.source for entry in ours if entry.source != source and self._exists(entry.source)]
         if found is not None and ours and not others:
@@ -193,13 +190,10 @@ class Results:
             raise InTheWayError(f"{where} has been changed since it was made: {self._advice}")
         raise InTheWayError(f"{where} already exists and {self._foreign}: {self._advice}")
 
-    def _is_named(self, entry: Entry, name: str) -> bool:
-        return entry.name == name or (entry.name.casefold() == name.casefold() and self._place.same(entry.name, name))
-
     def _write(self, entry: Entry, data: bytes, found: str) -> bool:
         """Write a result where there is nothing, its own content or an earlier one; tell whether it is there then."""
         if found == entry.sha256:  # nothing to do; whose it is stays as it was
-            known = [each for each in self._record.of(entry.result, anew=True) if self._is_named(each, entry.name)]
+            known = [each for each in self._record.of(entry.result, anew=True) if each.name == entry.name]
             entry = replace(entry, own=any(each.own and each.sha256 == found for each in known))
         self._record.add(entry)
         try:
@@ -215,7 +209,7 @@ class Results:
 
     def _remove_others(self, written: Entry) -> None:
         for name in {entry.name for entry in self._record.of(written.result)} - {written.name}:
-            if self._place.same(name, written.name) or not self._place.holds(name):
+            if not self._place.holds(name):
                 continue
             found = self._place.digest(name)
             for entry in self._record.of(written.result):
@@ -246,12 +240,6 @@ class Folder:
             return file_digest(path) if path.is_file() and not path.is_symlink() else None
         except PermissionError:
             return None
-
-    def same(self, name: str, other: str) -> bool:
-        """See `Place`."""
-        with contextlib.suppress(OSError):
-            return name == other or (self.path / name).samefile(self.path / other)
-        return False
 
     def create(self, name: str, data: bytes) -> None:
         """See `Place`."""

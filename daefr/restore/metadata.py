@@ -3,7 +3,8 @@
 import io
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import PIL.Image
@@ -43,7 +44,7 @@ class Description:
 
 def type_of_content(data: bytes) -> ImageType | None:
     """Return the type of an image file by its content; None where it is none that is written."""
-    with suppress(Exception), _open(data) as image:  # whoever reads the pixels will say what is wrong
+    with _undisturbed(), _open(data) as image:
         return TYPES.get(image.format or "")
     return None
 
@@ -51,12 +52,11 @@ def type_of_content(data: bytes) -> ImageType | None:
 def read_description(data: bytes, wanted: Metadata) -> Description:
     """Return what of a file's metadata is wanted; what is damaged is left out."""
     exif, xmp, dpi = None, b"", None
-    damage = suppress(Exception)  # of which a reader may raise anything
     if wanted != "none":
-        with damage, _open(data) as image:
-            with damage:
+        with _undisturbed(), _open(data) as image:
+            with suppress(Exception):
                 dpi = _dpi(image)
-            with damage:
+            with suppress(Exception):
                 exif = _describing(image.getexif(), wanted, dpi)
             if image.format == "PNG":
                 image.load()  # it may follow the pixels
@@ -65,9 +65,15 @@ def read_description(data: bytes, wanted: Metadata) -> Description:
     return Description(exif, xmp, dpi)
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave out what is damaged, of which Pillow raises or warns anything: whoever reads the pixels will say it."""
+    with warnings.catch_warnings(action="ignore"), suppress(Exception):
+        yield
+
+
 def _open(data: bytes) -> PIL.Image.Image:
-    with warnings.catch_warnings(action="ignore"):
-        return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+    return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _dpi(image: PIL.Image.Image) -> tuple[float, float] | None:

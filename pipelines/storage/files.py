@@ -119,10 +119,6 @@ class Prefix:
         """See `Place`."""
         return s3.digest(s3.describe(self.where(name)))
 
-    def same(self, name: str, other: str) -> bool:
-        """See `Place`."""
-        return name == other
-
     def create(self, name: str, data: bytes) -> None:
         """See `Place`."""
         s3.write(self.where(name), data)

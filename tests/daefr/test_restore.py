@@ -5,7 +5,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import PIL.Image
 import pytest
 
 from daefr.__main__ import main
@@ -15,6 +14,8 @@ from daefr.faces.detector import Detector
 from daefr.images import Image, decode_image, encode_png
 from daefr.outputs import RECORD
 from daefr.restore import ImageError, Restorer, Wanted, list_files, read_photograph, restore_files, result_name
+from daefr.restore.metadata import type_of_content
+from daefr.restore.names import type_of_name
 from daefr.settings.base import StageName
 from daefr.settings.restore import Format
 from tests.daefr import tiny
@@ -281,11 +282,9 @@ def test_files_that_come_later_change_no_name(faces: Path, tmp_path: Path, model
     assert {name: (out / name).read_bytes() for name in first} == first
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("x.jpg", "JPEG"), ("x.JPEG", "JPEG"), ("x.png", "PNG"), ("x.webp", "WEBP"), ("x.tif", "TIFF")]
-)
+@pytest.mark.parametrize("name", ["x.jpg", "x.JPEG", "x.png", "x.webp", "x.tif"])
 def test_a_named_file_is_made_under_that_name_and_in_that_format(
-    faces: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+    faces: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(Detector, "load", lambda *_: Told([]))
     for more in ([], ["--aligned"]):  # without a face and with one
@@ -293,7 +292,7 @@ def test_a_named_file_is_made_under_that_name_and_in_that_format(
         command = ["restore", str(faces / "a" / "two.jpg"), str(target), "--model", str(model), "--device", "cpu"]
         assert main([*command, *more]) == 0
         assert _results(target.parent) == {name}
-        assert PIL.Image.open(target).format == kind
+        assert type_of_content(target.read_bytes()) == type_of_name(name)
 
 
 @pytest.mark.parametrize("name", ["x.gif", "x.bmp", "x.HEIC", "x.avif", "x.pdf", "x.mp4", "x.txt"])
@@ -311,9 +310,7 @@ def test_a_named_file_that_is_not_made_is_refused(
     assert _run(faces / "one.png", tmp_path / "out" / name, model) == 0, "a folder may have any name"
 
 
-def test_only_a_photograph_that_failed_is_a_failure(
-    faces: Path, tmp_path: Path, model: Path, capsys: Captured
-) -> None:
+def test_only_a_photograph_that_failed_is_a_failure(faces: Path, tmp_path: Path, model: Path, capsys: Captured) -> None:
     for name in ("Thumbs.db", "desktop.ini", "one.json", "film.mp4", "a/notes.txt", "a/raw.dng"):
         (faces / name).write_bytes(b"II*\0 no image")
     (faces / "a" / "no suffix").write_bytes((faces / "a" / "two.jpg").read_bytes())
