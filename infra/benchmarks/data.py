@@ -29,7 +29,7 @@ from daefr.data.sample import FaceOrigin, encode_sample
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
 from daefr.images import Image, decode_image, encode_lossless, encode_png, shrink
-from daefr.listing import PassedOver, list_images
+from daefr.listing import walk
 from daefr.portraits import draw_portrait
 from daefr.tensors import to_tensor
 from degradations import Degraded, Face, degrade, enlarge, get_recipe, replay
@@ -120,9 +120,11 @@ def _faces(folder: Path | None, resolution: int) -> Iterator[Image]:
     if folder is None:
         yield from (draw_portrait(seed, resolution).image for seed in itertools.count())
         return
-    for path in list_images(folder, PassedOver()):
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give one of square face crops, or none for drawn portraits")
+    for found in walk(folder):
         try:
-            image = decode_image(path.read_bytes())
+            image = decode_image((folder / found.name).read_bytes() if found.kind == "image" else b"")
         except ValueError:
             continue
         if image.shape[0] == image.shape[1] >= resolution:
