@@ -75,7 +75,7 @@ def _load(options: argparse.Namespace) -> Restorer:
 def _settings(options: argparse.Namespace) -> dict[str, object]:
     """Return what results depend on."""
     model: Path = options.model
-    names = ("aligned", "only_center_face", "upscale", "side_by_side", "format", "metadata")
+    names = ("aligned", "only_center_face", "upscale", "side_by_side", "metadata")
     digests = {
         name: path and file_digest(path)
         for name, path in (
