@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -107,12 +106,3 @@ def fit(image: Image, side: int) -> Image:
     if image.shape[0] >= side:
         return shrink(image, side)
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
-def find_images(folder: Path) -> list[Path]:
-    """List every file below `folder` except hidden ones, sorted by path: what is no image is for the reader to say."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )

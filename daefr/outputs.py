@@ -39,7 +39,7 @@ class InTheWayError(Exception):
 class Entry:
     """One result as it was recorded.
 
-    `result` is the name that its source's result has, and its own `name` another where that is a copy, or was taken.
+    `result` is the name that its source's result has, and its own `name` another where that was taken.
     `made` is a digest of what the result depends on. `size` and `changed` (in nanoseconds) are the file's; they tell a
     file that was not touched since. What was there already with the same content is not `own`: it is never replaced.
     """
@@ -82,9 +82,6 @@ class Place(Protocol):
 
     def digest(self, name: str) -> str | None:
         """Return the SHA-256 of a file; None for what is not a readable file, such as a folder or a link."""
-
-    def same(self, name: str, other: str) -> bool:
-        """Tell whether two names are one file's, as where small letters are not told from capitals."""
 
     def create(self, name: str, data: bytes) -> None:
         """Write a new file, whole. Raises `FileExistsError` where there is anything, and leaves that as it is."""
@@ -136,14 +133,14 @@ class Results:
         """Return the name that a result written now would get. Raises `InTheWayError`, before any work is done."""
         return next(name for name in self._names(result) if self._found(name, result, source) is not None)
 
-    def write(self, data: bytes, result: str, source: str, *, name: str = "", made: str = "") -> str:
-        """Write the result of a source, under `name` if it is not to be `result`, and return the name that it has.
+    def write(self, data: bytes, result: str, source: str, *, made: str = "") -> str:
+        """Write the result of a source and return the name that it has: another than `result` where that was taken.
 
         What earlier runs made for the same result under another name is removed. Raises `InTheWayError`, and what the
         methods of the place raise.
         """
-        entry = Entry(name or result, hashlib.sha256(data).hexdigest(), result, source, made)
-        for candidate in self._names(entry.name):
+        entry = Entry(result, hashlib.sha256(data).hexdigest(), result, source, made)
+        for candidate in self._names(result):
             written = replace(entry, name=candidate)
             found = self._found(candidate, result, source, written.sha256)
             if found is not None and self._write(written, data, found):
@@ -172,7 +169,7 @@ class Results:
         found = self._place.digest(name)
         if found is not None and found == sha256:
             return found
-        known = [entry for entry in self._record.of(result, anew=True) if self._is_named(entry, name)]
+        known = [entry for entry in self._record.of(result, anew=True) if entry.name == name]
         ours = [entry for entry in known if entry.own and found in (entry.sha256, _OF_THE_PLACEHOLDER)]
         others = [entry.source for entry in ours if entry.source != source and self._exists(entry.source)]
         if found is not None and ours and not others:
@@ -193,13 +190,10 @@ class Results:
             raise InTheWayError(f"{where} has been changed since it was made: {self._advice}")
         raise InTheWayError(f"{where} already exists and {self._foreign}: {self._advice}")
 
-    def _is_named(self, entry: Entry, name: str) -> bool:
-        return entry.name == name or (entry.name.casefold() == name.casefold() and self._place.same(entry.name, name))
-
     def _write(self, entry: Entry, data: bytes, found: str) -> bool:
         """Write a result where there is nothing, its own content or an earlier one; tell whether it is there then."""
         if found == entry.sha256:  # nothing to do; whose it is stays as it was
-            known = [each for each in self._record.of(entry.result, anew=True) if self._is_named(each, entry.name)]
+            known = [each for each in self._record.of(entry.result, anew=True) if each.name == entry.name]
             entry = replace(entry, own=any(each.own and each.sha256 == found for each in known))
         self._record.add(entry)
         try:
@@ -215,7 +209,7 @@ class Results:
 
     def _remove_others(self, written: Entry) -> None:
         for name in {entry.name for entry in self._record.of(written.result)} - {written.name}:
-            if self._place.same(name, written.name) or not self._place.holds(name):
+            if not self._place.holds(name):
                 continue
             found = self._place.digest(name)
             for entry in self._record.of(written.result):
@@ -246,12 +240,6 @@ class Folder:
             return file_digest(path) if path.is_file() and not path.is_symlink() else None
         except PermissionError:
             return None
-
-    def same(self, name: str, other: str) -> bool:
-        """See `Place`."""
-        with contextlib.suppress(OSError):
-            return name == other or (self.path / name).samefile(self.path / other)
-        return False
 
     def create(self, name: str, data: bytes) -> None:
         """See `Place`."""

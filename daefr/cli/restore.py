@@ -1,28 +1,34 @@
 """Restore the faces of photographs, or aligned crops of faces.
 
 Every face is found, restored and pasted back; all other pixels keep their values. Results are PNG files below OUT, in
-the folders of IN. Run again, it continues with the photographs that have no result yet.
+the folders of IN: photo.png for photo.png, photo.jpg.png for photo.jpg. Run again, it continues with the photographs
+that have no result yet.
 
 Examples:
   daefr restore photographs restored --model runs/demo
-  daefr restore photo.jpg restored.png --model DAEFR_model.ckpt --upscale 2
+  daefr restore photo.jpg restored.jpg --model DAEFR_model.ckpt --upscale 2
+  daefr restore photographs restored --model runs/demo --format same --metadata basic
   daefr restore crops restored --aligned --model checkpoint --device cuda:1
 """
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from daefr.cli.outputs import add_conflict_option
 from daefr.device import add_device_option, resolve_device
 from daefr.locate import find_model
-from daefr.settings.restore import BATCH_SIZE, SCALES
+from daefr.settings.restore import BATCH_SIZE, SCALES, Format, Metadata
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("source", metavar="IN", type=Path, help="a photograph, or a folder of photographs")
     parser.add_argument(
-        "target", metavar="OUT", type=Path, help="folder for the results (for one photograph: or a .png)"
+        "target",
+        metavar="OUT",
+        type=Path,
+        help="folder for the results; for one photograph, also a file, such as x.jpg",
     )
     parser.add_argument(
         "--model",
@@ -37,7 +43,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upscaler", metavar="PATH", type=Path, help="spandrel model (default: resampling)")
     parser.add_argument("--detector", metavar="PATH", type=Path, help="RetinaFace weights (default: facexlib's)")
     parser.add_argument("--parser", metavar="PATH", type=Path, help="ParseNet weights, for tighter masks")
-    parser.add_argument("--suffix", default="", help="inserted between a result's name and .png")
+    parser.add_argument(
+        "--format",
+        choices=get_args(Format),
+        help="of the results; jpg and webp are lossy, same is the photograph's own (default: png, or as OUT is called)",
+    )
+    parser.add_argument(
+        "--metadata",
+        choices=get_args(Metadata),
+        default="none",
+        help="EXIF, XMP and resolution to carry over: none (default), basic, which leaves out the place, or all",
+    )
+    parser.add_argument("--suffix", default="", help="inserted before the last suffix of a result's name")
     parser.add_argument("--side-by-side", action="store_true", help="write before and after beside each other")
     add_conflict_option(parser)
     parser.add_argument(

@@ -12,14 +12,18 @@ from daefr.faces.crops import Aligner
 from daefr.faces.detector import Detector
 from daefr.faces.folder import align_files, list_photographs
 from daefr.faces.rejection import Rejection, count_reasons
+from daefr.listing import PassedOver
 from daefr.settings.faces import FaceFilters
 
 
 def align(options: argparse.Namespace, device: torch.device) -> int:
     """Align and print; return 0, or 1 when a photograph failed or no crop was written."""
-    photographs, filters = list_photographs(options.source), _filters(options)
+    passed_over = PassedOver()
+    photographs, filters = list_photographs(options.source, options.target, passed_over), _filters(options)
     detector = Detector.load(options.detector, device)
     aligner = Aligner(detector, filters, options.side, options.max_pixels)
+    for line in passed_over.named():
+        tqdm.write(f"passed over: {line}", file=sys.stderr)
     outcomes = align_files(aligner, options.source, options.target, options.on_conflict)
     written = failed = 0
     rejected: list[Rejection] = []
@@ -30,7 +34,9 @@ def align(options: argparse.Namespace, device: torch.device) -> int:
         written += len(outcome.written)
         rejected += outcome.rejected
     counts = "".join(f", {count} {kind}" for kind, count in count_reasons(rejected).items())
-    sys.stdout.write(f"{written} crops of {len(photographs)} photographs{counts}, {failed} failed\n")
+    sys.stdout.write(
+        f"{written} crops of {len(photographs)} photographs{counts}, {failed} failed{passed_over.summary()}\n"
+    )
     return 1 if failed or not written else 0
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from daefr.errors import UserError
 from daefr.faces.crops import Aligner
 from daefr.faces.rejection import Rejection
-from daefr.images import encode_png, find_images
+from daefr.images import encode_png
+from daefr.listing import PassedOver, list_images
 from daefr.outputs import Folder, FolderRecord, InTheWayError, OnConflict, Results, path_from
 
 
@@ -21,14 +22,9 @@ class AlignmentOutcome:
     problem: str = ""
 
 
-def list_photographs(source: Path) -> list[Path]:
-    """Return a file, or every file below a folder; raises `UserError` when there is none."""
-    if source.is_file():
-        return [source]
-    photographs = find_images(source) if source.is_dir() else []
-    if not photographs:
-        raise UserError(f"{source} is {'empty' if source.is_dir() else 'not there'}; give a folder of photographs")
-    return photographs
+def list_photographs(source: Path, target: Path, passed_over: PassedOver | None = None) -> list[Path]:
+    """Return a file, or every image below a folder but for crops that lie in it; see `daefr.listing`."""
+    return list_images(source, passed_over or PassedOver(), without=target)
 
 
 def align_files(
@@ -41,7 +37,7 @@ def align_files(
     the crop gets a name with a number. A file that cannot be read yields its problem as well. Raises `UserError` when
     `source` has no files, or when `target` cannot be written to.
     """
-    photographs = list_photographs(source)
+    photographs = list_photographs(source, target)
     results = Results(
         Folder(target),
         FolderRecord(target),

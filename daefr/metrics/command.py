@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from daefr.errors import UserError
 from daefr.files import refuse_existing, write_named
+from daefr.listing import PassedOver
 from daefr.metrics.base import exact_convolutions
 from daefr.metrics.fid import Accumulator
 from daefr.metrics.meter import Meter, MetricValue
@@ -27,7 +29,10 @@ from daefr.settings.metrics import METRICS, MetricName
 def measure(options: argparse.Namespace) -> int:
     """Measure and print; return 0, or 1 when an image or a measure is left out. Raises `UserError` for bad input."""
     names = _names(options)
-    pairs = find_pairs(options.restored, options.gt, options.suffix)
+    passed_over = PassedOver()
+    pairs = find_pairs(options.restored, options.gt, passed_over, options.suffix)
+    for line in passed_over.named():
+        tqdm.write(f"passed over: {line}", file=sys.stderr)
     setup = MetricSetup(options.protocol, torch.device(options.device), _weights(options), options.fid_statistics)
     meter = Meter(names, setup, with_targets=options.gt is not None)
     measured = 0
@@ -43,7 +48,7 @@ def measure(options: argparse.Namespace) -> int:
                 table({"name": images.name} | {name: _cell(value) for name, value in row.items()})
     figures = meter.figures()
     write = _write_json if options.json else _write_text
-    write(options.protocol, figures, measured, unusable)
+    write(options.protocol, figures, measured, unusable, passed_over)
     return 0 if not unusable and all(_left_out(figure, measured) == 0 for figure in figures.values()) else 1
 
 
@@ -129,9 +134,15 @@ def _cell(value: float) -> float | str:
     return "" if math.isnan(value) else value
 
 
-def _write_text(protocol: str, figures: dict[str, MetricValue], measured: int, unusable: Sequence[Unusable]) -> None:
+def _write_text(
+    protocol: str,
+    figures: dict[str, MetricValue],
+    measured: int,
+    unusable: Sequence[Unusable],
+    passed_over: PassedOver,
+) -> None:
     missing = sum(each.missing for each in unusable)
-    counts = f"{measured} measured, {missing} missing, {len(unusable) - missing} failed"
+    counts = f"{measured} measured, {missing} missing, {len(unusable) - missing} failed{passed_over.summary()}"
     sys.stdout.write(f"protocol {protocol}; images: {counts}\n")
     for name, figure in figures.items():
         if figure.value is None:
@@ -157,12 +168,19 @@ def _notes(name: str, figure: MetricValue, measured: int) -> Iterator[str]:
         yield figure.caution
 
 
-def _write_json(protocol: str, figures: dict[str, MetricValue], measured: int, unusable: Sequence[Unusable]) -> None:
+def _write_json(
+    protocol: str,
+    figures: dict[str, MetricValue],
+    measured: int,
+    unusable: Sequence[Unusable],
+    passed_over: PassedOver,
+) -> None:
     content = {
         "protocol": protocol,
         "measured": measured,
         "missing": [each.name for each in unusable if each.missing],
         "failed": {each.name: each.problem for each in unusable if not each.missing},
+        "passed_over": asdict(passed_over),
         "metrics": {name: _as_json(name, figure, measured) for name, figure in figures.items()},
     }
     sys.stdout.write(json.dumps(content, indent=2) + "\n")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from daefr.errors import UserError
-from daefr.images import decode_8_bit_image, find_images
+from daefr.images import decode_8_bit_image
+from daefr.listing import PassedOver, list_images, name_without_suffix
 
 READERS = 4
 AHEAD = 2 * READERS
@@ -44,22 +45,27 @@ class Unusable:
     missing: bool = False
 
 
-def find_pairs(restored: Path, target: Path | None, suffix: str = "") -> list[Pair | Unusable]:
+def find_pairs(
+    restored: Path, target: Path | None, passed_over: PassedOver | None = None, suffix: str = ""
+) -> list[Pair | Unusable]:
     """Find the images below a folder, sorted by name, each with the ground truth of the same name below another.
 
-    Names are paths without the format: `a/1.png` belongs to `a/1.jpg`. With a `suffix`, such as `_00`, `a/1_00.png`
-    does, and what lacks it is unusable. Two files are a pair whatever their names.
+    Names are paths without the suffixes of images: `a/1.png` belongs to `a/1.jpg`, and so does `a/1.jpg.png`. With a
+    `suffix`, such as `_00`, `a/1_00.png` belongs to them, and what lacks it is unusable. Two files are a pair whatever
+    their names. What else lies in the folders is noted as `passed_over`.
+
     Raises `UserError` for a path that does not exist, an empty folder, a file and a folder, two images of one name in
     a folder, and folders that have no name in common.
     """
     if target is not None and restored.is_file() and target.is_file():
         return [Pair(restored.stem, restored, target)]
-    images = _by_name(restored)
+    passed_over = passed_over or PassedOver()
+    images = _by_name(restored, passed_over)
     if target is None:
         return [Pair(name, path) for name, path in images.items()]
     if restored.is_file() or target.is_file():
         raise UserError(f"{restored} and {target}: give two folders, or two images")
-    targets = _by_name(target)
+    targets = _by_name(target, passed_over)
     named = {name.removesuffix(suffix): path for name, path in images.items() if name.endswith(suffix)}
     if not named.keys() & targets.keys():
         without = f"(but for {suffix} and the format)" if suffix else "(but for the format)"
@@ -99,20 +105,14 @@ def batches(images: Iterable[Images | Unusable], size: int) -> Iterator[list[Ima
         yield batch
 
 
-def _by_name(place: Path) -> dict[str, Path]:
-    if place.is_file():
-        return {place.stem: place}
-    if not place.is_dir():
-        raise UserError(f"{place} does not exist; give an image or a folder of images")
+def _by_name(place: Path, passed_over: PassedOver) -> dict[str, Path]:
     images: dict[str, Path] = {}
-    for path in find_images(place):
-        name = path.relative_to(place).with_suffix("").as_posix()
+    for path in list_images(place, passed_over, every_name=True):
+        name = name_without_suffix(path.name if path == place else path.relative_to(place).as_posix())
         if name in images:
             raise UserError(f"{images[name]} and {path} have one name but for the suffix; rename or remove one")
         images[name] = path
-    if not images:
-        raise UserError(f"{place} is empty; give an image or a folder of images")
-    return images
+    return dict(sorted(images.items()))
 
 
 def _pair(name: str, restored: Path | None, target: Path | None) -> Pair | Unusable:

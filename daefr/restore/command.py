@@ -11,7 +11,8 @@ from tqdm import tqdm
 from daefr.checkpoint import MANIFEST
 from daefr.errors import UserError
 from daefr.files import file_digest
-from daefr.restore.files import Wanted, list_files, restore_files
+from daefr.listing import PassedOver
+from daefr.restore.files import Wanted, plan_results, restore_files
 from daefr.restore.masks import find_parser
 from daefr.restore.restorer import Restorer
 
@@ -26,29 +27,34 @@ def restore(options: argparse.Namespace) -> int:
         aligned=options.aligned,
         only_center_face=options.only_center_face,
         upscale=options.upscale,
+        format=options.format,
+        metadata=options.metadata,
         suffix=options.suffix,
         side_by_side=options.side_by_side,
         on_conflict=options.on_conflict,
     )
-    files = list_files(options.source, options.target)
+    passed_over = PassedOver()
+    results = plan_results(options.source, options.target, wanted, passed_over)
+    for line in passed_over.named():
+        _tell(f"passed over: {line}")
     restorer = _load(options)
     counts: Counter[str] = Counter()
     outcomes = restore_files(
         restorer, options.source, options.target, wanted, settings=_settings(options), batch=options.batch
     )
     try:
-        for outcome in tqdm(outcomes, total=len(files), unit=" photographs", disable=not sys.stderr.isatty()):
+        for outcome in tqdm(outcomes, total=len(results), unit=" photographs", disable=not sys.stderr.isatty()):
             counts[outcome.status] += 1
             if outcome.problem:
                 _tell(f"failed: {outcome.source}: {outcome.problem}")
             elif outcome.status == "no face":
-                _tell(f"no face, copied unchanged: {outcome.source}")
+                _tell(f"no face, copied: {outcome.source}")
     except KeyboardInterrupt:
         _tell("interrupted; run again, it goes on from here")
         return 130
     finally:
         if counts:
-            sys.stdout.write(_summary(counts))
+            sys.stdout.write(_summary(counts, passed_over))
     return 1 if counts["failed"] else 0
 
 
@@ -69,7 +75,7 @@ def _load(options: argparse.Namespace) -> Restorer:
 def _settings(options: argparse.Namespace) -> dict[str, object]:
     """Return what results depend on."""
     model: Path = options.model
-    names = ("aligned", "only_center_face", "upscale", "side_by_side")
+    names = ("aligned", "only_center_face", "upscale", "side_by_side", "metadata")
     digests = {
         name: path and file_digest(path)
         for name, path in (
@@ -89,8 +95,8 @@ def _tell(line: str) -> None:
     tqdm.write(printable.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
-def _summary(counts: Counter[str]) -> str:
+def _summary(counts: Counter[str], passed_over: PassedOver) -> str:
     return (
         f"{counts['restored']} restored, {counts['no face']} without a face, "
-        f"{counts['skipped']} skipped, {counts['failed']} failed\n"
+        f"{counts['skipped']} skipped, {counts['failed']} failed{passed_over.summary()}\n"
     )

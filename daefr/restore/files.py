@@ -3,25 +3,30 @@
 import errno
 import hashlib
 import json
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import mimetypes
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
 
 from daefr.errors import UserError
-from daefr.images import find_images
+from daefr.listing import PassedOver, list_images
 from daefr.outputs import Folder, FolderRecord, InTheWayError, OnConflict, Results, path_from
+from daefr.restore.encode import encode
+from daefr.restore.metadata import Description, read_description, type_of_content
+from daefr.restore.names import SUFFIXES, result_name, result_type, type_of_name
 from daefr.restore.photograph import ImageError, Photograph, read_photograph
 from daefr.restore.restorer import Restoration, Restorer
+from daefr.settings.images import IMAGE_SUFFIXES
+from daefr.settings.restore import Format, ImageType, Metadata
 
 Status = Literal["restored", "no face", "skipped", "failed"]
-P = TypeVar("P", bound=PurePath)
 Key = TypeVar("Key")
 
 READERS, AHEAD = 2, 4
@@ -35,14 +40,18 @@ OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 class Wanted:
     """What is to become of each file.
 
-    `suffix` goes between a result's name and its `.png`. With `side_by_side`, what came in is written to the left of
-    what became of it. What has a result's name and was not made here stops the photograph, or with `on_conflict` as
-    `rename` the result gets a name with a number, such as `face-1.png`. The others are those of `Restorer`.
+    `format` is the results' type: by default PNG, or what the name of a single result says. `metadata` is what of the
+    source's goes into them. `suffix` goes before the last suffix of a result's name. With `side_by_side`, what came in
+    is written to the left of what became of it. What has a result's name and was not made here stops the photograph, or
+    with `on_conflict` as `rename` the result gets a name with a number, such as `face-1.png`. The others are those of
+    `Restorer`.
     """
 
     aligned: bool = False
     only_center_face: bool = False
     upscale: int = 1
+    format: Format | None = None
+    metadata: Metadata = "none"
     suffix: str = ""
     side_by_side: bool = False
     on_conflict: OnConflict = "stop"
@@ -58,49 +67,70 @@ class Outcome:
     problem: str = ""
 
 
-def list_files(source: Path, target: Path) -> list[Path]:
-    """Return a file, or every file below a folder but for results that lie in it.
+def list_files(source: Path, target: Path, passed_over: PassedOver | None = None) -> list[Path]:
+    """Return a file, or every image below a folder but for results that lie in it; see `daefr.listing`.
 
     Raises `UserError` when there is none, or when results would take the place of photographs.
     """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise UserError(f"{source} does not exist; give an image or a folder of images")
-    here, results = source.resolve(), target.resolve()
-    if here == results:
+    if source.is_dir() and source.resolve() == target.resolve():
         raise UserError(f"{target} holds the photographs themselves; give another folder for the results")
-    files = [path for path in find_images(source) if not path.resolve().is_relative_to(results)]
-    if not files:
-        raise UserError(f"{source} is empty; give an image or a folder of images")
-    return files
+    return list_images(source, passed_over or PassedOver(), without=target)
+
+
+def plan_results(source: Path, target: Path, wanted: Wanted, passed_over: PassedOver | None = None) -> dict[Path, Path]:
+    """Return the file of each photograph's result: below the folder `target`, or of one photograph the file so named.
+
+    Raises `UserError` like `list_files`, and for a `target` that is named like a file that cannot be made.
+    """
+    files = list_files(source, target, passed_over)
+    is_named = mimetypes.guess_type(target.name)[0] is not None or target.name.lower().endswith(IMAGE_SUFFIXES)
+    if is_named and not target.is_dir():
+        return {source: _named_result(source, target, wanted)}
+    names = {path: path.name if path == source else path.relative_to(source).as_posix() for path in files}
+    wanted_format = wanted.format or "png"
+    results = {path: target / result_name(name, wanted_format, wanted.suffix) for path, name in names.items()}
+    if source.is_file():
+        _check_apart(source, results[source])
+    return results
+
+
+def _named_result(source: Path, target: Path, wanted: Wanted) -> Path:
+    if not source.is_file():
+        raise UserError(f"{target} is named like a file, but {source} is a folder: give a folder for the results")
+    kind = type_of_name(target.name)
+    if kind is None:
+        raise UserError(f"{target} is named like a file that is not made: results are {', '.join(SUFFIXES)}")
+    if wanted.format is not None and kind != result_type(source.name, wanted.format):
+        raise UserError(f"{target} is named like another type than the format {wanted.format}: leave out one of them")
+    _check_apart(source, target)
+    return target
+
+
+def _check_apart(source: Path, result: Path) -> None:
+    if source.resolve() == result.resolve():
+        raise UserError(f"{result} would take the place of the photograph itself; give another place for the result")
 
 
 def restore_files(
     restorer: Restorer, source: Path, target: Path, wanted: Wanted, *, settings: Mapping[str, object], batch: int
 ) -> Iterator[Outcome]:
-    """Restore a file, or every file below a folder, into PNG files below the folder `target`, and yield each outcome.
+    """Restore a file, or every image below a folder, into files below the folder `target`, and yield each outcome.
 
-    A folder's structure is kept. A photograph without a face is copied as it is, under its own suffix. Of a folder,
-    what was made before of the same photograph with the same `settings` is skipped. For a file that cannot be restored
-    nothing is written. `batch` photographs are restored together. What was written is recorded in a hidden file in
-    `target`, and nothing else is ever replaced or removed; see `daefr.outputs`.
+    A folder's structure is kept; for results' names see `daefr.restore.names`. A photograph without a face is copied,
+    byte for byte where it is of the result's type. Of a folder, what was made before of the same photograph with the
+    same `settings` is skipped. For a file that cannot be restored nothing is written. `batch` photographs are restored
+    together. What was written is recorded in a hidden file in `target`, and nothing else is ever replaced or removed;
+    see `daefr.outputs`.
 
     Raises `UserError` when there is nothing to restore, or `target` cannot be written to.
     """
-    files = list_files(source, target)
+    results = plan_results(source, target, wanted)
     of_folder = not source.is_file()
-    if of_folder:
-        names = result_names([path.relative_to(source) for path in files], wanted.suffix)
-        results = {path: target / names[path.relative_to(source)] for path in files}
-    else:
-        results = {source: _result_of_one(source, target, wanted.suffix)}
-        target = results[source].parent
-    written = _Written(target, results, wanted, settings)
+    written = _Written(target if of_folder else results[source].parent, results, wanted, settings)
     if of_folder:
         written.begin()
     missing = []
-    for path in files:
+    for path in results:
         done = written.find(path) if of_folder else None
         if done is None:
             missing.append(path)
@@ -117,31 +147,6 @@ def restore_files(
         for path, photograph in group:
             restoration = photograph if isinstance(photograph, ImageError) else next(made)
             yield written.write(path, restoration)
-
-
-def result_names(names: Sequence[P], suffix: str = "") -> dict[P, P]:
-    """Return for each relative path that of its result: `a.jpg` becomes `a.png`, or `a.jpg.png` beside an `a.webp`."""
-    whole: set[P] = set()
-    while True:
-        results = {name: name.with_name(f"{name.name if name in whole else name.stem}{suffix}.png") for name in names}
-        # some file systems do not tell small letters from capitals
-        counts = Counter(str(result).casefold() for result in results.values())
-        clashing = {name for name, result in results.items() if counts[str(result).casefold()] > 1} - whole
-        if not clashing:
-            return results
-        whole |= clashing
-
-
-def _result_of_one(source: Path, target: Path, suffix: str) -> Path:
-    result = target if target.suffix.lower() == ".png" else target / f"{source.stem}{suffix}.png"
-    if source.resolve() in (result.resolve(), _copy_of(source, result).resolve()):
-        raise UserError(f"{result} would take the place of the photograph itself; give another place for the result")
-    return result
-
-
-def _copy_of(source: Path, result: Path) -> Path:
-    """Return where a photograph without a face is copied to."""
-    return result.with_suffix(source.suffix)
 
 
 def _read_ahead(files: Iterable[Path]) -> Iterator[tuple[Path, Photograph | ImageError]]:
@@ -224,12 +229,11 @@ class _Written:
         """Write a result, unless something else has its place."""
         if isinstance(restoration, ImageError):
             return Outcome(source, "failed", problem=str(restoration))
-        result, unchanged = self._names[source], restoration.is_unchanged
-        name = Path(result).with_suffix(source.suffix).as_posix() if unchanged else result
+        name = self._names[source]
         try:
-            data = source.read_bytes() if unchanged else encoded(restoration, self._wanted.side_by_side)
-            written = self._results.write(data, result, self._name_of(source), name=name, made=self._made_of(source))
-        except InTheWayError as error:
+            data = encode_result(restoration, source, kind_of(name), self._wanted.metadata, self._wanted.side_by_side)
+            written = self._results.write(data, name, self._name_of(source), made=self._made_of(source))
+        except (ImageError, InTheWayError) as error:
             return Outcome(source, "failed", problem=str(error))
         except OSError as error:
             if error.errno in OF_ONE_NAME:
@@ -249,9 +253,28 @@ class _Written:
         return self._made[source]
 
 
-def encoded(restoration: Restoration, beside: bool) -> bytes:
-    """Encode a result as PNG, with what came in `beside` it if that is wanted."""
-    return side_by_side(restoration).png() if beside else restoration.png()
+def kind_of(result: str) -> ImageType:
+    """Return the type of a result, which its name says."""
+    return type_of_name(result) or "png"
+
+
+def encode_result(
+    restoration: Restoration, source: Path | bytes, kind: ImageType, metadata: Metadata = "none", beside: bool = False
+) -> bytes:
+    """Encode a result, with what came in `beside` it if that is wanted.
+
+    A photograph that was not changed is the file it was, if that is of the type. Raises `ImageError` for one that the
+    type has no room for, and `OSError` when the source is gone.
+    """
+    if not restoration.is_unchanged and metadata == "none":
+        about = Description()
+    else:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        if restoration.is_unchanged and type_of_content(data) == kind:
+            return data
+        about = read_description(data, metadata)
+    beside = beside and not restoration.is_unchanged
+    return encode(side_by_side(restoration) if beside else restoration.photograph, kind, about)
 
 
 def side_by_side(restoration: Restoration) -> Photograph:

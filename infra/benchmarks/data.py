@@ -28,7 +28,8 @@ from daefr.data.order import Position
 from daefr.data.sample import FaceOrigin, encode_sample
 from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
-from daefr.images import Image, decode_image, encode_lossless, encode_png, find_images, shrink
+from daefr.images import Image, decode_image, encode_lossless, encode_png, shrink
+from daefr.listing import walk
 from daefr.portraits import draw_portrait
 from daefr.tensors import to_tensor
 from degradations import Degraded, Face, degrade, enlarge, get_recipe, replay
@@ -121,9 +122,9 @@ def _faces(folder: Path | None, resolution: int) -> Iterator[Image]:
         return
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give one of square face crops, or none for drawn portraits")
-    for path in find_images(folder):
+    for found in walk(folder):
         try:
-            image = decode_image(path.read_bytes())
+            image = decode_image((folder / found.name).read_bytes() if found.kind == "image" else b"")
         except ValueError:
             continue
         if image.shape[0] == image.shape[1] >= resolution:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import Fetch, load_manifest, read_shards
@@ -11,8 +11,9 @@ from daefr.data.order import Position
 from daefr.errors import UserError
 from daefr.evaluation import EvaluationSample
 from daefr.images import Image, decode_8_bit_image
+from daefr.listing import PassedOver, name_without_suffix
 from pipelines.evaluate.settings import BenchmarkConfig, Lq
-from pipelines.storage.files import File, list_files, read_file
+from pipelines.storage.files import File, list_files, log_passed_over, read_file
 
 
 class UnreadableError(Exception):
@@ -155,7 +156,7 @@ def _check_common(one: Mapping[str, File], other: Mapping[str, File], first: str
 def _by_name(place: str, key: str) -> dict[str, File]:
     files: dict[str, File] = {}
     for file in _list(place, key):
-        name = str(PurePosixPath(file.name).with_suffix(""))
+        name = name_without_suffix(file.name)
         if name in files:
             raise UserError(f"{key}={place}: {files[name].name} and {file.name} have one name but for the suffix")
         files[name] = file
@@ -164,16 +165,19 @@ def _by_name(place: str, key: str) -> dict[str, File]:
 
 def _list(place: str, key: str) -> Iterator[File]:
     """List a place, which has at least one file."""
-    count = 0
+    count, passed_over = 0, PassedOver()
     try:
-        for count, file in enumerate(list_files(place), 1):  # noqa: B007  # told after the loop
+        for count, file in enumerate(list_files(place, passed_over, every_name=True), 1):  # noqa: B007  # told later
             yield file
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{key}={place} does not exist; give a folder, a tar file or s3://bucket/prefix") from None
     except OSError as error:
         raise UserError(f"{key}={place} cannot be listed: {error.strerror}") from None
+    told = passed_over.summary()
     if not count:
-        raise UserError(f"{key}={place} is empty; give a folder, a tar file or s3://bucket/prefix of images")
+        holds = f"has no image{told}" if told else "is empty"
+        raise UserError(f"{key}={place} {holds}; give a folder, a tar file or s3://bucket/prefix of images")
+    log_passed_over(passed_over, f"{key}={place}")
 
 
 def _digest(*places: Mapping[str, File]) -> str:

@@ -22,20 +22,19 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS inputs (
     number INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, path BLOB NOT NULL, size INTEGER NOT NULL,
     stamp TEXT NOT NULL, offset INTEGER, listed INTEGER NOT NULL,
-    wanted BLOB NOT NULL, folded BLOB NOT NULL, whole INTEGER NOT NULL DEFAULT 0,
+    wanted BLOB NOT NULL,
     result BLOB, status TEXT, faces INTEGER, reason TEXT, written BLOB, file BLOB
 );
-CREATE INDEX IF NOT EXISTS results ON inputs (folded);
+CREATE INDEX IF NOT EXISTS results ON inputs (wanted);
 CREATE INDEX IF NOT EXISTS statuses ON inputs (status);
-CREATE VIEW IF NOT EXISTS clashing AS SELECT folded FROM inputs GROUP BY folded HAVING count(*) > 1;
 """
 # an input that has changed since it was finished is not finished
 _LIST = """
-INSERT INTO inputs (name, path, size, stamp, offset, listed, wanted, folded) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO inputs (name, path, size, stamp, offset, listed, wanted) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET
     status = CASE WHEN size = excluded.size AND stamp = excluded.stamp THEN status END,
     path = excluded.path, size = excluded.size, stamp = excluded.stamp, offset = excluded.offset,
-    listed = excluded.listed, wanted = excluded.wanted, folded = excluded.folded, whole = 0
+    listed = excluded.listed, wanted = excluded.wanted
 """
 _SECONDS_TO_WAIT = 60.0  # for another process that reads or writes
 
@@ -71,36 +70,25 @@ class Ledger:
         with self._open() as database, database:
             database.executescript(_TABLES)
 
-    def plan(self, files: Iterable[File], result_of: Callable[[str, bool], str]) -> None:
+    def plan(self, files: Iterable[File], result_of: Callable[[str], str]) -> None:
         """Take the inputs from a listing: new ones are added, changed ones are to be done again, others are forgotten.
 
-        Inputs that failed are to be tried again. `result_of` gives the name of an input's result, from the input's name
-        without its suffix; or, where two would be one, from the whole of it.
+        Inputs that failed are to be tried again. `result_of` gives the name of an input's result. Raises `UserError`
+        where two have the same, as objects of S3 whose keys differ in slashes at the beginning.
         """
-
-        def wanted(name: str, whole: bool) -> tuple[bytes, bytes]:
-            result = result_of(name, whole)
-            # some file systems do not tell small letters from capitals
-            return os.fsencode(result), os.fsencode(result.casefold())
 
         def row(file: File) -> tuple[Any, ...]:
             place = os.fsencode(file.name), os.fsencode(file.path)
-            return *place, file.size, file.stamp, file.offset, listed, *wanted(file.name, False)
+            return *place, file.size, file.stamp, file.offset, listed, os.fsencode(result_of(file.name))
 
         with self._open() as database, database:
             listed = 1 + (database.execute("SELECT max(listed) FROM inputs").fetchone()[0] or 0)
             database.executemany(_LIST, map(row, files))
             database.execute("DELETE FROM inputs WHERE listed < ?", [listed])
-            clashing = "SELECT number, name FROM inputs WHERE NOT whole AND folded IN clashing"
-            while found := database.execute(clashing).fetchall():
-                database.executemany(
-                    "UPDATE inputs SET wanted = ?, folded = ?, whole = 1 WHERE number = ?",
-                    [(*wanted(os.fsdecode(name), True), number) for number, name in found],
-                )
-            same = database.execute("SELECT name FROM inputs WHERE folded IN clashing LIMIT 2").fetchall()
+            twice = "SELECT min(name), max(name) FROM inputs GROUP BY wanted HAVING count(*) > 1 LIMIT 1"
+            same = database.execute(twice).fetchone()
             if same:
-                names = " and ".join(os.fsdecode(name) for (name,) in same)
-                raise UserError(f"{names} would have the same result: rename one")
+                raise UserError(f"{' and '.join(map(os.fsdecode, same))} would have the same result: rename one")
             database.execute("UPDATE inputs SET status = NULL WHERE status = 'failed'")
             database.execute("UPDATE inputs SET status = NULL, result = wanted WHERE result IS NOT wanted")
 

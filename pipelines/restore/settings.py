@@ -7,16 +7,27 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from daefr.outputs import OnConflict
 from daefr.settings.base import Settings
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
+from daefr.settings.restore import Format, Metadata
 from pipelines.engine.restoration import RestorationSettings
 
 
 class RestoreConfig(RestorationSettings):
     """How images are restored; the service uses what it shares with the batch job."""
 
+    format: Format = Field(
+        "png",
+        description="Batch job only: file type of the results. `jpg` and `webp` are lossy; `same` is the type that "
+        "the name of each image says, and `png` where that is none of these.",
+    )
+    metadata: Metadata = Field(
+        "none",
+        description="Batch job only: EXIF, XMP and resolution that results take over: none of it, `basic` (without "
+        "GPS position and maker notes) or `all`.",
+    )
     suffix: str = Field(
         "",
         pattern=r"^[\w.+-]*$",
-        description="Batch job only: text inserted between the name of a result and its extension `.png`.",
+        description="Batch job only: text inserted before the extension of each result, such as `.png`.",
     )
     side_by_side: bool = Field(
         False, description="Batch job only: whether results show the input beside the restored image."

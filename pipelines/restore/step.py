@@ -9,6 +9,7 @@ from typing import Any
 from daefr.errors import UserError
 from daefr.faces.detector import find_detector
 from daefr.files import file_digest
+from daefr.listing import PassedOver
 from daefr.outputs import InTheWayError
 from daefr.restore.masks import find_parser
 from pipelines.engine import cluster
@@ -20,7 +21,7 @@ from pipelines.restore.ledger import Ledger
 from pipelines.restore.settings import RestoreCompute, RestoreConfig
 from pipelines.restore.worker import RestoreJob, results_of
 from pipelines.storage.address import is_address, split_address
-from pipelines.storage.files import File, list_files, list_whole_files
+from pipelines.storage.files import File, list_files, list_whole_files, log_passed_over
 from pipelines.storage.listing import ListingDigest
 from pipelines.storage.paths import absolute
 from pipelines.storage.results import Written
@@ -43,7 +44,7 @@ class Restore(Step):
     """The detector, the parser and the upscaler that are used."""
 
     name = "restore"
-    version = 2
+    version = 3
 
     @classmethod
     def open(
@@ -86,9 +87,12 @@ class Restore(Step):
         with _reporting_conflicts(f"{self.target}/{MANIFEST}"):
             results.check(MANIFEST, self.source)
         ledger = Ledger(context.folder / LEDGER)
-        ledger.plan(_files(self.source), results_of(self.config))
+        passed_over = PassedOver()
+        ledger.plan(self._files(passed_over), results_of(self.config))
         if not ledger.counts()["inputs"]:
-            raise UserError(f"IN={self.source} is empty; give a place with images")
+            holds = f"has no image{passed_over.summary()}" if passed_over.summary() else "is empty"
+            raise UserError(f"IN={self.source} {holds}; give a place with images")
+        log_passed_over(passed_over, f"IN={self.source}")
         ledger.forget_missing(_written(self.target))
         _restore_all(ledger, job)
         counts = ledger.counts()
@@ -97,7 +101,12 @@ class Restore(Step):
             manifest = results.write((context.folder / MANIFEST).read_bytes(), MANIFEST, self.source)
         with context.writer() as writer:
             writer.log(0, {status.replace(" ", "_"): float(count) for status, count in counts.items()})
-        outputs = {"counts": counts, "sources": ListingDigest.of(_files(self.source)), "manifest": manifest}
+        outputs = {
+            "counts": counts,
+            "passed_over": passed_over.summary(),
+            "sources": ListingDigest.of(self._files()),
+            "manifest": manifest,
+        }
         return StepOutput(outputs, [LEDGER, MANIFEST])
 
     def is_still_valid(self, result: StepResult) -> bool:
@@ -105,7 +114,7 @@ class Restore(Step):
         outputs = result.outputs
         return (
             not outputs["counts"]["failed"]
-            and outputs["sources"] == ListingDigest.of(_files(self.source))
+            and outputs["sources"] == ListingDigest.of(self._files())
             and not Ledger(result.folder / LEDGER).forget_missing(_written(self.target))
         )
 
@@ -116,10 +125,20 @@ class Restore(Step):
         """
         counts = result.outputs["counts"]
         summary = ", ".join(f"{counts[status]} {status}" for status in ("restored", "no face", "failed"))
-        summary = f"{summary} of {counts['inputs']}: {self.target}/{result.outputs['manifest']}"
+        summary = f"{summary} of {counts['inputs']}{result.outputs['passed_over']}"
+        summary = f"{summary}: {self.target}/{result.outputs['manifest']}"
         if counts["failed"] > self.config.max_failed_fraction * counts["inputs"]:
             raise StepFailedError(f"{summary} has the reasons; the same command tries again")
         return summary
+
+    def _files(self, passed_over: PassedOver | None = None) -> Iterator[File]:
+        place = self.source
+        try:
+            yield from list_files(place, passed_over, without=self.target)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"IN={place} is not a folder: give one, a tar file or an s3://bucket/prefix") from None
+        except OSError as error:
+            raise UserError(f"IN={place} cannot be listed: {error.strerror}") from None
 
 
 def _restore_all(ledger: Ledger, job: RestoreJob) -> None:
@@ -150,15 +169,6 @@ def _place(place: str, name: str) -> str:
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
     return place.rstrip("/")
-
-
-def _files(place: str) -> Iterator[File]:
-    try:
-        yield from list_files(place)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"IN={place} is not a folder: give one, a tar file or an s3://bucket/prefix") from None
-    except OSError as error:
-        raise UserError(f"IN={place} cannot be listed: {error.strerror}") from None
 
 
 @contextmanager

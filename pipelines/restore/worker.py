@@ -16,7 +16,8 @@ from daefr.device import worker_device
 from daefr.errors import UserError, one_line
 from daefr.outputs import InTheWayError, Record, Results
 from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_photograph
-from daefr.restore.files import OF_ONE_NAME, encoded, in_groups
+from daefr.restore.files import OF_ONE_NAME, encode_result, in_groups, kind_of
+from daefr.restore.names import result_name
 from pipelines.errors import StepFailedError
 from pipelines.restore.ledger import Input, Outcome
 from pipelines.restore.settings import RestoreCompute, RestoreConfig
@@ -63,15 +64,10 @@ def shard_name(group: Sequence[Input]) -> str:
     return f"restored-{group[0].number:08d}.tar"
 
 
-def results_of(settings: RestoreConfig) -> Callable[[str, bool], str]:
-    """Return what gives an input's result its name, which is that of `daefr.restore.files.result_names`."""
-
-    def result_of(name: str, whole: bool) -> str:
-        folder, slash, file = name.lstrip("/").rpartition("/")  # an object's key may begin with a slash
-        stem, _, suffix = file.rpartition(".")  # as pathlib does it, for millions of names
-        return f"{folder}{slash}{stem if stem and suffix and not whole else file}{settings.suffix}.png"
-
-    return result_of
+def results_of(settings: RestoreConfig) -> Callable[[str], str]:
+    """Return what gives an input's result its name, which is the command's."""
+    # an object's key may begin with a slash
+    return lambda name: result_name(name.lstrip("/"), settings.format, settings.suffix)
 
 
 class Restoring:
@@ -126,14 +122,14 @@ class Restoring:
         if outcome.status == "failed":
             return outcome
         try:
-            written = self._results.write(result.content, given.result, source_of(given.file), name=outcome.written)
+            written = self._results.write(result.content, given.result, source_of(given.file))
         except InTheWayError as error:
             return Outcome(given.number, "failed", reason=str(error))
         except (OSError, ValueError) as error:
             told = error.strerror if isinstance(error, OSError) else str(error)
             if isinstance(error, ValueError) or error.errno in OF_ONE_NAME:
                 return Outcome(given.number, "failed", reason=f"its result cannot be written: {told}")
-            raise UserError(f"{target}/{outcome.written} cannot be written: {told}") from None
+            raise UserError(f"{target}/{given.result} cannot be written: {told}") from None
         return outcome._replace(written=written)
 
     def _make_shard(self, group: list[Input]) -> list[Outcome]:
@@ -146,10 +142,10 @@ class Restoring:
                 if outcome.status == "failed":
                     outcomes.append(outcome)
                     continue
-                key, suffix = f"{given.number:08d}", PurePosixPath(outcome.written).suffix.lower()
+                key, suffix = f"{given.number:08d}", PurePosixPath(given.result).suffix.lower()
                 about = {"source": given.file.name, "status": outcome.status, "faces": outcome.faces}
                 outcomes.append(outcome._replace(written=f"{key}{suffix}", file=name))
-                yield {"__key__": key, suffix.removeprefix(".") or "image": content, "json": json.dumps(about).encode()}
+                yield {"__key__": key, suffix.removeprefix("."): content, "json": json.dumps(about).encode()}
 
         with tempfile.TemporaryDirectory(prefix="daefr-") as folder:
             try:
@@ -201,16 +197,13 @@ class Restoring:
             return [result for photograph in photographs for result in self._restore_all([photograph])]
 
     def _result(self, read: Read, restoration: Restoration | ImageError) -> Result:
-        given = read.given
-        if isinstance(restoration, ImageError):
-            return Result(given, Outcome(given.number, "failed", reason=str(restoration)))
+        given, settings = read.given, self._job.settings
+        try:
+            if isinstance(restoration, ImageError):
+                raise restoration
+            kind = kind_of(given.result)
+            content = encode_result(restoration, read.data, kind, settings.metadata, settings.side_by_side)
+        except ImageError as error:
+            return Result(given, Outcome(given.number, "failed", reason=str(error)))
         faces = len(restoration.faces)
-        if restoration.is_unchanged:
-            return Result(given, Outcome(given.number, "no face", _copy_of(given)), read.data)
-        outcome = Outcome(given.number, "restored" if faces else "no face", given.result, faces)
-        return Result(given, outcome, encoded(restoration, self._job.settings.side_by_side))
-
-
-def _copy_of(given: Input) -> str:
-    """Return the name of the copy of a photograph without a face."""
-    return str(PurePosixPath(given.result).with_suffix(PurePosixPath(given.file.name).suffix))
+        return Result(given, Outcome(given.number, "restored" if faces else "no face", given.result, faces), content)

@@ -1,24 +1,29 @@
 """The files of a place, and their bytes: a folder, a tar file, or a bucket's prefix, with tar files in any of them.
 
 A place is listed one file at a time and in the same order wherever it is: that of the names' bytes, which is S3's.
-Only the names of one folder at a time are held, which the order needs.
+Only the names of one folder at a time are held, which the order needs, and links, which come last.
 """
 
 import io
+import logging
 import os
+import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from errno import ESTALE
+from errno import EACCES, ESTALE
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from daefr.errors import UserError
+from daefr.listing import PassedOver, walk
 from daefr.outputs import Entry, Folder, Place
 from daefr.settings.images import IMAGE_SUFFIXES
 from pipelines.storage import s3
 from pipelines.storage.address import is_address
+
+logger = logging.getLogger(__name__)
 
 TAR = ".tar"
 _HEADER = 512
@@ -39,22 +44,36 @@ class File(NamedTuple):
     offset: int | None = None
 
 
-def list_files(place: str) -> Iterator[File]:
-    """List a place: all but hidden files; of a tar file, the images in it, for what lies beside them describes them.
+def list_files(
+    place: str, passed_over: PassedOver | None = None, *, without: str | None = None, every_name: bool = False
+) -> Iterator[File]:
+    """List the images of a place, of a folder as `daefr.listing.walk` finds them, and those in its tar files.
 
-    Raises `FileNotFoundError`, `NotADirectoryError` or another `OSError` for a place that is none, and `UserError` for
-    a damaged tar file, as nothing tells how much of it is lost.
+    An object on S3 is an image by its suffix, or if it has none. What else is there is noted as `passed_over`. Raises
+    `FileNotFoundError`, `NotADirectoryError` or another `OSError` for a place that is none, and `UserError` for a
+    damaged tar file, as nothing tells how much of it is lost.
     """
-    for file in list_whole_files(place):
+    passed_over = passed_over or PassedOver()
+    for file, is_image in _list(place, passed_over, without, every_name):
         if file.name.lower().endswith(TAR):
             yield from _members(file)
-        else:
+        elif is_image:
             yield file
+        else:
+            passed_over.other_files += 1
+
+
+def log_passed_over(passed_over: PassedOver, place: str) -> None:
+    """Log what lies in a place that was listed beside images, if anything does."""
+    for line in passed_over.named():
+        logger.warning("passed over: %s", line)
+    if passed_over.summary():
+        logger.warning("%s%s", place, passed_over.summary())
 
 
 def list_whole_files(place: str) -> Iterator[File]:
-    """List a place like `list_files`, but a tar file as the file that it is."""
-    return _objects(place) if is_address(place) else _local(Path(place))
+    """List every file of a place, be it an image or not, and a tar file as the file that it is."""
+    return (file for file, _ in _list(place, PassedOver(), None, every_name=True))
 
 
 def read_file(path: str | Path, stamp: str, offset: int | None, size: int) -> bytes:
@@ -100,10 +119,6 @@ class Prefix:
         """See `Place`."""
         return s3.digest(s3.describe(self.where(name)))
 
-    def same(self, name: str, other: str) -> bool:
-        """See `Place`."""
-        return name == other
-
     def create(self, name: str, data: bytes) -> None:
         """See `Place`."""
         s3.write(self.where(name), data)
@@ -124,6 +139,13 @@ class Prefix:
         return entry
 
 
+def _list(place: str, passed_over: PassedOver, without: str | None, every_name: bool) -> Iterator[tuple[File, bool]]:
+    """Yield every file of a place, and whether it is taken for an image; note the links that are not followed."""
+    if is_address(place):
+        return ((file, _is_image_object(file.name)) for file in _objects(place))
+    return _local(Path(place), passed_over, Path(without) if without and not is_address(without) else None, every_name)
+
+
 def _objects(address: str) -> Iterator[File]:
     if address.lower().endswith(TAR):
         found = s3.describe(address)
@@ -136,27 +158,27 @@ def _objects(address: str) -> Iterator[File]:
             yield File(name, found.address, found.size, found.etag)
 
 
-def _local(place: Path) -> Iterator[File]:
+def _is_image_object(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) or not PurePosixPath(name).suffix
+
+
+def _local(place: Path, passed_over: PassedOver, without: Path | None, every_name: bool) -> Iterator[tuple[File, bool]]:
     if place.suffix.lower() == TAR and place.is_file():
         status = place.stat()
-        yield File(place.name, str(place.resolve()), status.st_size, str(status.st_mtime_ns))
+        yield File(place.name, str(place.resolve()), status.st_size, str(status.st_mtime_ns)), False
         return
-    yield from _walk(str(place.resolve()), "")
-
-
-def _walk(folder: str, prefix: str) -> Iterator[File]:
-    with os.scandir(folder) as found:
-        entries = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in found]
-    for name, entry in sorted(entries, key=lambda pair: pair[0].encode(errors="surrogateescape")):
-        if name.startswith("."):
-            continue
-        if name.endswith("/"):
-            yield from _walk(entry.path, prefix + name)
+    folder = place.resolve()
+    for found in walk(folder, without=without, every_name=every_name):
+        path = str(folder / found.name)
+        if found.kind == "unreadable":
+            raise PermissionError(EACCES, found.note, path)
+        if found.kind == "link":
+            passed_over.add(found, folder)
             continue
         with suppress(FileNotFoundError):  # it vanished while its folder was listed
-            if entry.is_file():
-                status = entry.stat()
-                yield File(prefix + name, entry.path, status.st_size, str(status.st_mtime_ns))
+            status = os.stat(path)  # noqa: PTH116  # for millions of files
+            if stat.S_ISREG(status.st_mode):
+                yield File(found.name, path, status.st_size, str(status.st_mtime_ns)), found.kind == "image"
 
 
 def _members(file: File) -> Iterator[File]:

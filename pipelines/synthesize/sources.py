@@ -11,10 +11,11 @@ from typing import Any
 from daefr.data.manifest import Split
 from daefr.errors import UserError
 from daefr.images import Image, decode_image, shrink
+from daefr.listing import PassedOver
 from daefr.portraits import draw_portrait
 from daefr.settings.images import MAX_PIXELS
 from pipelines.engine.digest import digest
-from pipelines.storage.files import list_files, read_file
+from pipelines.storage.files import list_files, log_passed_over, read_file
 from pipelines.storage.listing import ListingDigest
 from pipelines.synthesize.settings import PORTRAITS, DataConfig
 
@@ -181,8 +182,9 @@ def _prefixes(places: list[str], key: str) -> list[tuple[str, str]]:
 
 
 def _files(place: str, key: str, prefix: str = "") -> Iterator[Source]:
+    count, passed_over = 0, PassedOver()
     try:
-        for file in list_files(place):
+        for count, file in enumerate(list_files(place, passed_over), 1):  # noqa: B007  # told later
             yield Source(prefix + file.name, file.path, 0, file.size, file.stamp, file.offset)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
@@ -191,3 +193,6 @@ def _files(place: str, key: str, prefix: str = "") -> Iterator[Source]:
         ) from None
     except OSError as error:
         raise UserError(f"{key}={place} cannot be listed: {error.strerror}") from None
+    if not count and passed_over.summary():
+        raise UserError(f"{key}={place} has no image{passed_over.summary()}; give one of aligned face crops")
+    log_passed_over(passed_over, f"{key}={place}")

@@ -14,7 +14,7 @@ def names_like(sources: Iterable[str], suffix: str = "") -> list[str]:
     for source in sources:
         folder, slash, file = source.rpartition("/")
         place, stem = f"{folder}{slash}", file.rpartition(".")[0]
-        for form in {stem, file, f"{stem}{suffix}"}:
+        for form in {stem, file, f"{stem}{suffix}", f"{file}{suffix}"}:
             names += [f"{place}{form}{ending}" for ending in SUFFIXES]
             names += [f"{place}{form}-{number}.png" for number in (2, 3)]
             names += [f"{place}.{form}.png.tmp", f"{place}{form}.png.tmp", f"{place}{form}#1.png"]

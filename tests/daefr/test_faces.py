@@ -357,10 +357,16 @@ def test_a_folder_becomes_a_folder_of_crops(tmp_path: Path, capsys: pytest.Captu
         decode_image((crops / "one.png#0.png").read_bytes()), _found(image, face, resolution=100).crops["p.jpg#0"].image
     )
     (photographs / "notes.txt").write_text("text")
+    (photographs / "round").symlink_to(photographs)
+    assert main(["align", *options]) == 0
+    out, err = capsys.readouterr()
+    assert out == "2 crops of 2 photographs, 2 low score, 0 failed, 1 other file, 1 link passed over\n"
+    assert err.startswith(f"passed over: {photographs / 'round'} ")
+    (photographs / "text.png").write_text("text")
     assert main(["align", *options]) == 1
     out, err = capsys.readouterr()
-    assert out == "2 crops of 3 photographs, 2 low score, 1 failed\n"
-    assert err == f"failed: {photographs / 'notes.txt'}: not a readable image\n"
+    assert out == "2 crops of 3 photographs, 2 low score, 1 failed, 1 other file, 1 link passed over\n"
+    assert f"failed: {photographs / 'text.png'}: not a readable image\n" in err
     assert main(["align", str(photographs / "one.png"), str(tmp_path / "single"), "--min-size", "5000"]) == 1
     assert capsys.readouterr().out.startswith("0 crops of 1 photographs, ")
 
@@ -388,7 +394,7 @@ def test_a_wrong_option_is_one_line(
 
 def test_a_missing_folder_or_detector_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["align", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
-    assert "is not there; give a folder of photographs" in capsys.readouterr().err
+    assert "does not exist; give an image or a folder of images" in capsys.readouterr().err
     (tmp_path / "one.png").write_bytes(_file(photograph()[0]))
     assert main(["align", str(tmp_path), str(tmp_path / "out"), "--detector", str(tmp_path / "no.pth")]) == 2
     assert "no weights of a face detector at" in capsys.readouterr().err

@@ -108,31 +108,33 @@ def test_foreign_files_under_every_name_are_kept_and_named(
     assert foreign.seen(faces) == photographs
 
 
-def test_only_earlier_results_are_replaced_and_removed(
+def test_only_earlier_results_are_replaced(
     faces: Path, tmp_path: Path, model: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Detector, "load", lambda *_: Told([]))
-    out = tmp_path / "out"
-    before = foreign.fill(out, ["notes.txt", "IMG_0001.png.bak", "a/two.jpg", "IMG_0001.JPG"])
-    assert _run(faces, out, model) == 0
-    assert _files(out) - set(before) == {"IMG_0001.jpg", "a/two.webp"}
-    assert _run(faces, out, model, "--upscale", "2") == 0
-    assert _files(out) - set(before) == {"IMG_0001.png", "a/two.png"}, "the copies are gone, which were ours"
-    assert _run(faces, out, model) == 0
-    assert _files(out) - set(before) == {"IMG_0001.jpg", "a/two.webp"}
+    out, results = tmp_path / "out", {"IMG_0001.jpg.png", "a/two.webp.png"}
+    before = foreign.fill(out, ["notes.txt", "IMG_0001.png", "a/two.jpg", "IMG_0001.JPG"])
+    for options in ([], ["--upscale", "2"], []):
+        seen = foreign.seen(out)
+        assert _run(faces, out, model, *options) == 0
+        assert _files(out) - set(before) == results
+        assert not results & {name for name, digest in foreign.seen(out).items() if seen.get(name) == digest}
     assert foreign.lost(before, out) == []
 
-    # what was edited is the user's: neither replaced nor removed nor taken for a result
-    (out / "IMG_0001.jpg").write_text("retouched")
-    (out / "a" / "two.webp").unlink()
+    # what was edited is the user's: neither replaced nor taken for a result
+    (out / "IMG_0001.jpg.png").write_text("retouched")
+    (out / "a" / "two.webp.png").unlink()
     capsys.readouterr()
     assert _run(faces, out, model) == 1
     told = capsys.readouterr()
     assert told.out == "0 restored, 1 without a face, 0 skipped, 1 failed\n", "and what was deleted is made again"
-    assert f"{out / 'IMG_0001.jpg'} has been changed since it was made" in told.err
+    assert f"{out / 'IMG_0001.jpg.png'} has been changed since it was made" in told.err
+    assert (out / "IMG_0001.jpg.png").read_text() == "retouched"
+    assert _run(faces, out, model, "--on-conflict", "rename") == 0
+    assert _files(out) - set(before) == {*results, "IMG_0001.jpg-1.png"}
+    (out / "IMG_0001.jpg.png").unlink()
     assert _run(faces, out, model, "--upscale", "2") == 0
-    assert (out / "IMG_0001.jpg").read_text() == "retouched"
-    assert _files(out) - set(before) == {"IMG_0001.jpg", "IMG_0001.png", "a/two.png"}
+    assert _files(out) - set(before) == results, "the one with a number is gone, which was ours"
 
 
 def test_a_foreign_file_that_is_newer_is_not_taken_for_a_result(
@@ -140,13 +142,13 @@ def test_a_foreign_file_that_is_newer_is_not_taken_for_a_result(
 ) -> None:
     out = tmp_path / "out"
     assert _run(faces / "a", out, model, "--aligned") == 0
-    before = foreign.fill(out, ["IMG_0001.png"])
+    before = foreign.fill(out, ["IMG_0001.jpg.png"])
     capsys.readouterr()
     assert _run(faces, out, model, "--aligned") == 1
     told = capsys.readouterr()
     assert told.out == "1 restored, 0 without a face, 0 skipped, 1 failed\n"
-    assert f"{out / 'IMG_0001.png'} already exists" in told.err
-    assert foreign.lost({"IMG_0001.png": before["IMG_0001.png"]}, out) == []
+    assert f"{out / 'IMG_0001.jpg.png'} already exists" in told.err
+    assert foreign.lost({"IMG_0001.jpg.png": before["IMG_0001.jpg.png"]}, out) == []
 
 
 def test_of_two_photographs_of_one_name_neither_result_is_lost(
@@ -160,11 +162,11 @@ def test_of_two_photographs_of_one_name_neither_result_is_lost(
     assert "is the result of ../faces/IMG_0001.jpg" in capsys.readouterr().err
     assert foreign.seen(out) == first
     assert _run(faces / "a" / "IMG_0001.jpg", out, model, "--aligned", "--on-conflict", "rename") == 0
-    assert _files(out) == {"IMG_0001.png", "IMG_0001-1.png"}
+    assert _files(out) == {"IMG_0001.jpg.png", "IMG_0001.jpg-1.png"}
     # one that has moved is no other
     (faces / "IMG_0001.jpg").rename(tmp_path / "IMG_0001.jpg")
     assert _run(tmp_path / "IMG_0001.jpg", out, model, "--aligned", "--side-by-side") == 0
-    assert foreign.lost({"IMG_0001.png": first["IMG_0001.png"]}, out) == ["IMG_0001.png"]
+    assert foreign.lost({"IMG_0001.jpg.png": first["IMG_0001.jpg.png"]}, out) == ["IMG_0001.jpg.png"]
 
 
 def test_a_single_photograph_is_restored_again_over_its_own_result(faces: Path, tmp_path: Path, model: Path) -> None:
@@ -183,15 +185,15 @@ def test_links_and_folders_in_the_way_are_kept(faces: Path, tmp_path: Path, mode
         lambda path: path.symlink_to(tmp_path / "nowhere"),
         lambda path: path.mkdir(),
     ):
-        make(out / "IMG_0001.png")
+        make(out / "IMG_0001.jpg.png")
         assert _run(faces, out, model, "--aligned") == 1
         told = capsys.readouterr()
         assert told.out == "0 restored, 0 without a face, 0 skipped, 2 failed\n"
-        assert f"{out / 'IMG_0001.png'} is in the way and is not a readable file" in told.err
+        assert f"{out / 'IMG_0001.jpg.png'} is in the way and is not a readable file" in told.err
         assert f"{out / 'a'} is a file where a folder has to be" in told.err
         assert elsewhere.read_text() == "somebody's"
         assert not (tmp_path / "nowhere").exists()
-        (out / "IMG_0001.png").rename(tmp_path / f"kept-{len(list(tmp_path.iterdir()))}")
+        (out / "IMG_0001.jpg.png").rename(tmp_path / f"kept-{len(list(tmp_path.iterdir()))}")
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"aligned": true}\n', "a\nb\n", "link", "folder"])
@@ -221,14 +223,14 @@ def test_what_is_there_with_the_same_content_is_the_users(
     faces: Path, tmp_path: Path, model: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Detector, "load", lambda *_: Told([]))
-    out = tmp_path / "out"
+    out, same = tmp_path / "out", ["--format", "same"]
     out.mkdir()
     (out / "IMG_0001.jpg").write_bytes((faces / "IMG_0001.jpg").read_bytes())
-    assert _run(faces, out, model) == 0, "nothing would be another"
-    assert _run(faces, out, model) == 0
+    assert _run(faces, out, model, *same) == 0, "nothing would be another"
+    assert _run(faces, out, model, *same) == 0
     assert capsys.readouterr().out.endswith("0 restored, 0 without a face, 2 skipped, 0 failed\n")
-    assert _run(faces, out, model, "--upscale", "2") == 0
-    assert _files(out) == {"IMG_0001.jpg", "IMG_0001.png", "a/two.png"}, "a copy that was not made here stays"
+    assert _run(faces, out, model, *same, "--upscale", "2") == 1
+    assert (out / "IMG_0001.jpg").read_bytes() == (faces / "IMG_0001.jpg").read_bytes()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
@@ -330,12 +332,13 @@ def test_a_file_that_appears_in_the_last_moment_is_kept(
     assert (tmp_path / "b.png").read_text() == "somebody's"
 
 
-def test_a_name_in_other_letters_is_not_taken_for_a_second_file(tmp_path: Path) -> None:
+def test_a_result_whose_name_differs_in_capitals_alone_is_kept(tmp_path: Path) -> None:
     """As on file systems that do not tell small letters from capitals: a link stands for their second name."""
-    _results(tmp_path).write(b"photograph", "A.png", "A.PNG")
-    os.link(tmp_path / "A.png", tmp_path / "A.PNG")
-    assert _results(tmp_path).write(b"another", "A.png", "A.PNG", name="A.PNG") == "A.PNG"
-    assert (tmp_path / "A.PNG").read_bytes() == b"another"
+    _results(tmp_path).write(b"photograph", "A.png", "A.png")
+    os.link(tmp_path / "A.png", tmp_path / "a.png")
+    with pytest.raises(InTheWayError):
+        _results(tmp_path).write(b"another", "a.png", "a.png")
+    assert (tmp_path / "A.png").read_bytes() == b"photograph"
 
 
 def test_the_record_is_read_whatever_a_kill_has_cut_off(tmp_path: Path) -> None:
@@ -402,11 +405,11 @@ def test_whatever_happens_in_whatever_order_nothing_of_the_users_is_lost(
             if rng.random() < 0.4:
                 kind = rng.choice(["link", "replace", "fsync", "unlink"])
                 _kill_at(monkeypatch, kind, rng.randrange(4), after=rng.random() < 0.5)
-            copied, source = rng.random() < 0.5, f"{stem}.{rng.choice(['jpg', 'jpg', 'jpeg'])}"
+            kind, source = rng.choice(["jpg", "png"]), f"{stem}.{rng.choice(['jpg', 'jpg', 'jpeg'])}"
             gone = rng.random() < 0.3
             with suppress(KilledError, InTheWayError):
                 _results(tmp_path, rng.choice(["stop", "rename"]), lambda _, gone=gone: not gone).write(
-                    f"result {rng.randrange(5)}".encode(), f"{stem}.png", source, name=f"{stem}.jpg" if copied else ""
+                    f"result {rng.randrange(5)}".encode(), f"{stem}.{kind}", source
                 )
             monkeypatch.undo()
         assert {each: (tmp_path / each).read_text() for each in theirs} == theirs

@@ -13,10 +13,13 @@ from daefr.faces.detected import DetectedFace
 from daefr.faces.detector import Detector
 from daefr.images import Image, decode_image, encode_png
 from daefr.outputs import RECORD
-from daefr.restore import ImageError, Restorer, Wanted, list_files, restore_files
+from daefr.restore import ImageError, Restorer, Wanted, list_files, read_photograph, restore_files, result_name
+from daefr.restore.metadata import type_of_content
+from daefr.restore.names import type_of_name
 from daefr.settings.base import StageName
+from daefr.settings.restore import Format
 from tests.daefr import tiny
-from tests.daefr.photographs import photograph
+from tests.daefr.photographs import Told, photograph
 
 Captured = pytest.CaptureFixture[str]
 
@@ -80,9 +83,9 @@ def test_a_folder_keeps_its_structure(
 ) -> None:
     out = tmp_path / "out"
     assert _run(faces, out, model) == 0
-    assert _results(out) == {"one.png", "a/two.png", "a/b/three.png"}
+    assert _results(out) == {"one.png", "a/two.jpg.png", "a/b/three.webp.png"}
     for name in ("one.png", "a/two.jpg", "a/b/three.webp"):
-        written = decode_image((out / name).with_suffix(".png").read_bytes())
+        written = decode_image((out / result_name(name, "png")).read_bytes())
         assert written.shape == (tiny.SIDE, tiny.SIDE, 3)
         assert np.array_equal(written, restorer(faces / name, aligned=True).image)
     assert capsys.readouterr().out == "3 restored, 0 without a face, 0 skipped, 0 failed\n"
@@ -111,7 +114,7 @@ def test_running_again_goes_on_where_it_stopped(
     first = {name: (out / name).read_bytes() for name in _results(out)}
     _write(faces / "a" / "two.jpg", _face(7))
     assert _run(faces, out, model) == 0
-    assert {name for name in first if (out / name).read_bytes() != first[name]} == {"a/two.png"}
+    assert {name for name in first if (out / name).read_bytes() != first[name]} == {"a/two.jpg.png"}
     assert capsys.readouterr().out == (
         "3 restored, 0 without a face, 0 skipped, 0 failed\n"
         "0 restored, 0 without a face, 3 skipped, 0 failed\n"
@@ -149,7 +152,7 @@ def test_results_do_not_take_the_place_of_photographs(faces: Path, model: Path, 
     assert {name: (faces / name).read_bytes() for name in _files(faces)} == before
     for _ in range(2):
         assert _run(faces, faces / "results", model, "--suffix", "_r") == 0
-    assert _results(faces / "results") == {"one_r.png", "a/two_r.png", "a/b/three_r.png"}
+    assert _results(faces / "results") == {"one_r.png", "a/two.jpg_r.png", "a/b/three.webp_r.png"}
     assert capsys.readouterr().out.endswith("\n0 restored, 0 without a face, 3 skipped, 0 failed\n")
 
 
@@ -182,17 +185,21 @@ def test_photographs_are_restored_and_those_without_a_face_copied(
     assert main(command) == 0
     captured = capsys.readouterr()
     assert captured.out == "1 restored, 1 without a face, 0 skipped, 0 failed\n"
-    assert captured.err == f"no face, copied unchanged: {source / 'nobody.jpg'}\n"
-    assert _results(out) == {"a/someone.png", "nobody.jpg"}
-    assert (out / "nobody.jpg").read_bytes() == (source / "nobody.jpg").read_bytes()
+    assert captured.err == f"no face, copied: {source / 'nobody.jpg'}\n"
+    assert _results(out) == {"a/someone.png", "nobody.jpg.png"}
+    copy = decode_image((out / "nobody.jpg.png").read_bytes())
+    assert np.array_equal(copy, read_photograph(source / "nobody.jpg").pixels)
     library = Restorer.load(model, "cpu")
     assert np.array_equal(decode_image((out / "a" / "someone.png").read_bytes()), library(image).image)
     assert main(command) == 0
     assert capsys.readouterr().out == "0 restored, 0 without a face, 2 skipped, 0 failed\n"
     assert main([*command, "--upscale", "2"]) == 0
     assert capsys.readouterr().out == "1 restored, 1 without a face, 0 skipped, 0 failed\n"
-    assert _results(out) == {"a/someone.png", "nobody.png"}, "the copy of the first run would be a second result"
-    assert decode_image((out / "nobody.png").read_bytes()).shape == (600, 600, 3)
+    assert _results(out) == {"a/someone.png", "nobody.jpg.png"}
+    assert decode_image((out / "nobody.jpg.png").read_bytes()).shape == (600, 600, 3)
+    assert main([*command[:2], str(tmp_path / "same"), *command[3:], "--format", "same"]) == 0
+    assert _results(tmp_path / "same") == {"a/someone.png", "nobody.jpg"}
+    assert (tmp_path / "same" / "nobody.jpg").read_bytes() == (source / "nobody.jpg").read_bytes()
 
 
 def test_what_cannot_be_restored_is_counted_and_nothing_is_written_for_it(
@@ -204,7 +211,7 @@ def test_what_cannot_be_restored_is_counted_and_nothing_is_written_for_it(
     _write(faces / "wide.png", _face(4)[:9])
     out = tmp_path / "out"
     assert _run(faces, out, model) == 1
-    assert _results(out) == {"one.png", "a/two.png", "a/b/three.png"}
+    assert _results(out) == {"one.png", "a/two.jpg.png", "a/b/three.webp.png"}
     captured = capsys.readouterr()
     assert captured.out == "3 restored, 0 without a face, 0 skipped, 4 failed\n"
     failures = [line for line in captured.err.splitlines() if line.startswith("failed: ")]
@@ -261,10 +268,75 @@ def test_a_device_that_is_not_there_is_refused(
     _assert_one_line(capsys, f"--device {device}")
 
 
-def test_of_files_of_one_name_each_gets_a_result(faces: Path, tmp_path: Path, model: Path) -> None:
-    _write(faces / "one.jpg", _face(6))
+@pytest.mark.parametrize("wanted", ["png", "jpg", "same"])
+def test_files_that_come_later_change_no_name(faces: Path, tmp_path: Path, model: Path, wanted: Format) -> None:
+    out, names = tmp_path / "out", ["one.png", "a/two.jpg", "a/b/three.webp"]
+    assert _run(faces, out, model, "--format", wanted) == 0
+    first = {name: (out / name).read_bytes() for name in _results(out)}
+    for number, name in enumerate(("one.jpg", "one.jpeg", "one.png.jpg", "one.jpg.png", "a/two.png", "a/b/three.tif")):
+        _write(faces / name, _face(6 + number))
+        names.append(name)
+    assert _run(faces, out, model, "--format", wanted) == 0
+    assert _results(out) == {result_name(name, wanted) for name in names}
+    assert len(_results(out)) == len(names)
+    assert {name: (out / name).read_bytes() for name in first} == first
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.JPEG", "x.png", "x.webp", "x.tif"])
+def test_a_named_file_is_made_under_that_name_and_in_that_format(
+    faces: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(Detector, "load", lambda *_: Told([]))
+    for more in ([], ["--aligned"]):  # without a face and with one
+        target = tmp_path / f"out{len(more)}" / name
+        command = ["restore", str(faces / "a" / "two.jpg"), str(target), "--model", str(model), "--device", "cpu"]
+        assert main([*command, *more]) == 0
+        assert _results(target.parent) == {name}
+        assert type_of_content(target.read_bytes()) == type_of_name(name)
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.bmp", "x.HEIC", "x.avif", "x.pdf", "x.mp4", "x.txt"])
+def test_a_named_file_that_is_not_made_is_refused(
+    faces: Path, tmp_path: Path, model: Path, capsys: Captured, name: str
+) -> None:
+    assert _run(faces / "one.png", tmp_path / "out" / name, model) == 2
+    _assert_one_line(capsys, name, "jpg, png, webp, tiff")
+    assert _run(faces / "one.png", tmp_path / "out" / "x.jpg", model, "--format", "png") == 2
+    _assert_one_line(capsys, "x.jpg", "png")
+    assert _run(faces, tmp_path / "out" / "x.jpg", model) == 2
+    _assert_one_line(capsys, "x.jpg", "is a folder")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out" / name).mkdir(parents=True)
+    assert _run(faces / "one.png", tmp_path / "out" / name, model) == 0, "a folder may have any name"
+
+
+def test_only_a_photograph_that_failed_is_a_failure(faces: Path, tmp_path: Path, model: Path, capsys: Captured) -> None:
+    for name in ("Thumbs.db", "desktop.ini", "one.json", "film.mp4", "a/notes.txt", "a/raw.dng"):
+        (faces / name).write_bytes(b"II*\0 no image")
+    (faces / "a" / "no suffix").write_bytes((faces / "a" / "two.jpg").read_bytes())
+    elsewhere = tmp_path / "elsewhere"
+    _write(elsewhere / "four.png", _face(4))
+    (faces / "album").symlink_to(elsewhere)
+    (faces / "round").symlink_to(faces)
+    (faces / "gone.jpg").symlink_to(tmp_path / "nowhere")
     assert _run(faces, tmp_path / "out", model) == 0
-    assert _results(tmp_path / "out") == {"one.jpg.png", "one.png.png", "a/two.png", "a/b/three.png"}
+    out, err = capsys.readouterr()
+    assert out == "5 restored, 0 without a face, 0 skipped, 0 failed, 6 other files, 2 links passed over\n"
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert sum(str(faces / "gone.jpg") in line for line in lines) == 1
+    assert sum(str(faces / "round") in line for line in lines) == 1
+    assert {"album/four.png", "a/no suffix.image.png"} < _results(tmp_path / "out")
+
+
+def test_a_folder_below_the_results_is_not_empty(faces: Path, model: Path, capsys: Captured) -> None:
+    assert _run(faces / "a", faces, model) == 0
+    assert {"two.jpg.png", "b/three.webp.png"} < _results(faces)
+    (faces / "c").mkdir()
+    (faces / "c" / "notes.txt").write_text("text")
+    capsys.readouterr()
+    assert _run(faces / "c", faces, model) == 2
+    _assert_one_line(capsys, f"{faces / 'c'} has no image", "1 other file")
 
 
 @pytest.mark.parametrize("target", ["file", "file/out"])

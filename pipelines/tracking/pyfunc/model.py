@@ -14,7 +14,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from daefr.errors import UserError
-from daefr.restore import ImageError, Restorer
+from daefr.restore import ImageError, Restorer, encode_result
 
 AT_ONCE = 8
 # by which MLflow's scoring server finds its model: whoever can ask it is not to read this machine's files
@@ -60,9 +60,7 @@ class RestorationModel(PythonModel):
             if isinstance(source, ImageError) or isinstance(result, ImageError):
                 rows.append({"image": None, "faces": 0, "problem": str(result)})
                 continue
-            # the command copies a photograph without a face as it is
-            unchanged = not result.faces and result.scale == 1
-            content = _content(source) if unchanged else result.png()
+            content = encode_result(result, source, "png")
             rows.append({"image": content, "faces": len(result.faces), "problem": ""})
         return rows
 
@@ -81,10 +79,6 @@ def _source(row: Mapping[Any, Any]) -> bytes | Path | ImageError:
 def _given(value: Any) -> Any:
     """Return a value, None where pandas has one of its several nothings."""
     return value if isinstance(value, (bytes, bytearray, str)) and value else None
-
-
-def _content(source: bytes | Path) -> bytes:
-    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 set_model(RestorationModel())

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
-from daefr.restore.files import result_names
+from daefr.errors import UserError
+from daefr.restore import result_name
 from pipelines.restore.ledger import Input, Ledger, Outcome
 from pipelines.restore.settings import RestoreConfig
 from pipelines.restore.worker import results_of
@@ -35,7 +36,7 @@ def test_all_inputs_are_in_groups_of_a_size(ledger: Ledger) -> None:
     assert ledger.begin(4, whole=False) == 3
     groups = list(ledger.groups(4))
     assert _names(groups) == [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9"]]
-    assert groups[0][0] == Input(1, _file("0.jpg"), "0.png")
+    assert groups[0][0] == Input(1, _file("0.jpg"), "0.jpg.png")
 
 
 def test_what_is_recorded_meanwhile_does_not_change_the_groups(ledger: Ledger) -> None:
@@ -80,27 +81,27 @@ def _results(ledger: Ledger) -> dict[str, str]:
     return {given.file.name: given.result for group in ledger.groups(100) for given in group}
 
 
-def test_inputs_whose_results_would_be_one_keep_their_suffixes(ledger: Ledger) -> None:
+def test_results_are_named_as_the_command_names_them(ledger: Ledger) -> None:
     names = ["a/x.jpg", "a/x.webp", "X.png", "x.bmp", "x.bmp.jpg", "y.jpg", "a.b/no suffix", "z.", "ä.JPG"]
     ledger.plan(map(_file, names), _result)
-    assert _results(ledger) == {
-        "a/x.jpg": "a/x.jpg.png", "a/x.webp": "a/x.webp.png", "X.png": "X.png.png", "x.bmp": "x.bmp.png",
-        "x.bmp.jpg": "x.bmp.jpg.png", "y.jpg": "y.png",
-        "a.b/no suffix": "a.b/no suffix.png", "z.": "z..png", "ä.JPG": "ä.png",
-    }  # fmt: skip
-    of_the_command = result_names([PurePosixPath(name) for name in names])
-    assert _results(ledger) == {str(name): str(result) for name, result in of_the_command.items()}
+    assert _results(ledger) == {name: result_name(name, "png") for name in names}
+    ledger.plan(map(_file, names), results_of(RestoreConfig(format="same", suffix="_r")))
+    assert _results(ledger) == {name: result_name(name, "same", "_r") for name in names}
 
 
 def test_a_result_lies_below_its_place_whatever_its_object_is_called(ledger: Ledger) -> None:
-    ledger.plan(map(_file, ["/etc/x.jpg", "//y.jpg"]), _result)
-    assert _results(ledger) == {"/etc/x.jpg": "etc/x.png", "//y.jpg": "y.png"}
+    ledger.plan(map(_file, ["/etc/x.jpg", "//y.png"]), _result)
+    assert _results(ledger) == {"/etc/x.jpg": "etc/x.jpg.png", "//y.png": "y.png"}
+    with pytest.raises(UserError, match=r"//x.jpg and /x.jpg would have the same result"):
+        ledger.plan(map(_file, ["/x.jpg", "//x.jpg"]), _result)
 
 
 def test_a_result_of_another_name_is_made_again(ledger: Ledger) -> None:
     ledger.record(Outcome(number, "restored", "there", 1) for number in range(1, 11))
     ledger.plan(map(_file, ["3.jpg", "4.jpg", "3.png"]), _result)
-    assert _results(ledger) == {"3.jpg": "3.jpg.png", "3.png": "3.png.png"}
+    assert _results(ledger) == {"3.png": "3.png"}
+    ledger.plan(map(_file, ["3.jpg", "4.jpg"]), results_of(RestoreConfig(format="jpg")))
+    assert _results(ledger) == {"3.jpg": "3.jpg", "4.jpg": "4.jpg"}
 
 
 def test_a_listing_that_breaks_off_changes_nothing(ledger: Ledger) -> None:

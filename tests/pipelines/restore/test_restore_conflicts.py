@@ -148,7 +148,7 @@ def test_foreign_files_under_every_name_are_kept(target: Target, crops: Path, mo
 
     line = _restore(target, crops, model, ALIGNED, RENAME)
     assert line.startswith("3 restored, 0 no face, 0 failed of 3")
-    made = {"IMG_0001-1.png", "a/two-1.png", "three-1.png"}
+    made = {"IMG_0001.jpg-1.png", "a/two-1.png", "three.webp-1.png"}
     assert set(target.seen()) == {*before, *made, restore.MANIFEST}
     after = target.seen()
     assert _restore(target, crops, model, ALIGNED, RENAME) == line
@@ -168,16 +168,16 @@ def test_a_foreign_manifest_is_told_before_any_work_is_done(target: Target, crop
 
 
 def test_photographs_without_a_face_take_no_place(target: Target, crops: Path, model: Path, detector: str) -> None:
-    before = target.fill(["IMG_0001.jpg", "a/two.jpg", "three.png"])
-    with pytest.raises(StepFailedError, match="0 restored, 2 no face, 1 failed of 3"):
-        _restore(target, crops, model, detector)
-    assert target.lost(before) == []
-    assert target.read("three.webp") == (crops / "three.webp").read_bytes()
-    # the second result of an input is removed where it is ours, and kept where it is not
-    with pytest.raises(StepFailedError, match="0 restored, 2 no face, 1 failed of 3"):
-        _restore(target, crops, model, detector, "restore.upscale=2")
-    assert f"{target.place}/three.png" in _reasons(target)["three.webp"]
-    assert set(target.seen()) == {*before, "IMG_0001.png", "a/two.png", "three.webp", restore.MANIFEST}
+    before = target.fill(["IMG_0001.jpg", "a/two.png", "three.webp", "three.png"])
+    for more in ([], ["restore.upscale=2"]):
+        with pytest.raises(StepFailedError, match="0 restored, 2 no face, 1 failed of 3"):
+            _restore(target, crops, model, detector, *more)
+        assert f"{target.place}/a/two.png" in _reasons(target)["a/two.png"]
+        assert set(target.seen()) == {*before, "IMG_0001.jpg.png", "three.webp.png", restore.MANIFEST}
+        assert target.lost(before) == []
+    line = _restore(target, crops, model, detector, RENAME, "restore.format=same")
+    assert line.startswith("0 restored, 3 no face, 0 failed of 3")
+    assert target.read("IMG_0001-1.jpg") == (crops / "IMG_0001.jpg").read_bytes()
     assert target.lost(before) == []
 
 
@@ -190,7 +190,7 @@ def test_other_settings_replace_only_what_was_made_before(target: Target, crops:
         _restore(target, crops, model, ALIGNED, "restore.side_by_side=true")
     assert "has been changed since it was made" in _reasons(target)["a/two.png"]
     assert target.read("a/two.png") == b"retouched"
-    assert target.seen()["IMG_0001.png"] != first["IMG_0001.png"]
+    assert target.seen()["IMG_0001.jpg.png"] != first["IMG_0001.jpg.png"]
     assert target.lost(before) == []
 
 
@@ -283,7 +283,7 @@ def test_a_worker_knows_what_another_wrote_before_it_died(target: Target, tmp_pa
 
 def test_the_record_is_in_the_run_directory(target: Target, crops: Path, model: Path) -> None:
     _restore(target, crops, model, ALIGNED)
-    assert set(target.seen()) == {"IMG_0001.png", "a/two.png", "three.png", restore.MANIFEST}
+    assert set(target.seen()) == {"IMG_0001.jpg.png", "a/two.png", "three.webp.png", restore.MANIFEST}
     (step,) = (target.folder / "run" / "steps").glob("restore-*")
     assert Ledger(step / restore.LEDGER).counts()["restored"] == 3
 

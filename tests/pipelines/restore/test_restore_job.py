@@ -177,7 +177,7 @@ def test_from_shards_and_into_shards_on_s3(
     client = direct(s3)
     client.create_bucket(Bucket="restored")
     for name in list(of_the_command)[:7]:
-        source = next(crops.glob(f"{Path(name).with_suffix('')}.*"))
+        source = next(crops.glob(f"{Path(name).parent}/{Path(name).name.partition('.')[0]}.*"))
         client.upload_file(str(source), "restored", f"in/{name}")
     s3.fail(["503", "cut", "500"], lambda method, path: "/in/" in path or method == "PUT")
     overrides = ["restore.aligned=true", "restore.samples_per_shard=3"]
@@ -203,6 +203,8 @@ def test_photographs_with_the_champion_are_restored_or_copied(model: Path, tmp_p
     source.mkdir()
     cv2.imwrite(str(source / "face.jpg"), photograph(side=300, zoom=0.4)[0][:, :, ::-1])
     cv2.imwrite(str(source / "sky.jpg"), np.full((90, 120, 3), 200, np.uint8))
+    (source / "Thumbs.db").write_text("no image")
+    (source / "gone.jpg").symlink_to(tmp_path / "nowhere")
     config = load_config(TINY, [f"workdir={tmp_path / 'run'}"])
     tracking = open_tracking(config.tracking, open_workdir(config.workdir), 0)
     run_id = tracking.start_run("registration", "fingerprint")
@@ -212,13 +214,19 @@ def test_photographs_with_the_champion_are_restored_or_copied(model: Path, tmp_p
     move_alias(tracking, version.name, CHAMPION, version.number)
     overrides = [f"restore.detector={WEIGHTS}"]
     (line,) = _restore(tmp_path / "run", source, tmp_path / "out", "models:/daefr-restoration@champion", *overrides)
-    assert line.startswith("1 restored, 1 no face, 0 failed of 2")
+    assert line.startswith("1 restored, 1 no face, 0 failed of 2, 1 other file, 1 link passed over: ")
     assert _lines(tmp_path / "out")["sky.jpg"] == {
-        "source": "sky.jpg", "status": "no face", "result": "sky.jpg", "faces": 0
+        "source": "sky.jpg", "status": "no face", "result": "sky.jpg.png", "faces": 0
     }  # fmt: skip
     arguments = ["--model", str(model), "--detector", str(WEIGHTS), "--device", "cpu"]
     assert daefr(["restore", str(source), str(tmp_path / "command"), *arguments]) == 0
     assert _files(tmp_path / "out") == _files(tmp_path / "command")
+    overrides += ["restore.format=same", "restore.metadata=basic"]
+    _restore(tmp_path / "run", source, tmp_path / "same", str(model), *overrides)
+    arguments += ["--format", "same", "--metadata", "basic"]
+    assert daefr(["restore", str(source), str(tmp_path / "command same"), *arguments]) == 0
+    assert _files(tmp_path / "same") == _files(tmp_path / "command same")
+    assert _files(tmp_path / "same")["sky.jpg"] == (source / "sky.jpg").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import NAME, Shard, load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
+from daefr.listing import PassedOver
 from pipelines.storage import s3 as storage
 from pipelines.storage.address import split_address
 from pipelines.storage.cache import ShardCache
-from pipelines.storage.files import list_files
+from pipelines.storage.files import list_files, list_whole_files
 from pipelines.storage.listing import ListingDigest
 from pipelines.storage.s3 import StorageError
 from pipelines.synthesize import sources as sources_module
@@ -93,6 +94,30 @@ def test_a_bucket_is_listed_like_the_folder_it_is_a_copy_of(s3: Proxy, bucket: s
     here, there = list(list_files(str(tmp_path))), list(list_files(f"{bucket}/faces"))
     assert [file.name for file in here] == [file.name for file in there] == NAMES
     assert [file.size for file in here] == [file.size for file in there]
+
+
+def test_what_is_no_image_is_passed_over_and_counted(s3: Proxy, bucket: str, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    for path in (folder / "a.jpg", folder / "no suffix", elsewhere / "b.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(_face(1))
+    for name in ("Thumbs.db", "a.json", "film.mp4"):
+        (folder / name).write_text("no image")
+    _upload(s3, folder, f"{bucket}/in")
+    (folder / "album").symlink_to(elsewhere)
+    (folder / "again.jpg").symlink_to(folder / "a.jpg")
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    here, there = PassedOver(), PassedOver()
+    assert [file.name for file in list_files(str(folder), here)] == ["a.jpg", "no suffix", "album/b.png"]
+    assert [file.name for file in list_files(f"{bucket}/in", there)] == ["a.jpg", "no suffix"]
+    assert here.other_files == there.other_files == 3
+    assert len(here.links) == 2
+    assert [file.name for file in list_files(str(folder), every_name=True)][-1] == "again.jpg"
+    assert "Thumbs.db" in [file.name for file in list_whole_files(str(folder))]
+    (elsewhere / "b.png").unlink()
+    (elsewhere / "b.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"elsewhere has no image, 1 other file passed over"):
+        _sources(str(elsewhere))
 
 
 def test_faces_in_tar_files_are_those_that_were_packed(s3: Proxy, bucket: str, tmp_path: Path) -> None:

@@ -27,9 +27,7 @@ def test_any_prefix_holds_checkpoints(s3: Proxy, tmp_path: Path) -> None:
     _train(tmp_path, place)
     (model,) = [found.address for found in list_objects(f"{place}/") if found.address.endswith(MODEL)]
     assert model.rsplit("/", 2)[1] == "step-000000008"
-    assert {found.address for found in list_objects("s3://any-prefix/")} == {
-        found.address for found in list_objects(f"{place}/")
-    }, "nothing is stored under another name"
+    assert all(found.address.startswith("s3://any-prefix/ck pts/") for found in list_objects("s3://any-prefix/"))
 
 
 def test_a_place_that_cannot_be_used_is_a_mistake_that_is_not_tried_again(s3: Proxy, tmp_path: Path) -> None:
