@@ -16,7 +16,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 requested = threading.Event()
 """Whether the command was asked to stop."""
 abandoned = threading.Event()
-"""Whether threads were left behind that may still use Ray, so that only the end of the process ends them, and Ray."""
+"""Whether work was left behind where it was, so that only the end of the process ends its threads, and Ray."""
 _stop_timeout = 25.0
 _trainings = 0
 _counting = threading.Lock()
@@ -68,15 +68,12 @@ def training() -> Iterator[None]:
 def run_in_threads(calls: Sequence[Callable[[], Result]]) -> list[Result]:
     """Run each call on a thread of its own; return the results, or raise the first error, once all have ended.
 
-    Where the main thread is interrupted meanwhile, they are `abandoned`.
+    Where a signal interrupts the main thread meanwhile, they are not waited for.
     """
     pool = ThreadPoolExecutor(len(calls))
     futures = [pool.submit(call) for call in calls]
     try:
         wait(futures)
-    except STOPPED:
-        abandoned.set()
-        raise
     finally:
         pool.shutdown(wait=not abandoned.is_set())
     return [future.result() for future in futures]
@@ -96,6 +93,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     timer.daemon = True
     timer.start()
     if not _trainings:
+        abandoned.set()
         raise TerminatedError
     say("SIGTERM: saving a checkpoint, then exiting")
 
@@ -103,6 +101,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     global _interrupted  # noqa: PLW0603  # as are signals
     if requested.is_set() or not _trainings:
+        abandoned.set()
         raise KeyboardInterrupt
     _interrupted = True
     requested.set()
