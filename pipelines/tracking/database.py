@@ -58,7 +58,12 @@ def sqlite_path(uri: str) -> Path | None:
 
 def artifact_address(place: str) -> str:
     """Return the address of a place for artifacts, a folder or an address."""
-    return place if _ADDRESS.match(place) else Path(place).resolve().as_uri()
+    return place if _ADDRESS.match(place) else _address_of(Path(place).resolve())
+
+
+def _address_of(folder: Path) -> str:
+    """Return what stands for a folder; MLflow reads `%20` in a plain path as a space."""
+    return str(folder) if unquote(str(folder)) == str(folder) else folder.as_uri()
 
 
 def local_path(address: str) -> Path | None:
@@ -107,7 +112,7 @@ def _moved(database: sqlite3.Connection, folder: Path) -> Iterator[tuple[int, Pa
 
 
 def _move(database: sqlite3.Connection, before: Path, after: Path) -> None:
-    new = f"{after.as_uri()}/"
+    new = f"{_address_of(after)}/"
     for table, column in _PLACES:
         if not database.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", [table, column]).fetchone():
             continue

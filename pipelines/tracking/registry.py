@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 
 from daefr.errors import UserError
 from pipelines.tracking.client import FINGERPRINT, Tracking
-from pipelines.tracking.database import local_path
 from pipelines.tracking.promotions import create_model
 
 MODELS = {
@@ -201,8 +200,8 @@ def move_alias(tracking: Tracking, name: str, alias: str, number: int | None) ->
 
 def download(tracking: Tracking, version: Version, into: Path) -> Path:
     """Return a local directory with the checkpoint files: where they lie if that is a folder here, else a copy."""
-    here = local_path(version.source)
-    if here is not None and here.is_dir():
+    here = Path(version.source)
+    if here.is_dir():
         return here
     into.mkdir(parents=True, exist_ok=True)
     return Path(download_artifacts(version.source, dst_path=str(into), tracking_uri=tracking.uri))

@@ -63,14 +63,14 @@ def _check(folder: Path, tracking: Tracking, scratch: Path) -> None:
     version = registry.resolve(tracking, "models:/daefr-hq-codebook@candidate")
     (artifact,) = [Path(download_artifacts(run_id=version.run_id, artifact_path="said.txt", tracking_uri=tracking.uri))]
     assert artifact.read_text() == "before"
-    assert registry.download(tracking, version, scratch).is_relative_to(folder)
-    assert Path(download_artifacts(version.source, tracking_uri=tracking.uri)).is_dir()
+    place = local_path(version.source)
+    assert place is not None and place.is_relative_to(folder)
+    assert (registry.download(tracking, version, scratch) / "manifest.json").is_file()
     run_id = tracking.start_run("next", f"next {time.monotonic()}")
     tracking.client.log_text(run_id, "after", "new.txt")
-    place = local_path(tracking.client.get_run(run_id).info.artifact_uri)
-    assert place is not None
-    assert place.is_relative_to(folder)
-    assert (place / "new.txt").read_text() == "after"
+    new = local_path(tracking.client.get_run(run_id).info.artifact_uri)
+    assert new is not None and new.is_relative_to(folder)
+    assert (new / "new.txt").read_text() == "after"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names that other systems do not allow")
