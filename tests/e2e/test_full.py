@@ -100,6 +100,24 @@ def test_mlflow_holds_one_parent_a_child_a_step_and_curves(finished: Finished, w
     assert {artifact.path for artifact in client.list_artifacts(parent)} >= {"grid.png"}
 
 
+def test_a_copy_under_any_name_is_up_to_date_tells_its_lineage_and_goes_on(
+    finished: Finished, workdir: Path, tmp_path: Path
+) -> None:
+    assert finished.code == 0, finished.err
+    copy = Path(shutil.copytree(workdir, tmp_path / "a%20b ?#'ü"))
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    lineage = run("promote lineage", copy, "models:/daefr-restoration@champion")
+    assert lineage.code == 0, lineage.err
+    assert "nothing was recorded" not in lineage.out
+    again = run("full", copy)
+    assert (again.code, again.started()) == (0, []), again.err
+    longer = run("train", copy, "--stage", "hq_codebook", "stages.hq_codebook.steps=41")
+    assert longer.code == 0, longer.err
+    assert _last_line(longer, "model").is_relative_to(copy)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == [copy.name]
+
+
 def test_the_model_restores_faces(finished: Finished, tmp_path: Path) -> None:
     faces = tmp_path / "in"
     faces.mkdir()

@@ -14,6 +14,7 @@ from mlflow.artifacts import download_artifacts
 
 from daefr.errors import UserError
 from pipelines.engine.run import DATABASE, open_tracking
+from pipelines.promote.lineage import Ancestor
 from pipelines.tracking import registry
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.database import FOLDER, local_path, sqlite_path, sqlite_uri
@@ -157,3 +158,12 @@ def test_a_kill_leaves_it_as_it_was_and_processes_may_open_it_at_once(copy: Path
 def test_a_sqlite_address_stands_for_its_file(name: str) -> None:
     assert sqlite_path(sqlite_uri(Path("/x") / name / DATABASE)) == Path("/x") / name / DATABASE
     assert sqlite_path("http://server/%20") is None
+
+
+def test_lineage_that_is_not_there_is_told_from_lineage_that_was_not_recorded(copy: Path) -> None:
+    tracking = _open(copy)
+    version = registry.resolve(tracking, "models:/daefr-hq-codebook/1")
+    assert Ancestor(tracking, version).recorded is None
+    shutil.rmtree(copy / "artifacts")
+    with pytest.raises(UserError, match=r"artifacts of models:/daefr-hq-codebook/1 are not in"):
+        Ancestor(tracking, version)
