@@ -60,7 +60,7 @@ def kill_when(reached: Callable[[], bool], step: str, workdir: Path, *arguments:
 def command(step: str, workdir: Path, config: Path, arguments: tuple[str, ...]) -> list[str]:
     return [
         sys.executable,
-        *([str(ROOT / "pipelines/full.py")] if step == "full" else ["-m", "pipelines", *step.split()]),
+        *([str(ROOT / "pipelines/full.py")] if step == "full" else ["-m", "pipelines", step]),
         "--config",
         str(config),
         f"workdir={workdir}",
