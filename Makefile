@@ -47,7 +47,7 @@ bench-data: setup ## measure making and reading samples (FACES=FOLDER instead of
 	@$(BIN)/python -m infra.benchmarks data $(FACES)
 
 ui: setup ## show the demo's runs in MLflow (RUN_DIR=FOLDER for another run's)
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(RUN_DIR)/mlflow.db --host 127.0.0.1 --port 5000
+	cd '$(RUN_DIR)' && '$(abspath $(BIN))/mlflow' ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 # The caches of tools alone: what is in runs/ may be models that took weeks.
 clean: ## remove the caches of tools

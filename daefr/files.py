@@ -73,6 +73,11 @@ def atomic_path(path: Path, *, new: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def expand_home(path: str | Path) -> Path:
+    """Return a path with a leading `~` replaced by the home directory; `~name` is a name where no user has it."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib raises where there is no such user
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as stream:

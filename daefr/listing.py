@@ -1,7 +1,7 @@
 """What lies in a folder of the user's: images, other files, and links, each counted once.
 
-A link to a folder is followed as if the folder lay there. No folder is listed twice, so that circles end; nor is a
-file, unless every name counts: what lies in the tree has its own name there, whatever links lead to it.
+A link to a folder is followed as if the folder lay there. No folder is listed twice, nor is a file, unless every name
+counts: what lies in the tree has its own name there, whatever links lead to it. Circles end where they begin.
 """
 
 import os
@@ -19,8 +19,8 @@ _SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP|GIF8|....ftyp(avi[fs]|hei[cmsx]|mif1|msf1)|\x00\x00\x00\x0cjP  ", re.DOTALL
 )
 """How images begin, whatever they are called; not TIFF, as raw files of cameras do too, nor BMP, as texts could."""
-_SIGNATURE_BYTES = 16
-_LISTED = "leads to what is listed already"
+SIGNATURE_BYTES = 16
+LISTED, NOWHERE = "leads to what is listed already", "leads nowhere"
 
 
 class Found(NamedTuple):
@@ -36,10 +36,14 @@ class Found(NamedTuple):
 
 @dataclass
 class PassedOver:
-    """What lies in a place beside images: other files by number, links and unreadable folders by name and reason."""
+    """What lies in a place beside images: other files by number, the rest by name and reason.
+
+    `members` are those of tar files that cannot be used.
+    """
 
     other_files: int = 0
     links: list[str] = field(default_factory=list)
+    members: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     def add(self, found: Found, folder: Path) -> None:
@@ -50,15 +54,22 @@ class PassedOver:
             named = self.links if found.kind == "link" else self.unreadable
             named.append(f"{folder / found.name} {found.note}")
 
+    def clear(self) -> None:
+        """Forget it all."""
+        self.other_files = 0
+        for named in (self.links, self.members, self.unreadable):
+            named.clear()
+
     def named(self) -> list[str]:
         """Return a line on each link and folder."""
-        return [*self.links, *self.unreadable]
+        return [*self.links, *self.members, *self.unreadable]
 
     def summary(self) -> str:
         """Return the numbers in words, to follow others after a comma; nothing where there is nothing."""
         counts = {
             "other file": self.other_files,
             "link": len(self.links),
+            "member": len(self.members),
             "unreadable folder": len(self.unreadable),
         }
         words = ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count)
@@ -92,8 +103,9 @@ def walk(folder: Path, *, without: Path | None = None, every_name: bool = False)
     """Yield everything below a folder but folders and what is hidden, that is, whose name begins with a dot.
 
     The order is that of the names' bytes; what links lead to comes last. Files are images by their suffix, or if that
-    is none of an image, by how they begin. Of the folder `without` nothing is listed. With `every_name`, a link to a
-    file is that file under another name, listed or not. Raises `OSError` when the folder itself is unreadable.
+    is none of an image, by how they begin. Of the folder `without` nothing is listed. With `every_name`, a link is the
+    file or folder under another name, listed or not, unless it leads back to where it lies. Raises `OSError` when the
+    folder itself is unreadable.
     """
     root = os.path.realpath(folder)
     os.scandir(root).close()
@@ -108,25 +120,33 @@ class _Walk:
         self._root, self._without, self._every_name = root, without, every_name
         self._folders = set[str]()  # that were listed
         self._files = set[str]()  # to which links have led
-        self._links = deque[tuple[str, str]]()  # names and paths
+        self._links = deque[tuple[str, str, tuple[str, ...]]]()  # names, paths, and the folders on the way
 
     def run(self) -> Iterator[Found]:
         yield from self._list_folder("", self._root)
         # links to folders first, as what lies in these has a name there
         to_files = []
         while self._links:
-            name, path = self._links.popleft()
+            name, path, way = self._links.popleft()
             target = os.path.realpath(path)
             if not os.path.isdir(target):  # noqa: PTH112  # pathlib raises where a folder is closed
                 to_files.append((name, target))
-            elif target in self._folders or self._is_left_out(target):
-                yield Found(name, "link", _LISTED)
+                continue
+            way = (*way, os.path.realpath(Path(path).parent))
+            if self._is_left_out(target) or self._is_listed(target, way):
+                yield Found(name, "link", LISTED)
             else:
-                yield from self._list_folder(f"{name}/", target)
+                yield from self._list_folder(f"{name}/", target, (*way, target))
         for name, target in to_files:
             yield self._file_of_link(name, target)
 
-    def _list_folder(self, prefix: str, folder: str) -> Iterator[Found]:
+    def _is_listed(self, folder: str, way: tuple[str, ...]) -> bool:
+        """Tell whether a folder is not to be listed again: with every name, only one that the way has led through."""
+        if self._every_name:
+            return any(os.path.commonpath([folder, passed]) == folder for passed in way)
+        return folder in self._folders
+
+    def _list_folder(self, prefix: str, folder: str, way: tuple[str, ...] = ()) -> Iterator[Found]:
         """List a folder, but put the links in it aside."""
         waiting: list[tuple[str, str | os.DirEntry[str]]] = [(prefix, folder)]
         while waiting:
@@ -134,20 +154,20 @@ class _Walk:
             if not isinstance(place, str):
                 is_file = place.is_file(follow_symlinks=False)
                 yield Found(name, _kind_of(name, place.path) if is_file else "other")
-            elif place not in self._folders and not self._is_left_out(place):
+            elif (self._every_name or place not in self._folders) and not self._is_left_out(place):
                 self._folders.add(place)
                 try:
-                    waiting += reversed(self._entries(name, place))
+                    waiting += reversed(self._entries(name, place, way))
                 except OSError as error:
                     yield Found(name.rstrip("/"), "unreadable", f"cannot be listed: {error.strerror}")
 
-    def _entries(self, prefix: str, folder: str) -> list[tuple[str, str | os.DirEntry[str]]]:
+    def _entries(self, prefix: str, folder: str, way: tuple[str, ...]) -> list[tuple[str, str | os.DirEntry[str]]]:
         with os.scandir(folder) as found:
             entries = [(_name_of(entry), entry) for entry in found if not entry.name.startswith(".")]
         listed: list[tuple[str, str | os.DirEntry[str]]] = []
         for name, entry in sorted(entries, key=lambda pair: os.fsencode(pair[0])):
             if entry.is_symlink():
-                self._links.append((prefix + name, entry.path))
+                self._links.append((prefix + name, entry.path, way))
             else:
                 listed.append((prefix + name, entry.path if name.endswith("/") else entry))
         return listed
@@ -155,10 +175,10 @@ class _Walk:
     def _file_of_link(self, name: str, target: str) -> Found:
         folder, file = os.path.split(target)
         if not os.path.exists(target):  # noqa: PTH110  # likewise
-            return Found(name, "link", "leads nowhere")
+            return Found(name, "link", NOWHERE)
         is_listed = target in self._files or (folder in self._folders and not file.startswith("."))
         if (is_listed and not self._every_name) or self._is_left_out(target):
-            return Found(name, "link", _LISTED)
+            return Found(name, "link", LISTED)
         self._files.add(target)
         is_file = os.path.isfile(target)  # noqa: PTH113  # likewise
         return Found(name, _kind_of(name, target) if is_file else "other")
@@ -181,11 +201,16 @@ def _name_of(entry: os.DirEntry[str]) -> str:
     return entry.name + "/" * entry.is_dir(follow_symlinks=False)
 
 
+def is_image(name: str, start: bytes = b"") -> bool:
+    """Tell whether a file is taken for an image, by its name and by its first `SIGNATURE_BYTES`."""
+    return name.lower().endswith(IMAGE_SUFFIXES) or _SIGNATURE.match(start) is not None
+
+
 def _kind_of(name: str, path: str) -> Literal["image", "other"]:
-    if name.lower().endswith(IMAGE_SUFFIXES) or path.lower().endswith(IMAGE_SUFFIXES):  # a link's, or its target's
+    if is_image(name) or is_image(path):  # a link's, or its target's
         return "image"
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # for millions of names
-            return "image" if _SIGNATURE.match(file.read(_SIGNATURE_BYTES)) else "other"
+            return "image" if is_image(name, file.read(SIGNATURE_BYTES)) else "other"
     except OSError:
         return "other"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from daefr.errors import UserError
+from daefr.files import expand_home
 
 STAGE = "restoration"
 CHECKPOINT_CONFIG = "config.json"
@@ -32,7 +33,7 @@ def find_model(model: str | Path) -> Path:
             f"{model} is an address, not a path: `daefr-pipelines restore --model {model}` takes models of an MLflow "
             f"registry, and `mlflow artifacts download --artifact-uri {model} --dst-path DIR` downloads one"
         )
-    path = Path(model).expanduser()
+    path = expand_home(model)
     if not path.exists():
         raise UserError(f"{path} does not exist; a model is {VALID}")
     if path.name in CHECKPOINT_FILES and (path.parent / CHECKPOINT_CONFIG).is_file():

@@ -28,8 +28,8 @@ from daefr.files import write_atomically
 from daefr.images import Image, encode_png
 from daefr.outputs import Entry, Folder, FolderRecord, InTheWayError, OnConflict, Results
 from daefr.released import open_initial
-from daefr.settings.base import StageName
-from daefr.settings.files import override, read_yaml, validate
+from daefr.settings.base import Settings, StageName
+from daefr.settings.files import Given, override, read_yaml, validate
 from daefr.settings.network import NetworkConfig
 from daefr.settings.training import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
 from daefr.stages import UPSTREAM, build_stage, continue_from, start_from
@@ -71,25 +71,30 @@ def run(options: argparse.Namespace, device: torch.device) -> int:
 
 def read_settings(options: argparse.Namespace) -> tuple[NetworkConfig, TrainingConfig]:
     """Return the settings of the network and of the training, from the configuration file and the overrides."""
-    tree: dict[str, Any] = {"network": {}, "training": {}}
-    if options.config is not None:
-        given = read_yaml(options.config)
-        if "stages" in given:  # a configuration of pipelines
-            stages = given["stages"]
-            if not isinstance(stages, dict) or options.stage not in stages:
-                raise UserError(f"{options.config} has no settings stages.{options.stage}")
-            given = {"network": given.get("network"), "training": stages[options.stage]}
-        if unknown := sorted(set(given) - set(tree)):
-            raise UserError(f"{options.config}: unknown key {unknown[0]}: valid keys are network and training")
-        tree |= {key: value for key, value in given.items() if value is not None}
+    given = Given({}, "settings") if options.config is None else read_yaml(options.config)
+    keys = given.keys
+    if "stages" in keys:  # a configuration of pipelines
+        stages = keys["stages"].keys
+        if options.stage not in stages:
+            raise UserError(f"{options.config} has no settings stages.{options.stage}")
+        keys = {"training": stages[options.stage]} | {name: keys[name] for name in ("network",) if name in keys}
+    if unknown := sorted(set(keys) - {"network", "training"}):
+        raise UserError(f"{keys[unknown[0]].origin}: unknown key {unknown[0]}: valid keys are network and training")
+    given_keys = {name: each for name, each in keys.items() if not each.is_null}
+    parts = {name: given_keys.get(name, Given({}, given.origin)) for name in ("network", "training")}
+    model = TRAININGS[options.stage]
     for assignment in options.overrides:
-        of_network = assignment.startswith("network.")
-        override(tree if of_network else tree["training"], assignment)
-    source = str(options.config or "settings")
-    return (
-        validate(NetworkConfig, tree["network"], f"{source}, network"),
-        validate(TRAININGS[options.stage], tree["training"], f"{source}, training of {options.stage}"),
-    )
+        if assignment.startswith("network."):
+            override(Given(parts, given.origin), assignment, _Network)
+        else:
+            override(parts["training"], assignment, model)
+    return validate(NetworkConfig, parts["network"]), validate(model, parts["training"])
+
+
+class _Network(Settings):
+    """Tells an override of the network's settings from one of the training's."""
+
+    network: NetworkConfig
 
 
 def _check(options: argparse.Namespace, training: TrainingConfig, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from daefr.settings.base import STAGES, Settings, StageName
+from daefr.settings.base import STAGES, LocalPath, Settings, StageName
 from daefr.settings.faces import CROP_SIDE
 from daefr.settings.files import override, read_yaml, validate
 from daefr.settings.network import NetworkConfig
@@ -44,7 +44,9 @@ class ComputeConfig(EngineCompute):
 class RunConfig(Settings):
     """One run, from faces to a promoted model."""
 
-    workdir: Path = Field(description="The run's folder, which all nodes of a cluster must see; created if needed.")
+    workdir: LocalPath = Field(
+        description="The run's folder, which all nodes of a cluster must see; created if needed."
+    )
     seed: NonNegativeInt = Field(
         0,
         description="Seed of every random choice: the degradations, the initial weights and the order of the samples.",
@@ -113,9 +115,9 @@ class RunConfig(Settings):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a configuration and apply overrides such as `stages.restoration.steps=200`.
 
-    Raises `UserError` with one line that names the key and what is valid there.
+    Raises `UserError` with one line that names the key, where its value comes from, and what is valid there.
     """
     tree = read_yaml(path)
     for assignment in overrides:
-        override(tree, assignment)
-    return validate(RunConfig, tree, str(path))
+        override(tree, assignment, RunConfig)
+    return validate(RunConfig, tree)

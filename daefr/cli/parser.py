@@ -3,7 +3,10 @@
 import argparse
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
+
+from daefr.files import expand_home
 
 
 def suggest(word: str, valid: Sequence[str]) -> str:
@@ -24,6 +27,7 @@ class CommandParser(argparse.ArgumentParser):
             epilog=examples + lines,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        self.register("type", Path, expand_home)  # the shell leaves --out=~/x alone
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse; unknown options are reported first, as argparse would rather name a required one that is missing."""

@@ -3,9 +3,9 @@
 `daefr.speed` applies them.
 """
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from daefr.errors import UserError
 from daefr.settings.base import Settings
@@ -63,12 +63,6 @@ class Speed(Settings):
         description="Whether float32 products are computed in TF32 on GPUs, in the entire process. By default, "
         "PyTorch's own setting applies.",
     )
-
-    @field_validator("autocast", mode="before")
-    @classmethod
-    def _read_yaml(cls, value: Any) -> Any:
-        # YAML takes a bare off for false
-        return "off" if value is False else value
 
     def on(self, device_type: str) -> Self:
         """Return the same options with nothing left open, for a type of devices: `cuda`, `cpu`, `mps`, `xpu`.

@@ -1,13 +1,12 @@
 """Settings of a stage's training. The defaults are the released recipe's."""
 
 import math
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from daefr.errors import UserError
-from daefr.settings.base import Settings
+from daefr.settings.base import LocalPath, Place, Settings
 from daefr.settings.speed import Speed
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -23,7 +22,7 @@ class TrainingConfig(Settings):
     epochs: PositiveFloat | None = Field(
         None, description="Number of passes over the training samples. Set either this or `steps`."
     )
-    initial_checkpoint: str | None = Field(
+    initial_checkpoint: Place | None = Field(
         None,
         description="Checkpoint directory or released file of this stage, or a model version such as "
         "models:/NAME@ALIAS, whose weights training starts from. By default, training starts from random weights.",
@@ -173,7 +172,7 @@ class PerceptualConfig(Settings):
     """The LPIPS term of the loss."""
 
     weight: NonNegativeFloat = Field(1.0, description="Factor on the LPIPS loss; 0 turns it off.")
-    vgg16: Path | None = Field(
+    vgg16: LocalPath | None = Field(
         None, description="File with torchvision's VGG16 weights. By default, they are downloaded."
     )
 
@@ -204,7 +203,7 @@ class IdentityConfig(Settings):
     """The ArcFace identity term; off in the released recipe. RestoreFormer's and GFP-GAN's weights are 3 and 10."""
 
     weight: NonNegativeFloat = Field(0.0, description="Factor on the ArcFace identity loss; 0 turns it off.")
-    arcface: Path | None = Field(
+    arcface: LocalPath | None = Field(
         None, description="File with ArcFace's weights, arcface_resnet18.pth of GFP-GAN; required if `weight` is not 0."
     )
 

@@ -21,8 +21,9 @@ class ChampionCommand(Command):
     def run(self, config: "RunConfig", options: Namespace) -> list[str]:
         """See `Command`."""
         from pipelines.engine.run import DATABASE, open_tracking
+        from pipelines.storage.paths import absolute
 
-        workdir = config.workdir.expanduser().absolute()
+        workdir = absolute(config.workdir).resolve()
         if config.tracking.uri is None and not (workdir / DATABASE).is_file():
             # a mistyped directory must not become a new database
             raise UserError(f"there is no {workdir / DATABASE}: give workdir=DIR or tracking.uri=URI")

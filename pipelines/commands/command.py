@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import json
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -89,7 +88,7 @@ class Command(ABC):
     def _overrides(self, options: argparse.Namespace) -> list[str]:
         """Return the overrides of the command line, and those that options stand for."""
         values = {key: getattr(options, key.rpartition(".")[2]) for key in self.shortcuts}
-        shortcuts = [f"{key}={json.dumps(value)}" for key, value in values.items() if value not in (None, False)]
+        shortcuts = [f"{key}={value}" for key, value in values.items() if value not in (None, False)]
         return [*options.overrides, *shortcuts]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daefr.errors import UserError
+from daefr.files import expand_home
 from pipelines.commands.command import StepCommand
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _place(text: str) -> tuple[str, str]:
     name, separator, place = text.partition("=")
     if not (name and separator and place):
         raise UserError(f"--restored {text} is not of the form celeba-test=FOLDER")
-    return name, place
+    return name, str(expand_home(place))
 
 
 def _check_benchmarks(names: Iterable[str], valid: Iterable[str], option: str) -> None:

@@ -1,18 +1,17 @@
 """Settings that the restoration job and the service share: which model restores, and with which other weights."""
 
-from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import Field
 
-from daefr.settings.base import Settings
+from daefr.settings.base import LocalPath, Place, Settings
 from pipelines.storage.paths import absolute
 
 
 class RestorationSettings(Settings):
     """How images are restored, by the batch job and by the service."""
 
-    model: str = Field(
+    model: Place = Field(
         "models:/daefr-restoration@champion",
         description="The restoration model: models:/NAME@ALIAS, models:/NAME/VERSION, a checkpoint directory or a "
         "released .ckpt file.",
@@ -23,16 +22,16 @@ class RestorationSettings(Settings):
     only_center_face: bool = Field(
         False, description="Whether only the face nearest to the center of each photograph is restored."
     )
-    detector: Path | None = Field(
+    detector: LocalPath | None = Field(
         None, description="RetinaFace weights file. By default, facexlib's weights are downloaded."
     )
-    parser: Path | None = Field(
+    parser: LocalPath | None = Field(
         None,
         description="ParseNet weights file, for masks that follow face and hair. By default, the copy in torch's cache "
         "is used if there is one, otherwise simpler masks.",
     )
     upscale: Literal[1, 2, 4] = Field(1, description="Factor by which photographs are enlarged; 1 keeps their size.")
-    upscaler: Path | None = Field(
+    upscaler: LocalPath | None = Field(
         None,
         description="Model file, in a format that spandrel reads, which enlarges the background for `upscale`. By "
         "default, the background is resampled.",

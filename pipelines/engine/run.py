@@ -30,6 +30,7 @@ from pipelines.engine.step import (
 )
 from pipelines.storage.paths import absolute
 from pipelines.tracking.client import Tracking
+from pipelines.tracking.database import ARTIFACTS, sqlite_uri
 from pipelines.tracking.settings import TrackingConfig
 
 DATABASE = "mlflow.db"
@@ -162,9 +163,9 @@ def _finish_unsuccessful(tracking: Tracking, run_id: str, error: BaseException) 
 
 def open_tracking(settings: TrackingConfig, workdir: Path, unavailable_timeout_s: float) -> Tracking:
     """Connect to MLflow; without a tracking URI, that is a SQLite file in the run directory."""
-    uri = settings.uri or f"sqlite:///{workdir}/{DATABASE}"
+    uri = settings.uri or sqlite_uri(workdir / DATABASE)
     # a server has its own place for artifacts, for which its clients need no credentials
-    local_artifacts = None if uri.startswith("http") else str(workdir / "artifacts")
+    local_artifacts = None if uri.startswith("http") else str(workdir / ARTIFACTS)
     return Tracking.open(
         uri,
         settings.experiment_name,

@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from daefr.settings.base import Settings
+from daefr.settings.base import Place, Settings
 from pipelines.storage.address import is_address, split_address
 
 
@@ -41,7 +41,7 @@ class EngineCompute(Settings):
         "must be less than the scheduler's notice: 30 s for a spot machine at Google, 120 s at AWS (see "
         "infra/README.md).",
     )
-    checkpoints: str | None = Field(
+    checkpoints: Place | None = Field(
         None,
         description="Folder visible to all nodes, or s3://bucket/prefix, for intermediate checkpoints. By default, "
         "they are stored in the run directory. After a stage, its last one is kept, from which a "

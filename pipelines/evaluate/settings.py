@@ -1,11 +1,10 @@
 """Settings of evaluation, its benchmarks, and the workers that it runs on."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from daefr.settings.base import Settings
+from daefr.settings.base import LocalPath, Place, Settings
 from daefr.settings.metrics import MetricName, Protocol
 from pipelines.engine.names import VALIDATION
 
@@ -15,13 +14,15 @@ Lq = Literal["mild", "severe"]
 class BenchmarkConfig(Settings):
     """The images of one benchmark: files, or the validation samples of a synthesized dataset."""
 
-    lq: str | None = Field(None, description="Folder, tar file or s3://bucket/prefix with the degraded aligned crops.")
-    gt: str | None = Field(
+    lq: Place | None = Field(
+        None, description="Folder, tar file or s3://bucket/prefix with the degraded aligned crops."
+    )
+    gt: Place | None = Field(
         None,
         description="Folder, tar file or s3://bucket/prefix with the ground truth, under the names of the LQ files "
         "except for the extension. By default, metrics that need a ground truth are unavailable.",
     )
-    dataset: Path | None = Field(
+    dataset: LocalPath | None = Field(
         None,
         description="Folder with a dataset's manifest, whose validation samples are used instead of `lq` and `gt`.",
     )
@@ -46,12 +47,12 @@ class EvaluationConfig(Settings):
         description="How metrics are computed: `paper` reproduces the published tables with their quirks; `standard` "
         "feeds every network RGB images in the range that it was trained on.",
     )
-    weights: Path | None = Field(
+    weights: LocalPath | None = Field(
         None,
         description="Folder with the metrics' weights under their published file names. By default, torch's cache and "
         "downloads are used.",
     )
-    fid_statistics: Path | None = Field(
+    fid_statistics: LocalPath | None = Field(
         None,
         description="File with the Inception statistics of real faces, as `daefr fid-statistics` writes it. By "
         "default, FFHQ's published statistics are used.",

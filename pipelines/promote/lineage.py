@@ -9,11 +9,12 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
-from daefr.errors import UserError
+from daefr.errors import UserError, one_line
 from pipelines.engine.lineage import LINEAGE, DatasetLineage, Lineage
 from pipelines.engine.step import StepInput
 from pipelines.tracking import registry
-from pipelines.tracking.client import Tracking, flatten
+from pipelines.tracking.client import FINGERPRINT, Tracking, flatten
+from pipelines.tracking.database import local_path
 from pipelines.tracking.registry import Version
 
 _SHORT = 16
@@ -55,14 +56,30 @@ def _read(tracking: Tracking, version: Version) -> Lineage | None:
         return None
     with TemporaryDirectory() as scratch:
         try:
+            if not _has_lineage(tracking, version):
+                return None
             path = download_artifacts(
                 run_id=version.run_id, artifact_path=LINEAGE, dst_path=scratch, tracking_uri=tracking.uri
             )
             return Lineage.model_validate_json(Path(path).read_text())
-        except (MlflowException, OSError):  # registered by hand, or before this was recorded
-            return None
+        except (MlflowException, OSError) as error:
+            raise UserError(f"{LINEAGE} of {version.address} cannot be read: {one_line(error)}") from None
         except ValidationError as error:
             raise UserError(f"{LINEAGE} of {version.address} cannot be read: {error.errors()[0]['msg']}") from None
+
+
+def _has_lineage(tracking: Tracking, version: Version) -> bool:
+    """Tell whether a version's lineage was recorded; not where it was registered by hand, or before this was done."""
+    try:
+        run = tracking.client.get_run(version.run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    place = local_path(run.info.artifact_uri)
+    if place is not None and FINGERPRINT in run.data.tags and not place.is_dir():
+        raise UserError(f"the artifacts of {version.address} are not in {place}, where MLflow has recorded them")
+    return LINEAGE in {file.path for file in tracking.client.list_artifacts(version.run_id)}
 
 
 def tree(ancestor: Ancestor) -> list[str]:

@@ -89,7 +89,7 @@ def _check_port(host: str, port: int) -> None:
 
 def _watch(address: str, limits: ServeConfig) -> None:
     """Print which model is in service when that changes, and when something is wrong."""
-    token = limits.token.expanduser().read_text().strip() if limits.token else ""
+    token = limits.token.read_text().strip() if limits.token else ""
     health = urllib.request.Request(f"{address}health", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
     printed = ""
     while True:

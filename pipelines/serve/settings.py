@@ -1,11 +1,10 @@
 """Settings of the service and of its replicas."""
 
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from daefr.settings.base import Settings
+from daefr.settings.base import LocalPath, Settings
 from daefr.settings.images import PIXEL_LIMIT
 
 
@@ -16,7 +15,7 @@ class ServeConfig(Settings):
         "127.0.0.1", description="Address to listen on; any address other than loopback requires `token`."
     )
     port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="TCP port to listen on.")
-    token: Path | None = Field(
+    token: LocalPath | None = Field(
         None, description="File with the bearer token that requests must carry. By default, no token is required."
     )
     max_upload_bytes: PositiveInt = Field(

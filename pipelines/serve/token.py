@@ -31,7 +31,7 @@ def token_digest(path: Path | None, host: str) -> bytes | None:
             return None
         raise UserError(f"serve.host={host} can be reached from elsewhere, which needs serve.token=FILE; {make}")
     try:
-        token = path.expanduser().read_text().strip()
+        token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"serve.token={path} cannot be read: {error}; {make}") from None
     if len(token) < LEAST_LENGTH:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from daefr.data.manifest import Shard
 from daefr.errors import UserError
-from daefr.files import atomic_path, file_digest
+from daefr.files import atomic_path, expand_home, file_digest
 from pipelines.storage import s3
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -39,7 +39,7 @@ class ShardCache:
         Raises `UserError` when it is missing or damaged in the store or does not fit, and `StorageError` when the
         store does not answer.
         """
-        place = self.folder.expanduser() / shard.sha256
+        place = expand_home(self.folder) / shard.sha256
         path = place / shard.name
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_lock_of(place)):

@@ -8,25 +8,23 @@ import io
 import logging
 import os
 import stat
-import tarfile
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import EACCES, ESTALE
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from daefr.errors import UserError
 from daefr.listing import PassedOver, walk
 from daefr.outputs import Entry, Folder, Place
 from daefr.settings.images import IMAGE_SUFFIXES
-from pipelines.storage import s3
+from pipelines.storage import s3, tars
 from pipelines.storage.address import is_address
 
 logger = logging.getLogger(__name__)
 
 TAR = ".tar"
-_HEADER = 512
 _READ_AHEAD = 16 * 1024  # more than a tar's header, less than an image: listing must not read the images
 
 
@@ -51,15 +49,18 @@ def list_files(
 
     An object on S3 is an image by its suffix, or if it has none. What else is there is noted as `passed_over`. Raises
     `FileNotFoundError`, `NotADirectoryError` or another `OSError` for a place that is none, and `UserError` for a
-    damaged tar file, as nothing tells how much of it is lost.
+    compressed archive or a damaged tar file, as nothing tells how much of it is lost.
     """
     passed_over = passed_over or PassedOver()
+    if is_address(place) or not Path(place).is_dir():
+        tars.refuse_compressed(place, place)
     for file, is_image in _list(place, passed_over, without, every_name):
         if file.name.lower().endswith(TAR):
-            yield from _members(file)
+            yield from _members(file, passed_over, every_name)
         elif is_image:
             yield file
         else:
+            tars.refuse_compressed(file.name, file.path)
             passed_over.other_files += 1
 
 
@@ -154,8 +155,8 @@ def _objects(address: str) -> Iterator[File]:
     folder = address.rstrip("/") + "/"
     for found in s3.list_objects(folder):
         name = found.address.removeprefix(folder)
-        if not name.endswith("/") and not _is_hidden(name):
-            yield File(name, found.address, found.size, found.etag)
+        if not name.endswith("/") and not tars.is_hidden(name):
+            yield File(tars.shown(name), found.address, found.size, found.etag)
 
 
 def _is_image_object(name: str) -> bool:
@@ -179,25 +180,19 @@ def _local(place: Path, passed_over: PassedOver, without: Path | None, every_nam
             status = os.stat(path)  # noqa: PTH116  # for millions of files
             if stat.S_ISREG(status.st_mode):
                 yield File(found.name, path, status.st_size, str(status.st_mtime_ns)), found.kind == "image"
+            else:
+                passed_over.other_files += 1
 
 
-def _members(file: File) -> Iterator[File]:
-    """List the images in a tar file, reading its headers only."""
-    with closing(_open(file)) as stream:
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                for member in tar:
-                    if member.isreg() and member.name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(member.name):
-                        name = f"{file.name}/{member.name.removeprefix('./')}"
-                        yield File(name, file.path, member.size, file.stamp, member.offset_data)
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                stream.seek(tar.offset)
-        except tarfile.TarError as error:
-            raise UserError(f"{file.path} is damaged: {error}") from None
-        end = stream.read(_HEADER)
-        # tarfile takes an unreadable header, or none, for the end
-        if len(end) < _HEADER or any(end):
-            raise UserError(f"{file.path} is damaged: it breaks off or has no readable header at byte {tar.offset}")
+def _members(file: File, passed_over: PassedOver, every_name: bool) -> Iterator[File]:
+    """List the images in a tar file."""
+    for name, member in _contents(file).images(passed_over, file.path, every_name=every_name):
+        yield File(f"{file.name}/{tars.shown(name)}", file.path, member.size, file.stamp, member.offset)
+
+
+@lru_cache(maxsize=1)  # what is checked first is listed next
+def _contents(file: File) -> tars.Contents:
+    return tars.read_contents(partial(_open, file), file.path)
 
 
 def _open(file: File) -> IO[bytes]:
@@ -205,7 +200,3 @@ def _open(file: File) -> IO[bytes]:
         stream = s3.ObjectStream(s3.Object(file.path, file.size, file.stamp))
         return io.BufferedReader(stream, _READ_AHEAD)
     return Path(file.path).open("rb", buffering=_READ_AHEAD)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.removeprefix("./").split("/"))

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from daefr.files import expand_home
+
 
 def in_ray_job() -> bool:
     """Tell whether this process was submitted to a cluster as a job."""
@@ -14,4 +16,4 @@ def absolute(path: Path) -> Path:
 
     The working directory of a Ray job is a temporary copy of the project.
     """
-    return (Path.home() if in_ray_job() else Path.cwd()) / path.expanduser()
+    return (Path.home() if in_ray_job() else Path.cwd()) / expand_home(path)

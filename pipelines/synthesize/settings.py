@@ -1,11 +1,10 @@
 """Settings of the data set: which faces are used, and what training pairs are made of them."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from daefr.settings.base import Settings
+from daefr.settings.base import LocalPath, Place, Settings
 from daefr.settings.faces import FaceFilters
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 from degradations import RECIPES
@@ -17,12 +16,12 @@ PORTRAITS = "portraits"
 class DataConfig(Settings):
     """Which faces are used, and what training pairs are made of them."""
 
-    faces: str | list[str] = Field(
+    faces: Place | list[Place] = Field(
         PORTRAITS,
         description="Source of the training faces: a folder or s3://bucket/prefix with aligned square crops, with "
         "photographs (see `align`), or with tar files of either; a list of these; or `portraits` for drawn faces.",
     )
-    validation_faces: str | list[str] | None = Field(
+    validation_faces: Place | list[Place] | None = Field(
         None,
         description="Source of the validation faces, in the same forms as `faces`, which it may equal. By default, "
         "`num_validation` faces are held out from `faces`.",
@@ -32,7 +31,7 @@ class DataConfig(Settings):
         description="Set to `facexlib` if the files are photographs: every face in them is detected, aligned and "
         "cropped. By default, each file is used as one aligned crop.",
     )
-    detector: Path | None = Field(
+    detector: LocalPath | None = Field(
         None, description="RetinaFace weights file for `align`. By default, facexlib's weights are downloaded."
     )
     filters: FaceFilters = Field(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,7 @@ from daefr.listing import PassedOver
 from daefr.portraits import draw_portrait
 from daefr.settings.images import MAX_PIXELS
 from pipelines.engine.digest import digest
-from pipelines.storage.files import list_files, log_passed_over, read_file
+from pipelines.storage.files import list_files, read_file
 from pipelines.storage.listing import ListingDigest
 from pipelines.synthesize.settings import PORTRAITS, DataConfig
 
@@ -87,6 +87,8 @@ class Sources(Iterable[Source]):
     """The first of them."""
     listing: Callable[[], Iterator[Source]] | None = None
     """Lists all of them, the head too; None where the head is all."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """What else the last listing has found until now."""
 
     def __iter__(self) -> Iterator[Source]:
         """Yield one source after the other."""
@@ -95,7 +97,8 @@ class Sources(Iterable[Source]):
     def without(self, names: Collection[str]) -> "Sources":
         """Return the sources except some."""
         head = tuple(source for source in self.head if source.name not in names)
-        return Sources(head, self.listing and (lambda: (source for source in self if source.name not in names)))
+        listing = self.listing and (lambda: (source for source in self if source.name not in names))
+        return Sources(head, listing, self.passed_over)
 
 
 def check_sources(data: DataConfig) -> None:
@@ -127,11 +130,12 @@ def head_digest(sources: Mapping[Split, Sources]) -> str:
 
 
 def _open(data: DataConfig, places: str | list[str], key: str) -> Sources:
-    listing = partial(_limited, data, places, key)
+    passed_over = PassedOver()
+    listing = partial(_limited, data, places, key, passed_over)
     head = tuple(islice(listing(), HEAD + 1))
     if not head:
         raise _empty(key, places)
-    return Sources(head) if len(head) <= HEAD else Sources(head[:HEAD], listing)
+    return Sources(head[:HEAD], listing if len(head) > HEAD else None, passed_over)
 
 
 def _empty(key: str, locations: str | list[str]) -> UserError:
@@ -148,8 +152,8 @@ def _check_enough(data: DataConfig, head: Sequence[Source], *, more: bool) -> No
         )
 
 
-def _limited(data: DataConfig, places: str | list[str], key: str) -> Iterator[Source]:
-    sources = _list(data, places, key)
+def _limited(data: DataConfig, places: str | list[str], key: str, passed_over: PassedOver) -> Iterator[Source]:
+    sources = _list(data, places, key, passed_over)
     if data.max_faces is None:
         return sources
     if data.max_faces > HEAD:
@@ -164,12 +168,16 @@ def _by_hash(sources: Iterable[Source]) -> list[Source]:
     return sorted(sources, key=lambda source: hashlib.sha256(source.name.encode(errors="surrogateescape")).digest())
 
 
-def _list(data: DataConfig, places: str | list[str], key: str) -> Iterator[Source]:
+def _list(
+    data: DataConfig, places: str | list[str], key: str, passed_over: PassedOver | None = None
+) -> Iterator[Source]:
+    passed_over = passed_over or PassedOver()
+    passed_over.clear()
     if places == PORTRAITS:
         return (Source(f"portrait-{number:06d}", portrait=number) for number in range(data.num_portraits))
     if isinstance(places, str):
-        return _files(places, key)
-    return (source for place, prefix in _prefixes(places, key) for source in _files(place, key, prefix))
+        return _files(places, key, passed_over)
+    return (source for place, prefix in _prefixes(places, key) for source in _files(place, key, passed_over, prefix))
 
 
 def _prefixes(places: list[str], key: str) -> list[tuple[str, str]]:
@@ -181,10 +189,10 @@ def _prefixes(places: list[str], key: str) -> list[tuple[str, str]]:
     return [(place, "" if place.endswith(".tar") else f"{last}/") for place, last in zip(places, lasts, strict=True)]
 
 
-def _files(place: str, key: str, prefix: str = "") -> Iterator[Source]:
-    count, passed_over = 0, PassedOver()
+def _files(place: str, key: str, passed_over: PassedOver, prefix: str = "") -> Iterator[Source]:
+    count = 0
     try:
-        for count, file in enumerate(list_files(place, passed_over), 1):  # noqa: B007  # told later
+        for count, file in enumerate(list_files(place, passed_over, every_name=True), 1):  # noqa: B007  # told later
             yield Source(prefix + file.name, file.path, 0, file.size, file.stamp, file.offset)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
@@ -195,4 +203,3 @@ def _files(place: str, key: str, prefix: str = "") -> Iterator[Source]:
         raise UserError(f"{key}={place} cannot be listed: {error.strerror}") from None
     if not count and passed_over.summary():
         raise UserError(f"{key}={place} has no image{passed_over.summary()}; give one of aligned face crops")
-    log_passed_over(passed_over, f"{key}={place}")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from daefr.files import file_digest, is_temporary, write_atomically
 from daefr.outputs import InTheWayError
 from pipelines.engine import cluster
 from pipelines.engine.dataset import DATASET
-from pipelines.engine.progress import Bar, bar
+from pipelines.engine.progress import Bar, bar, say
 from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
 from pipelines.engine.tasks import run_tasks
 from pipelines.storage import s3
@@ -95,11 +95,11 @@ class Synthesize(Step):
             if is_temporary(path.name):  # a killed task left it
                 path.unlink()
         manifest = self._write_manifest(plan)
-        self._check_rejected(plan, manifest)
+        fruitless = self._check_rejected(plan, manifest)
         files = [dataset_manifest.NAME, manifest.train.file, manifest.validation.file, manifest.rejected.file]
         if plan.store is not None:
             _upload(plan.folder, files[::-1], plan.store, context.workdir)
-        outputs = _outputs(plan, manifest)
+        outputs = _outputs(plan, manifest) | self._account(plan, fruitless)
         context.tracking.client.log_artifact(context.run_id, str(plan.folder / dataset_manifest.NAME), DATASET)
         with context.writer() as writer:
             shards = manifest.train.entries + manifest.validation.entries
@@ -119,6 +119,16 @@ class Synthesize(Step):
         return bool(
             result.outputs["sources"] == {split: ListingDigest.of(part) for split, part in self.sources.items()}
         )
+
+    def _account(self, plan: Plan, fruitless: int) -> dict[str, Any]:
+        """Log what became of everything that was listed; return the numbers."""
+        used, passed_over = plan.planned - fruitless, {split: part.passed_over for split, part in self.sources.items()}
+        summary = "".join(each.summary() for each in passed_over.values())
+        say(f"{self.name}: {plan.planned} sources: {used} used, {fruitless} rejected{summary}")
+        for line in (line for each in passed_over.values() for line in each.named()):
+            say(f"{self.name}: passed over: {line}")
+        counts = {split: asdict(each) for split, each in passed_over.items()}
+        return {"listed": plan.planned, "used": used, "unused": fruitless, "passed_over": counts}
 
     def _make_shards(self, plan: Plan, context: StepContext) -> None:
         """Run the tasks that are not finished yet, and record what each has made."""
@@ -166,8 +176,8 @@ class Synthesize(Step):
             store=plan.store,
         )
 
-    def _check_rejected(self, plan: Plan, manifest: DatasetManifest) -> None:
-        """Raise `UserError` where too many sources gave no sample, or a split has none."""
+    def _check_rejected(self, plan: Plan, manifest: DatasetManifest) -> int:
+        """Return how many sources gave no sample; raise `UserError` where these are too many, or a split has none."""
         total = plan.planned
         fruitless = sum(receipt.fruitless for split in SPLITS for receipt in plan.receipts(split))
         what = "photographs gave no face" if self.data.align else "faces were rejected"
@@ -184,6 +194,7 @@ class Synthesize(Step):
         for split in SPLITS:
             if not manifest.samples(split):
                 raise UserError(f"no face is left for {split} after {fruitless} of {total} {what}: {why}")
+        return fruitless
 
 
 def _upload(folder: Path, files: Sequence[str], store: str, workdir: Path) -> None:

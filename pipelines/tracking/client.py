@@ -9,15 +9,12 @@ import logging
 import math
 import os
 import re
-import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
@@ -27,7 +24,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from numpy.typing import NDArray
 
 from daefr.errors import UserError, is_disk_full, one_line
-from daefr.files import publish
+from pipelines.tracking.database import FOLDER, artifact_address, open_database, sqlite_path
 from pipelines.tracking.retry import RetryingClient
 
 logger = logging.getLogger(__name__)
@@ -70,7 +67,8 @@ class Tracking:
         """Connect, and create the database and the experiment where they do not exist yet.
 
         Args:
-            uri: ``sqlite:///path/to.db`` (all processes on one machine) or ``http(s)://server``.
+            uri: ``sqlite:///path/to.db`` (all processes on one machine; see `database.sqlite_uri`) or
+                ``http(s)://server``.
             experiment: Name of the experiment.
             artifacts: Folder or URI for its artifacts, None for the server's own. An experiment that exists keeps the
                 place that it has.
@@ -82,15 +80,19 @@ class Tracking:
 
         """
         try:
-            uri = _checked(uri)
+            database = sqlite_path(uri)  # absolute, as a worker has another working directory
+            if database is not None:
+                uri = open_database(database, lambda at: _client(at).search_experiments(max_results=1))
             client = _client(uri)
             with _short_timeouts():
                 found = client.get_experiment_by_name(experiment)
                 if found is None:
-                    is_folder = artifacts is not None and ":/" not in artifacts
-                    place = str(Path(str(artifacts)).resolve()) if is_folder else artifacts
-                    made = client.create_experiment(experiment, artifact_location=place, tags=_MODEL_TRAINING)
+                    place = None if artifacts is None else artifact_address(artifacts)
+                    tags = _MODEL_TRAINING | ({} if database is None else {FOLDER: str(database.parent)})
+                    made = client.create_experiment(experiment, artifact_location=place, tags=tags)
                     return cls(uri, made, revision, unavailable_timeout_s)
+        except UserError:
+            raise
         # MLflow lets the errors of alembic, SQLAlchemy and requests through, so there is no narrower class.
         except Exception as error:
             raise UserError(f"The tracking server {uri!r} cannot be used: {one_line(error, 200)}") from error
@@ -333,26 +335,3 @@ def _short_timeouts() -> Iterator[None]:
             os.environ.pop(key, None)
             if value is not None:
                 os.environ[key] = value
-
-
-def _checked(uri: str) -> str:
-    """Return a SQLite URI as an absolute one: a worker has another working directory. Other URIs pass as they are."""
-    if not uri.startswith("sqlite:///"):
-        return uri
-    path = Path(uri.removeprefix("sqlite:///")).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        _create_database(path)
-    # MLflow would try a file that is no database for three minutes before it says so.
-    with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA schema_version")
-    return f"sqlite:///{path}"
-
-
-def _create_database(path: Path) -> None:
-    """Create MLflow's tables in a file that appears whole: where a kill left only some, no MLflow could go on."""
-    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
-        whole = Path(folder) / path.name
-        _client(f"sqlite:///{whole}").search_experiments(max_results=1)
-        with suppress(FileExistsError):  # another process has made it meanwhile
-            publish(whole, path)

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from daefr.settings.base import Settings
+from daefr.settings.base import Place, Settings
 
 
 class TrackingConfig(Settings):
@@ -14,7 +14,7 @@ class TrackingConfig(Settings):
         "serves one machine only.",
     )
     experiment_name: str = Field("daefr", description="Name of the MLflow experiment; it is created if needed.")
-    artifact_location: str | None = Field(
+    artifact_location: Place | None = Field(
         None,
         description="Root folder or s3://bucket/prefix of the artifacts of a newly created experiment. By default, the "
         "server's own, or a folder in `workdir` when `uri` is unset.",

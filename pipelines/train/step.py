@@ -163,7 +163,7 @@ class TrainStage(Step):
         """Return where intermediate checkpoints are kept: trainings that differ in their length only share them."""
         root = str(workdir / CHECKPOINTS) if self.intermediate is None else self.intermediate.rstrip("/")
         if not is_address(root):
-            root = str(Path(root).expanduser().absolute())
+            root = str(Path(root).absolute())
         return Checkpoints(f"{root}/{self._checkpoints_name}")
 
     @cached_property

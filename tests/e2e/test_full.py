@@ -14,6 +14,7 @@ from daefr.data.manifest import load_manifest, read_shards
 from daefr.files import file_digest
 from daefr.images import decode_image, encode_png
 from daefr.portraits import draw_portrait
+from pipelines.commands import main as pipelines
 from tests.e2e.command import Finished, kill_when, run
 
 STAGES = ["hq_codebook", "lq_codebook", "association", "restoration"]
@@ -98,6 +99,23 @@ def test_mlflow_holds_one_parent_a_child_a_step_and_curves(finished: Finished, w
     assert "association_accuracy" in runs["association"].data.metrics
     assert "validation/psnr/restored" in runs["evaluate"].data.metrics
     assert {artifact.path for artifact in client.list_artifacts(parent)} >= {"grid.png"}
+
+
+def test_a_copy_under_any_name_is_up_to_date_tells_its_lineage_and_goes_on(
+    finished: Finished, workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finished.code == 0, finished.err
+    copy = Path(shutil.copytree(workdir, tmp_path / "a%20b ?#'ü"))
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    assert pipelines(["promote", "lineage", "models:/daefr-restoration@champion", f"workdir={copy}"]) == 0
+    assert "nothing was recorded" not in capsys.readouterr().out
+    again = run("full", copy)
+    assert (again.code, again.started()) == (0, []), again.err
+    longer = run("train", copy, "--stage", "hq_codebook", "stages.hq_codebook.steps=41")
+    assert longer.code == 0, longer.err
+    assert _last_line(longer, "model").is_relative_to(copy)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == [copy.name]
 
 
 def test_the_model_restores_faces(finished: Finished, tmp_path: Path) -> None:
