@@ -1,60 +1,27 @@
-"""Reading, writing and converting 8-bit RGB images. OpenCV's BGR order never leaves this file."""
+"""The pipeline's own images, 8-bit RGB: reading, writing and converting them. OpenCV's BGR order stays in this file."""
 
 import io
-import warnings
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from daefr.settings.images import PIXEL_LIMIT
-
 Image = npt.NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
+def decode_image(data: bytes) -> Image:
+    """Decode what the pipeline itself encoded, such as an image of a shard, to (H, W, 3) uint8 RGB.
 
-def decode_image(data: bytes, max_pixels: int | None = None) -> Image:
-    """Decode JPEG, PNG or WebP bytes to (H, W, 3) uint8 RGB, turned upright as the EXIF orientation says.
-
-    Gray becomes three equal channels; an alpha channel is ignored. With `max_pixels`, the size is read first, and an
-    image that has more is not decoded: a file of some kilobytes can pose as terabytes. Raises `ValueError` for that,
-    and when the bytes are no image.
+    What people bring is read by `daefr.photographs`. Raises `ValueError` when the bytes are no image.
     """
-    if max_pixels is not None and count_pixels(data) > max_pixels:
-        raise ValueError(f"too many pixels: more than {max_pixels}")
-    return np.asarray(_decode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
-
-
-def decode_8_bit_image(data: bytes) -> Image:
-    """Decode like `decode_image`, but raise `ValueError` for more than 8 bits a channel, which would be cut off."""
-    image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
-    if image.dtype != np.uint8:
-        raise ValueError(f"{8 * image.dtype.itemsize} bits a channel, where 8 are wanted")
-    return np.asarray(image, np.uint8)
-
-
-def _decode(data: bytes, flags: int) -> npt.NDArray[Any]:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     except cv2.error:
         image = None
     if image is None:
         raise ValueError("not a readable image")
-    return image
-
-
-def count_pixels(data: bytes) -> int:
-    """Return how many pixels an image says it has, without decoding it. Raises `ValueError` when it is none."""
-    try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.width * image.height
-    except PIL.Image.DecompressionBombError:
-        return PIXEL_LIMIT + 1
-    except Exception:  # a damaged or hostile file makes the header's reader raise anything
-        raise ValueError("not a readable image") from None
+    return np.asarray(image, np.uint8)
 
 
 def encode_png(image: Image) -> bytes:

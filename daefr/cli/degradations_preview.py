@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> int:
     import cv2
 
     from daefr.files import refuse_existing, write_named
-    from degradations import DegradationError, decode_image, get_recipe
+    from daefr.photographs import ImageError, read_srgb
+    from degradations import DegradationError, get_recipe
     from degradations.preview import draw_recipe_sheet
 
     for name, lowest in (("count", 1), ("seed", 0)):
@@ -39,11 +40,11 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--{name} is {getattr(options, name)}; it must be {lowest} or more")
     refuse_existing(options.out, "--out", overwrite=options.overwrite)
     try:
-        hq = decode_image(options.face.read_bytes())
+        hq = read_srgb(options.face)
         sheet = draw_recipe_sheet(hq, get_recipe(options.recipe), options.count, options.seed)
         with write_named(options.out, "--out", overwrite=options.overwrite) as temporary:
             temporary.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
-    except DegradationError as error:
+    except (DegradationError, ImageError) as error:
         raise UserError(f"{options.face}: {error}") from None
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from None

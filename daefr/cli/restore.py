@@ -18,6 +18,7 @@ from typing import get_args
 from daefr.cli.outputs import add_conflict_option
 from daefr.device import add_device_option, resolve_device
 from daefr.locate import find_model
+from daefr.settings.images import Pages
 from daefr.settings.restore import BATCH_SIZE, SCALES, Format, Metadata
 
 
@@ -35,7 +36,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="a checkpoint directory, a released .ckpt file, or a run directory, of which the newest model is taken",
     )
-    parser.add_argument("--aligned", action="store_true", help="the files are aligned crops of faces")
+    parser.add_argument(
+        "--aligned",
+        action="store_true",
+        help="the files are aligned crops of faces; results are sRGB, into which a colour profile is converted",
+    )
     parser.add_argument("--only-center-face", action="store_true", help="restore only the face next to the middle")
     parser.add_argument(
         "--upscale", type=int, choices=SCALES, default=1, help="enlarge photographs this many times (default 1)"
@@ -53,6 +58,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=get_args(Metadata),
         default="none",
         help="EXIF, XMP and resolution to carry over: none (default), basic, which leaves out the place, or all",
+    )
+    parser.add_argument(
+        "--pages",
+        choices=get_args(Pages),
+        default="first",
+        help="of several pages or frames restore the first (the default), or all, which takes --format tiff",
     )
     parser.add_argument("--suffix", default="", help="inserted before the last suffix of a result's name")
     parser.add_argument("--side-by-side", action="store_true", help="write before and after beside each other")

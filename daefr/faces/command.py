@@ -31,6 +31,8 @@ def align(options: argparse.Namespace, device: torch.device) -> int:
         if outcome.problem:
             failed += 1
             tqdm.write(f"failed: {outcome.source}: {outcome.problem}", file=sys.stderr)
+        if outcome.pages_left:
+            tqdm.write(f"first of {outcome.pages_left + 1} pages or frames: {outcome.source}", file=sys.stderr)
         written += len(outcome.written)
         rejected += outcome.rejected
     counts = "".join(f", {count} {kind}" for kind, count in count_reasons(rejected).items())

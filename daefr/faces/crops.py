@@ -12,7 +12,8 @@ from daefr.faces.detected import DetectedFace
 from daefr.faces.detector import Detector
 from daefr.faces.quality import sharpness, turn
 from daefr.faces.rejection import Rejection
-from daefr.images import Image, decode_image, shrink
+from daefr.images import Image, shrink
+from daefr.photographs import read_photograph
 from daefr.settings.faces import CROP_SIDE, FaceFilters
 from daefr.settings.images import MAX_PIXELS
 
@@ -50,10 +51,14 @@ class AlignedFace:
 
 @dataclass(frozen=True)
 class AlignmentResult:
-    """What became of a photograph: its crops by name, and a rejection for every other face, or for want of any."""
+    """What became of a photograph: its crops by name, and a rejection for every other face, or for want of any.
+
+    `pages_left` is how many pages or frames after the first were not looked at.
+    """
 
     crops: dict[str, AlignedFace]
     rejected: list[Rejection]
+    pages_left: int = 0
 
 
 class Aligner:
@@ -75,12 +80,14 @@ class Aligner:
     def __call__(self, data: bytes, name: str) -> AlignmentResult:
         """Read an image file and return the faces in it, named `NAME#0` and so on from left to right.
 
-        A name does not depend on what the filters let pass. Raises `ValueError` when the file is no readable image or
-        has too many pixels.
+        Of several pages or frames, the first is looked at. Crops are sRGB. A name does not depend on what the filters
+        let pass. Raises `ImageError`, a `ValueError`, when the file is no readable image or has too many pixels.
         """
-        image = decode_image(data, self._max_pixels)
+        photograph = read_photograph(data, self._max_pixels)
+        image = photograph.srgb
         faces = self._detector.detect(image)
-        found = AlignmentResult({}, [] if faces else [Rejection(source=name, reason=NO_FACE)])
+        rejected = [] if faces else [Rejection(source=name, reason=NO_FACE)]
+        found = AlignmentResult({}, rejected, photograph.page_count - 1)
         for index, face in enumerate(faces):
             result = self._cut(image, face)
             if isinstance(result, str):

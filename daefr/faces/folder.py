@@ -20,6 +20,7 @@ class AlignmentOutcome:
     written: list[Path] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     problem: str = ""
+    pages_left: int = 0
 
 
 def list_photographs(source: Path, target: Path, passed_over: PassedOver | None = None) -> list[Path]:
@@ -53,7 +54,7 @@ def align_files(
         except (OSError, ValueError) as error:
             yield AlignmentOutcome(path, problem=str(error))
             continue
-        outcome = AlignmentOutcome(path, rejected=found.rejected)
+        outcome = AlignmentOutcome(path, rejected=found.rejected, pages_left=found.pages_left)
         for crop_name, crop in found.crops.items():
             result = f"{crop_name}.png"
             try:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from daefr.errors import UserError
-from daefr.images import decode_8_bit_image
 from daefr.listing import PassedOver, list_images, name_without_suffix
+from daefr.photographs import ImageError, read_opaque
 
 READERS = 4
 AHEAD = 2 * READERS
@@ -139,7 +139,7 @@ def _read(pair: Pair | Unusable) -> Images | Unusable:
 
 def _decode(path: Path) -> Tensor:
     try:
-        image = decode_8_bit_image(path.read_bytes())
-    except (OSError, ValueError) as error:
+        image = read_opaque(path)
+    except ImageError as error:
         raise ValueError(f"{path} cannot be used: {error}") from None
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -32,6 +32,7 @@ def restore(options: argparse.Namespace) -> int:
         suffix=options.suffix,
         side_by_side=options.side_by_side,
         on_conflict=options.on_conflict,
+        pages=options.pages,
     )
     passed_over = PassedOver()
     results = plan_results(options.source, options.target, wanted, passed_over)
@@ -49,6 +50,8 @@ def restore(options: argparse.Namespace) -> int:
                 _tell(f"failed: {outcome.source}: {outcome.problem}")
             elif outcome.status == "no face":
                 _tell(f"no face, copied: {outcome.source}")
+            if outcome.pages_left:
+                _tell(f"first of {outcome.pages_left + 1} pages or frames, see --pages: {outcome.source}")
     except KeyboardInterrupt:
         _tell("interrupted; run again, it goes on from here")
         return 130
@@ -75,7 +78,7 @@ def _load(options: argparse.Namespace) -> Restorer:
 def _settings(options: argparse.Namespace) -> dict[str, object]:
     """Return what results depend on."""
     model: Path = options.model
-    names = ("aligned", "only_center_face", "upscale", "side_by_side", "metadata")
+    names = ("aligned", "only_center_face", "upscale", "side_by_side", "metadata", "pages")
     digests = {
         name: path and file_digest(path)
         for name, path in (

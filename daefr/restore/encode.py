@@ -13,8 +13,9 @@ import PIL.PngImagePlugin
 import PIL.TiffImagePlugin
 from PIL.ExifTags import IFD
 
+from daefr.photographs import ImageError, Photograph
+from daefr.photographs.deep import is_deep, to_8_bit
 from daefr.restore.metadata import XMP_OF_PNG, Description
-from daefr.restore.photograph import ImageError, Photograph
 from daefr.settings.restore import ImageType
 
 QUALITY = 95
@@ -36,18 +37,20 @@ _INCH = 0.0254  # in metres
 def encode(photograph: Photograph, kind: ImageType, about: Description | None = None) -> bytes:
     """Encode a photograph of 8 or 16 bits per channel, and what is said `about` it.
 
-    PNG and TIFF keep every level. JPEG and WebP are lossy and of 8 bits; JPEG has white where a photograph is
-    transparent, and leaves out metadata for which it has no room. Raises `ImageError` for more pixels than the type
-    has room for.
+    PNG and TIFF keep every level, and TIFF takes all pages. JPEG and WebP are lossy and of 8 bits; JPEG has white where
+    a photograph is transparent, and leaves out metadata for which it has no room. Raises `ImageError` for more pixels
+    or pages than the type has room for.
     """
     height, width = photograph.pixels.shape[:2]
     most = _MOST_SIDE.get(kind, max(height, width))
     if max(height, width) > most:
         raise ImageError(f"{width}x{height} pixels, where {kind} has room for {most} a side: choose another format")
+    if photograph.further and kind != "tiff":
+        raise ImageError(f"{1 + len(photograph.further)} pages, where {kind} has room for one: choose the format tiff")
     about = about or Description()
     if kind == "tiff":
         return _tiff(photograph, about)
-    if kind == "png" and photograph.pixels.dtype == np.uint16:
+    if kind == "png" and is_deep(photograph.pixels):
         return _deep_png(photograph, about)
     return _by_pillow(photograph, kind, about)
 
@@ -71,11 +74,11 @@ def _by_pillow(photograph: Photograph, kind: ImageType, about: Description) -> b
 
 
 def _pillow(photograph: Photograph, *, with_alpha: bool) -> PIL.Image.Image:
-    image = PIL.Image.fromarray(_to_8_bit(photograph.pixels))
+    image = PIL.Image.fromarray(to_8_bit(photograph.pixels))
     if photograph.one_channel:
         image = image.getchannel(0)
     if photograph.alpha is not None:
-        alpha = PIL.Image.fromarray(_to_8_bit(photograph.alpha))
+        alpha = PIL.Image.fromarray(to_8_bit(photograph.alpha))
         if with_alpha:
             image.putalpha(alpha)
         else:
@@ -106,28 +109,29 @@ def _deep_png(photograph: Photograph, about: Description) -> bytes:
 def _tiff(photograph: Photograph, about: Description) -> bytes:
     import tifffile  # noqa: PLC0415  # few results are TIFF files
 
-    channels, exif = _channels(photograph), about.exif or PIL.Image.Exif()
-    is_rgb = channels.ndim == 3 and channels.shape[2] > 2
+    exif = about.exif or PIL.Image.Exif()
     tags: list[tuple[Any, ...]] = [(tag, "s", 0, text, True) for tag, text in exif.items() if isinstance(text, str)]
     tags += [(_XMP, "B", len(about.xmp), about.xmp, True)] if about.xmp else []
     directories = {tag: directory for tag in (IFD.Exif, IFD.GPSInfo) if (directory := exif.get_ifd(tag))}
     tags += [(tag - 1, "I", 1, 0, True) for tag in directories]  # places kept for them: tifffile writes none itself
     data = io.BytesIO()
-    tifffile.imwrite(
-        data,
-        channels,
-        byteorder="<",
-        photometric="rgb" if is_rgb else "minisblack",
-        planarconfig="contig" if channels.ndim == 3 else None,
-        extrasamples=None if photograph.alpha is None else ["unassalpha"],
-        compression="zlib",
-        iccprofile=_profile(photograph, as_rgb=is_rgb),
-        resolution=about.dpi,
-        resolutionunit=None if about.dpi is None else "inch",
-        software=False,
-        metadata=None,
-        extratags=tags,
-    )
+    with tifffile.TiffWriter(data, byteorder="<") as writer:
+        for page in (photograph, *photograph.further):
+            channels = _channels(page)
+            is_rgb = channels.ndim == 3 and channels.shape[2] > 2
+            writer.write(
+                channels,
+                photometric="rgb" if is_rgb else "minisblack",
+                planarconfig="contig" if channels.ndim == 3 else None,
+                extrasamples=None if page.alpha is None else ["unassalpha"],
+                compression="zlib",
+                iccprofile=_profile(page, as_rgb=is_rgb),
+                resolution=about.dpi,
+                resolutionunit=None if about.dpi is None else "inch",
+                software=False,
+                metadata=None,
+                extratags=tags if page is photograph else (),
+            )
     for tag, directory in directories.items():
         place = data.seek(0, io.SEEK_END)
         within = PIL.TiffImagePlugin.ImageFileDirectory_v2(_LITTLE_ENDIAN, group=tag)
@@ -151,7 +155,3 @@ def _profile(photograph: Photograph, *, as_rgb: bool) -> bytes | None:
     """Return the colour profile, unless it is one of gray for a file that has gray as RGB."""
     is_of_gray = photograph.profile is not None and photograph.profile[16:20] == b"GRAY"
     return None if as_rgb and is_of_gray else photograph.profile
-
-
-def _to_8_bit(levels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return np.asarray(cv2.convertScaleAbs(levels, alpha=1 / 257) if levels.dtype == np.uint16 else levels, np.uint8)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -18,12 +18,12 @@ import numpy as np
 from daefr.errors import UserError
 from daefr.listing import PassedOver, list_images
 from daefr.outputs import Folder, FolderRecord, InTheWayError, OnConflict, Results, path_from
+from daefr.photographs import ImageError, Photograph, read_photograph
 from daefr.restore.encode import encode
 from daefr.restore.metadata import Description, read_description, type_of_content
 from daefr.restore.names import SUFFIXES, result_name, result_type, type_of_name
-from daefr.restore.photograph import ImageError, Photograph, read_photograph
 from daefr.restore.restorer import Restoration, Restorer
-from daefr.settings.images import IMAGE_SUFFIXES
+from daefr.settings.images import IMAGE_SUFFIXES, Pages
 from daefr.settings.restore import Format, ImageType, Metadata
 
 Status = Literal["restored", "no face", "skipped", "failed"]
@@ -55,16 +55,18 @@ class Wanted:
     suffix: str = ""
     side_by_side: bool = False
     on_conflict: OnConflict = "stop"
+    pages: Pages = "first"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: where its result is, or why there is none."""
+    """What became of one file: where its result is, or why there is none; and how many pages were not looked at."""
 
     source: Path
     status: Status
     target: Path | None = None
     problem: str = ""
+    pages_left: int = 0
 
 
 def list_files(source: Path, target: Path, passed_over: PassedOver | None = None) -> list[Path]:
@@ -136,7 +138,7 @@ def restore_files(
             missing.append(path)
         else:
             yield Outcome(path, "skipped", done)
-    for group in in_groups(_read_ahead(missing), batch):
+    for group in in_groups(_read_ahead(missing, wanted.pages), batch):
         restorations = restorer.restore_all(
             [photograph for _, photograph in group if isinstance(photograph, Photograph)],
             aligned=wanted.aligned,
@@ -149,12 +151,12 @@ def restore_files(
             yield written.write(path, restoration)
 
 
-def _read_ahead(files: Iterable[Path]) -> Iterator[tuple[Path, Photograph | ImageError]]:
+def _read_ahead(files: Iterable[Path], pages: Pages) -> Iterator[tuple[Path, Photograph | ImageError]]:
     """Read photographs in order, the next ones while one is worked on."""
     waiting: deque[tuple[Path, Future[Photograph | ImageError]]] = deque()
     with ThreadPoolExecutor(READERS) as pool:
         for path in files:
-            waiting.append((path, pool.submit(_read, path)))
+            waiting.append((path, pool.submit(_read, path, pages)))
             if len(waiting) > AHEAD:
                 first, photograph = waiting.popleft()
                 yield first, photograph.result()
@@ -163,9 +165,9 @@ def _read_ahead(files: Iterable[Path]) -> Iterator[tuple[Path, Photograph | Imag
             yield first, photograph.result()
 
 
-def _read(path: Path) -> Photograph | ImageError:
+def _read(path: Path, pages: Pages) -> Photograph | ImageError:
     try:
-        return read_photograph(path)
+        return read_photograph(path, pages=pages)
     except ImageError as error:
         return error
 
@@ -177,7 +179,7 @@ def in_groups(
     group: list[tuple[Key, Photograph | ImageError]] = []
     pixels = 0
     for path, photograph in photographs:
-        more = photograph.pixels[..., 0].size if isinstance(photograph, Photograph) else 0
+        more = photograph.pixel_count if isinstance(photograph, Photograph) else 0
         if group and (len(group) == size or pixels + more > MOST_PIXELS):
             yield group
             group, pixels = [], 0
@@ -239,7 +241,8 @@ class _Written:
             if error.errno in OF_ONE_NAME:
                 return Outcome(source, "failed", problem=f"its result cannot be written: {error.strerror}")
             raise UserError(f"{self._folder / name} cannot be written: {error.strerror}") from None
-        return Outcome(source, "restored" if restoration.faces else "no face", self._folder / written)
+        status: Status = "restored" if restoration.face_count else "no face"
+        return Outcome(source, status, self._folder / written, pages_left=restoration.pages_left)
 
     def _name_of(self, source: Path) -> str:
         return path_from(source, self._folder)
@@ -274,15 +277,17 @@ def encode_result(
             return data
         about = read_description(data, metadata)
     beside = beside and not restoration.is_unchanged
-    return encode(side_by_side(restoration) if beside else restoration.photograph, kind, about)
+    pages = [side_by_side(page) if beside else page.photograph for page in (restoration, *restoration.further)]
+    return encode(replace(pages[0], further=tuple(pages[1:])), kind, about)
 
 
 def side_by_side(restoration: Restoration) -> Photograph:
     """Return what came in, at the size of the result, to the left of the result; without transparency."""
-    after = restoration.photograph
-    size = (after.pixels.shape[1], after.pixels.shape[0])
-    before = restoration.original.pixels
+    original, after = restoration.original, restoration.photograph
+    # an aligned crop becomes sRGB
+    is_alike = (original.profile, original.pixels.dtype) == (after.profile, after.pixels.dtype)
+    before = original.seen if is_alike else original.srgb
     if before.shape != after.pixels.shape:
-        before = np.asarray(cv2.resize(before, size, interpolation=cv2.INTER_CUBIC), np.uint8)
-    pixels = np.concatenate([before, after.pixels], axis=1)
-    return Photograph(pixels, None, after.profile, after.one_channel)
+        size = (after.pixels.shape[1], after.pixels.shape[0])
+        before = np.asarray(cv2.resize(before, size, interpolation=cv2.INTER_CUBIC), before.dtype)
+    return replace(after, pixels=np.concatenate([before, after.seen], axis=1), alpha=None)

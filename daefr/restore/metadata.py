@@ -1,6 +1,5 @@
 """What a file says of its photograph beside the pixels, to be carried over to the result."""
 
-import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import PIL.Image
 from PIL.ExifTags import IFD, Base
 
-from daefr.images import FORMATS
+from daefr.photographs import open_image
 from daefr.settings.restore import ImageType, Metadata
 
 # the other tags say how the source's pixels are stored, among them its orientation
@@ -44,7 +43,7 @@ class Description:
 
 def type_of_content(data: bytes) -> ImageType | None:
     """Return the type of an image file by its content; None where it is none that is written."""
-    with _undisturbed(), _open(data) as image:
+    with _undisturbed(), open_image(data) as image:
         return TYPES.get(image.format or "")
     return None
 
@@ -53,7 +52,7 @@ def read_description(data: bytes, wanted: Metadata) -> Description:
     """Return what of a file's metadata is wanted; what is damaged is left out."""
     exif, xmp, dpi = None, b"", None
     if wanted != "none":
-        with _undisturbed(), _open(data) as image:
+        with _undisturbed(), open_image(data) as image:
             with suppress(Exception):
                 dpi = _dpi(image)
             with suppress(Exception):
@@ -70,10 +69,6 @@ def _undisturbed() -> Iterator[None]:
     """Leave out what is damaged, of which Pillow raises or warns anything: whoever reads the pixels will say it."""
     with warnings.catch_warnings(action="ignore"), suppress(Exception):
         yield
-
-
-def _open(data: bytes) -> PIL.Image.Image:
-    return PIL.Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _dpi(image: PIL.Image.Image) -> tuple[float, float] | None:

@@ -8,8 +8,8 @@ import torch
 from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.errors import UserError, one_line
 from daefr.images import Image, fit
+from daefr.photographs import ImageError
 from daefr.released import read_restoration
-from daefr.restore.photograph import ImageError
 from daefr.settings.speed import Speed
 from daefr.speed import arrange_batch, autocast, prepare_network
 from daefr.stages import RestorationStage, stage_from_checkpoint

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from daefr.faces.alignment import Matrix, move_points, scale_of
 from daefr.images import Image
+from daefr.photographs.deep import STEP, Pixels, is_deep
 from daefr.restore.masks import Mask, face_mask
 
 COARSE = 8
@@ -59,8 +60,8 @@ def match_colours(restored: Image, crop: Image) -> Image:
     return np.asarray(np.clip(np.rint(restored + smooth), 0, 255), np.uint8)
 
 
-def paste(photograph: Image, patches: Sequence[Patch]) -> Image:
-    """Return a copy of a photograph (H, W, 3) uint8 RGB with patches pasted into it.
+def paste(photograph: Pixels, patches: Sequence[Patch]) -> Pixels:
+    """Return a copy of a photograph (H, W, 3) uint8 or uint16 RGB with patches pasted into it.
 
     Where several faces meet, each keeps the others' faces free. A pixel that no mask covers keeps its value.
     """
@@ -76,8 +77,9 @@ def paste(photograph: Image, patches: Sequence[Patch]) -> Image:
             if other is not patch and place is not None and _meet(box, place):
                 mask *= 1 - np.maximum(0, _placed_mask(face_mask(), other, box) - own)
         before = result[box.slices].astype(np.float32)
-        after = before + mask[..., None] * (_placed(patch.image, patch.matrix, box) - before)
-        result[box.slices] = np.clip(np.rint(after), 0, 255).astype(np.uint8)
+        placed = _placed(patch.image, patch.matrix, box) * (STEP if is_deep(photograph) else 1)
+        after = before + mask[..., None] * (placed - before)
+        result[box.slices] = np.clip(np.rint(after), 0, np.iinfo(result.dtype).max)
     return result
 
 

@@ -2,9 +2,9 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,15 @@ from daefr.faces.detector import Detector
 from daefr.faces.template import template_landmarks
 from daefr.images import Image
 from daefr.locate import find_model
-from daefr.restore.colours import Colours
+from daefr.photographs import ImageError, Photograph, read_photograph
+from daefr.photographs.deep import Pixels, to_8_bit
+from daefr.restore.encode import encode
 from daefr.restore.masks import FaceParser, Mask, find_parser, whole_mask
 from daefr.restore.model import FOR_RESTORING, CropRestorer, open_model
 from daefr.restore.paste import Patch, match_colours, paste
-from daefr.restore.photograph import ImageError, Photograph, read_photograph
 from daefr.restore.sources import AnySource, as_source
 from daefr.restore.upscale import Upscaler, upscale_image
-from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
+from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT, Pages
 from daefr.settings.restore import BATCH_SIZE, SCALES
 from daefr.settings.speed import Speed
 from daefr.stages import RestorationStage
@@ -60,23 +61,35 @@ class Restoration:
     original: Photograph
     """What came in, upright."""
     scale: int = 1
+    further: tuple["Restoration", ...] = ()
+    """The pages or frames after this one, where all were asked for."""
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether nothing was done to the photograph."""
-        return not self.faces and self.scale == 1
+        """Whether nothing was done to any page."""
+        return not self.face_count and self.scale == 1
 
     @property
-    def image(self) -> Image:
-        """(H, W, 3) uint8 RGB in the photograph's own colour profile: what is restored is pasted into it.
+    def face_count(self) -> int:
+        """How many faces were restored on all pages."""
+        return sum(len(page.faces) for page in (self, *self.further))
 
-        Of an aligned crop, the restored crop (R, R, 3) in sRGB.
+    @property
+    def pages_left(self) -> int:
+        """How many pages or frames of the file were not looked at."""
+        return self.original.page_count - 1 - len(self.further)
+
+    @property
+    def image(self) -> Pixels:
+        """(H, W, 3) RGB, uint8 or where the photograph has it uint16, in the photograph's own colour profile.
+
+        What is restored is pasted into it. Of an aligned crop, the restored crop (R, R, 3) uint8 in sRGB.
         """
         return self.photograph.pixels
 
     def png(self) -> bytes:
-        """Encode as PNG, with the photograph's transparency and colour profile."""
-        return self.photograph.png()
+        """Encode as PNG, with the photograph's depth, transparency and colour profile; the first page of several."""
+        return encode(self.photograph, "png")
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,6 @@ class Opened:
     """A photograph with its faces, before they are restored: what lies between `Restorer.open` and `finish`."""
 
     photograph: Photograph
-    colours: Colours
     faces: list[tuple[DetectedFace, Matrix]]
     crops: list[Image] = field(default_factory=list)
     """In sRGB."""
@@ -184,23 +196,33 @@ class Restorer:
             return self._detector
 
     def __call__(
-        self, source: AnySource, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+        self,
+        source: AnySource,
+        *,
+        aligned: bool = False,
+        only_center_face: bool = False,
+        upscale: int = 1,
+        pages: Pages = "first",
     ) -> Restoration:
         """Restore a photograph.
 
         Args:
-            source: a file's path, its content (JPEG, PNG, WebP, BMP, TIFF) in any buffer or binary file, an image of
-                Pillow's, or an array of sRGB, uint8: RGB (H, W, 3), RGBA (H, W, 4) or gray (H, W), (H, W, 1).
-            aligned: it is a square crop of one face, aligned as those of FFHQ, of any side: it is restored as a whole.
+            source: a file's path, its content (see `daefr.photographs.read_photograph`) in any buffer or binary file,
+                an image of Pillow's, or a uint8 array of sRGB: RGB (H, W, 3), RGBA (H, W, 4), gray (H, W) or (H, W, 1).
+            aligned: it is a square crop of one face, aligned as those of FFHQ, of any side: it is restored as a whole,
+                in sRGB whatever its colour profile, and keeps its transparency.
             only_center_face: restore only the face next to the photograph's middle.
             upscale: how many times as large the photograph becomes: 1, 2 or 4. Aligned crops are not upscaled.
+            pages: of several pages or frames, whether the first is restored, or all, the others into `further`.
 
         Raises:
             ImageError: when it cannot be restored; a sentence on why.
             UserError: when there is no detector.
 
         """
-        (result,) = self.restore_all([source], aligned=aligned, only_center_face=only_center_face, upscale=upscale)
+        (result,) = self.restore_all(
+            [source], aligned=aligned, only_center_face=only_center_face, upscale=upscale, pages=pages
+        )
         if isinstance(result, ImageError):
             raise result
         return result
@@ -208,14 +230,11 @@ class Restorer:
     def open(
         self, source: AnySource, *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
     ) -> Opened:
-        """Read a photograph and find its faces: the first part of what `__call__` does, and raises.
+        """Read the first page of a photograph and find its faces: the first part of what `__call__` does, and raises.
 
         Between this and `finish`, `restore_crops` has to restore its crops, with those of others if you like.
         """
-        opened = self._try_open(source, aligned, only_center_face, upscale)
-        if isinstance(opened, ImageError):
-            raise opened
-        return opened
+        return self._open(read_photograph(as_source(source), self._max_pixels), aligned, only_center_face, upscale)
 
     def finish(self, opened: Opened, restored: Sequence[Image | ImageError]) -> Restoration:
         """Put the restored crops of an opened photograph in their places: the last part of what `__call__` does.
@@ -228,7 +247,13 @@ class Restorer:
         return finished
 
     def restore_all(
-        self, sources: Sequence[AnySource], *, aligned: bool = False, only_center_face: bool = False, upscale: int = 1
+        self,
+        sources: Sequence[AnySource],
+        *,
+        aligned: bool = False,
+        only_center_face: bool = False,
+        upscale: int = 1,
+        pages: Pages = "first",
     ) -> list[Restoration | ImageError]:
         """Restore several photographs as `__call__` does one, their faces in common batches.
 
@@ -236,16 +261,25 @@ class Restorer:
         """
         if upscale not in SCALES:
             raise UserError(f"upscaling {upscale} times is not to be had; {', '.join(map(str, SCALES))} are")
-        opened = [self._try_open(source, aligned, only_center_face, upscale) for source in sources]
-        crops = [crop for each in opened if isinstance(each, Opened) for crop in each.crops]
+        if pages not in get_args(Pages):
+            raise UserError(f"pages {pages!r} are not to be had; {', '.join(get_args(Pages))} are")
+
+        def open_pages(source: AnySource) -> list[Opened] | ImageError:
+            try:
+                first = read_photograph(as_source(source), self._max_pixels, pages)
+                return [self._open(page, aligned, only_center_face, upscale) for page in (first, *first.further)]
+            except ImageError as error:
+                return error
+
+        opened = [open_pages(source) for source in sources]
+        crops = [crop for each in opened if isinstance(each, list) for page in each for crop in page.crops]
         restored = iter(self._crops(crops, self._batch))
-        results: list[Restoration | ImageError] = []
-        for each in opened:
-            if isinstance(each, ImageError):
-                results.append(each)
-                continue
-            results.append(self._finish(each, [next(restored) for _ in each.crops]))
-        return results
+        return [
+            each
+            if isinstance(each, ImageError)
+            else _in_one([self._finish(page, [next(restored) for _ in page.crops]) for page in each])
+            for each in opened
+        ]
 
     def restore_crops(self, crops: Sequence[Image]) -> list[Image]:
         """Restore aligned crops, (S, S, 3) uint8 RGB of sRGB and of any side: (R, R, 3) at the model's resolution.
@@ -261,14 +295,8 @@ class Restorer:
             results.append(restored)
         return results
 
-    def _try_open(self, source: AnySource, aligned: bool, only_center_face: bool, upscale: int) -> Opened | ImageError:
-        try:
-            photograph = read_photograph(as_source(source), self._max_pixels)
-            if aligned:
-                return self._open_crop(photograph)
-            return self._open(photograph, only_center_face, upscale)
-        except ImageError as error:
-            return error
+    def _open(self, photograph: Photograph, aligned: bool, only_center_face: bool, upscale: int) -> Opened:
+        return self._open_crop(photograph) if aligned else self._find_faces(photograph, only_center_face, upscale)
 
     def _open_crop(self, photograph: Photograph) -> Opened:
         _check_square(photograph)
@@ -276,27 +304,24 @@ class Restorer:
         box = np.array([0, 0, side, side], np.float32)
         face = DetectedFace(box, 1.0, np.array(template_landmarks(side), np.float32))
         matrix = np.eye(2, 3) * (self.resolution / side)
-        colours = Colours(photograph.profile)
-        crop = self._crops.resize(colours.to_srgb(photograph.pixels))
-        return Opened(photograph, colours, [(face, matrix)], [crop], aligned=True)
+        return Opened(photograph, [(face, matrix)], [self._crops.resize(photograph.srgb)], aligned=True)
 
-    def _open(self, photograph: Photograph, only_center_face: bool, upscale: int) -> Opened:
+    def _find_faces(self, photograph: Photograph, only_center_face: bool, upscale: int) -> Opened:
         height, width = photograph.pixels.shape[:2]
         if height * width * upscale**2 > PIXEL_LIMIT:
             raise ImageError(f"too many pixels: upscaled {upscale} times, more than {PIXEL_LIMIT}")
-        colours = Colours(None if photograph.one_channel else photograph.profile)
         detector = self.load_detector()
         with self._lock:  # facexlib's network keeps its size in itself
-            faces = detector.find(photograph.pixels)
+            faces = detector.find(photograph.srgb)
         if only_center_face and faces:
             faces = [min(faces, key=lambda face: _distance(face, width / 2, height / 2))]
-        opened = Opened(photograph, colours, [], scale=upscale)
+        opened = Opened(photograph, [], scale=upscale)
         for face in faces:
             if np.ptp(face.landmarks, axis=0).max() < MIN_FACE_SIZE:
                 continue
             matrix = alignment_matrix(face.landmarks, self.resolution)
             opened.faces.append((face, matrix))
-            opened.crops.append(colours.to_srgb(warp(photograph.pixels, matrix, self.resolution)))
+            opened.crops.append(warp(photograph.srgb, matrix, self.resolution))
         return opened
 
     def _finish(self, opened: Opened, restored: Sequence[Image | ImageError]) -> Restoration | ImageError:
@@ -310,8 +335,12 @@ class Restorer:
             for (face, matrix), crop, image in zip(opened.faces, opened.crops, images, strict=True)
         ]
         if opened.aligned:
-            return Restoration(Photograph(images[0]), faces, opened.photograph)
+            return Restoration(self._restored_crop(opened.photograph, images[0]), faces, opened.photograph)
         return Restoration(self._paste(opened, faces, opened.scale), faces, opened.photograph, opened.scale)
+
+    def _restored_crop(self, photograph: Photograph, image: Image) -> Photograph:
+        alpha = None if photograph.alpha is None else self._crops.resize(to_8_bit(photograph.alpha))
+        return replace(photograph, pixels=image, alpha=alpha, profile=None, one_channel=False, further=())
 
     def _paste(self, opened: Opened, faces: Sequence[RestoredFace], scale: int) -> Photograph:
         photograph = opened.photograph
@@ -319,18 +348,28 @@ class Restorer:
         patches = []
         for face in faces:
             image = match_colours(face.restored, face.crop)
-            image = opened.colours.from_srgb(_in_tone_of(face.crop, image) if is_monochrome else image)
+            image = photograph.colours.from_srgb(_in_tone_of(face.crop, image) if is_monochrome else image)
             matrix = face.matrix.copy()
             matrix[:, :2] /= scale
             patches.append(Patch(image, self._mask(face.restored), matrix))
-        background = upscale_image(photograph.pixels, scale, self._upscaler)
-        alpha = photograph.alpha
-        if alpha is not None and scale > 1:
-            alpha = upscale_image(alpha, scale, None)
-        return Photograph(paste(background, patches), alpha, photograph.profile, photograph.one_channel)
+        background, alpha = photograph.pixels, photograph.alpha
+        if scale > 1:  # each pixel takes from its neighbours
+            background = upscale_image(photograph.filled, scale, self._upscaler)
+            alpha = None if alpha is None else upscale_image(alpha, scale, None)
+        return replace(photograph, pixels=paste(background, patches), alpha=alpha, further=())
 
     def _mask(self, restored: Image) -> Mask:
         return whole_mask() if self._parser is None else self._parser(restored)
+
+
+def _in_one(pages: Sequence[Restoration | ImageError]) -> Restoration | ImageError:
+    """Return the first page with the others, or what is wrong with one of them."""
+    whole: list[Restoration] = []
+    for page in pages:
+        if isinstance(page, ImageError):
+            return page
+        whole.append(page)
+    return replace(whole[0], further=tuple(whole[1:]))
 
 
 def _check_square(photograph: Photograph) -> None:

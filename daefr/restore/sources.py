@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from daefr.restore.photograph import ImageError, Photograph, Source
+from daefr.photographs import ImageError, Photograph, Source
 
 AnySource = Source | bytearray | memoryview | BinaryIO
 """Beside a `Source`, where arrays may also be gray (H, W) or (H, W, 1), gray with alpha (H, W, 2) or RGBA (H, W, 4):

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from daefr.errors import UserError, one_line
-from daefr.images import Image
+from daefr.photographs.deep import Pixels
 from daefr.released import read_tensors
-from daefr.tensors import to_tensor
 
 TILE = 384
 MARGIN = 32
@@ -50,10 +49,10 @@ class Upscaler:
             raise UserError(f"{path} enlarges images of {descriptor.input_channels} channels, where 3 are wanted")
         return cls(descriptor, device)
 
-    def __call__(self, image: Image) -> Image:
-        """Enlarge (H, W, 3) uint8 RGB `scale` times."""
+    def __call__(self, image: Pixels) -> Pixels:
+        """Enlarge (H, W, 3) uint8 or uint16 RGB `scale` times."""
         height, width = image.shape[:2]
-        result = np.empty((height * self.scale, width * self.scale, 3), np.uint8)
+        result = np.empty((height * self.scale, width * self.scale, 3), image.dtype)
         for rows, seen_rows in _tiles(height, self._tile):
             for columns, seen_columns in _tiles(width, self._tile):
                 enlarged = self._enlarge(image[seen_rows, seen_columns])
@@ -61,16 +60,17 @@ class Upscaler:
                 result[_times(rows, self.scale), _times(columns, self.scale)] = enlarged[inner]
         return result
 
-    def _enlarge(self, tile: Image) -> Image:
-        unit = (to_tensor(np.ascontiguousarray(tile))[None].to(self._device) + 1) / 2
+    def _enlarge(self, tile: Pixels) -> Pixels:
+        highest = np.iinfo(tile.dtype).max
+        unit = torch.from_numpy(np.divide(tile, highest, dtype=np.float32)).permute(2, 0, 1)[None].to(self._device)
         with torch.inference_mode():
             enlarged = self._network(unit)[0]
-        levels = enlarged.float().mul(255).round().clamp(0, 255).to(torch.uint8)
-        return np.asarray(levels.permute(1, 2, 0).cpu().numpy(), np.uint8)
+        levels = enlarged.float().mul(highest).round().clamp(0, highest)
+        return np.asarray(levels.permute(1, 2, 0).cpu().numpy(), tile.dtype)
 
 
-def upscale_image(image: Image, scale: int, upscaler: Upscaler | None) -> Image:
-    """Return an image (H, W, 3) uint8 RGB `scale` times as large.
+def upscale_image(image: Pixels, scale: int, upscaler: Upscaler | None) -> Pixels:
+    """Return an image (H, W, 3) or (H, W), uint8 or uint16, `scale` times as large.
 
     An upscaler of another scale is followed by resampling; without one, there is nothing but that (Lanczos).
     """
@@ -83,7 +83,7 @@ def upscale_image(image: Image, scale: int, upscaler: Upscaler | None) -> Image:
         return image
     shrinks = image.shape[1] > size[0]
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
-    return np.asarray(resized, np.uint8)
+    return np.asarray(resized, image.dtype)
 
 
 def _tiles(length: int, tile: int) -> Iterator[tuple[slice, slice]]:

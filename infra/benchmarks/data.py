@@ -30,6 +30,7 @@ from daefr.data.shards import Sample, write_shard
 from daefr.errors import UserError
 from daefr.images import Image, decode_image, encode_lossless, encode_png, shrink
 from daefr.listing import walk
+from daefr.photographs import ImageError, read_srgb
 from daefr.portraits import draw_portrait
 from daefr.tensors import to_tensor
 from degradations import Degraded, Face, degrade, enlarge, get_recipe, replay
@@ -124,8 +125,8 @@ def _faces(folder: Path | None, resolution: int) -> Iterator[Image]:
         raise UserError(f"{folder} is not a folder; give one of square face crops, or none for drawn portraits")
     for found in walk(folder):
         try:
-            image = decode_image((folder / found.name).read_bytes() if found.kind == "image" else b"")
-        except ValueError:
+            image = read_srgb((folder / found.name).read_bytes() if found.kind == "image" else b"")
+        except ImageError:
             continue
         if image.shape[0] == image.shape[1] >= resolution:
             yield shrink(image, resolution)

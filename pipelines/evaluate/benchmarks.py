@@ -10,8 +10,9 @@ from daefr.data.manifest import Fetch, load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
 from daefr.evaluation import EvaluationSample
-from daefr.images import Image, decode_8_bit_image
+from daefr.images import Image
 from daefr.listing import PassedOver, name_without_suffix
+from daefr.photographs import ImageError, read_opaque
 from pipelines.evaluate.settings import BenchmarkConfig, Lq
 from pipelines.storage.files import File, list_files, log_passed_over, read_file
 
@@ -193,8 +194,8 @@ def _digest(*places: Mapping[str, File]) -> str:
 
 def _read(file: File) -> Image:
     try:
-        return decode_8_bit_image(read_file(file.path, file.stamp, file.offset, file.size))
+        return read_opaque(read_file(file.path, file.stamp, file.offset, file.size))
     except OSError as error:
         raise UnreadableError(f"{file.name} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except ImageError as error:
         raise UnreadableError(f"{file.name} cannot be used: {error}") from None

@@ -42,7 +42,7 @@ class Evaluate(Step):
     compute: EvaluateCompute
 
     name = "evaluate"
-    version = 2
+    version = 3
 
     def settings(self) -> dict[str, Any]:
         """See `Step`."""

@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS inputs (
     number INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, path BLOB NOT NULL, size INTEGER NOT NULL,
     stamp TEXT NOT NULL, offset INTEGER, listed INTEGER NOT NULL,
     wanted BLOB NOT NULL,
-    result BLOB, status TEXT, faces INTEGER, reason TEXT, written BLOB, file BLOB
+    result BLOB, status TEXT, faces INTEGER, reason TEXT, written BLOB, file BLOB,
+    pages_left INTEGER
 );
 CREATE INDEX IF NOT EXISTS results ON inputs (wanted);
 CREATE INDEX IF NOT EXISTS statuses ON inputs (status);
@@ -50,7 +51,8 @@ class Input(NamedTuple):
 class Outcome(NamedTuple):
     """What became of an input: where its result is and how many faces it has, or why it failed.
 
-    `file` is the shard that has the result, empty where that is a file of its own.
+    `file` is the shard that has the result, empty where that is a file of its own. `pages_left` is how many pages or
+    frames of the input were not looked at.
     """
 
     number: int
@@ -59,6 +61,7 @@ class Outcome(NamedTuple):
     faces: int = 0
     reason: str = ""
     file: str = ""
+    pages_left: int = 0
 
 
 class Ledger:
@@ -146,7 +149,8 @@ class Ledger:
         """Record what became of some inputs."""
         with self._open() as database, database:
             database.executemany(
-                "UPDATE inputs SET status = ?, written = ?, file = ?, faces = ?, reason = ? WHERE number = ?",
+                "UPDATE inputs SET status = ?, written = ?, file = ?, faces = ?, reason = ?, pages_left = ? "
+                "WHERE number = ?",
                 (
                     (
                         done.status,
@@ -154,6 +158,7 @@ class Ledger:
                         os.fsencode(done.file or done.written),
                         done.faces,
                         done.reason,
+                        done.pages_left,
                         done.number,
                     )
                     for done in outcomes
@@ -175,11 +180,12 @@ class Ledger:
     def write(self, path: Path) -> None:
         """Write every input in a line of JSON, by name, under a temporary name first."""
         with self._open() as database, atomic_path(path) as temporary, temporary.open("w") as stream:
-            for name, status, written, faces, reason in database.execute(
-                "SELECT name, status, written, faces, reason FROM inputs ORDER BY name"
+            for name, status, written, faces, reason, pages_left in database.execute(
+                "SELECT name, status, written, faces, reason, pages_left FROM inputs ORDER BY name"
             ):
                 line = {"source": os.fsdecode(name), "status": status}
                 line |= {"reason": reason} if status == "failed" else {"result": os.fsdecode(written), "faces": faces}
+                line |= {"pages_left": pages_left} if pages_left else {}
                 stream.write(json.dumps(line) + "\n")
 
     def _open(self) -> closing[sqlite3.Connection]:

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from daefr.outputs import OnConflict
 from daefr.settings.base import Settings
-from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
+from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT, Pages
 from daefr.settings.restore import Format, Metadata
 from pipelines.engine.restoration import RestorationSettings
 
@@ -31,6 +31,11 @@ class RestoreConfig(RestorationSettings):
     )
     side_by_side: bool = Field(
         False, description="Batch job only: whether results show the input beside the restored image."
+    )
+    pages: Pages = Field(
+        "first",
+        description="Batch job only: of several pages or frames, whether the `first` is restored or `all`, which "
+        "takes the format `tiff`.",
     )
     max_pixels: Annotated[int, Field(gt=0, le=PIXEL_LIMIT)] = Field(
         MAX_PIXELS,

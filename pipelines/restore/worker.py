@@ -19,7 +19,7 @@ from daefr.restore import ImageError, Photograph, Restoration, Restorer, read_ph
 from daefr.restore.files import OF_ONE_NAME, encode_result, in_groups, kind_of
 from daefr.restore.names import result_name
 from pipelines.errors import StepFailedError
-from pipelines.restore.ledger import Input, Outcome
+from pipelines.restore.ledger import Input, Outcome, Status
 from pipelines.restore.settings import RestoreCompute, RestoreConfig
 from pipelines.storage import s3
 from pipelines.storage.files import read_file
@@ -169,10 +169,10 @@ class Restoring:
                 yield self._result(read, photograph if isinstance(photograph, ImageError) else next(restorations))
 
     def _read(self, given: Input) -> Read:
-        file = given.file
+        file, settings = given.file, self._job.settings
         try:
             data = read_file(file.path, file.stamp, file.offset, file.size)
-            return Read(given, data, read_photograph(data, self._job.settings.max_pixels))
+            return Read(given, data, read_photograph(data, settings.max_pixels, settings.pages))
         except ImageError as error:
             return Read(given, b"", error)
         except (OSError, UserError, s3.StorageError) as error:
@@ -205,5 +205,7 @@ class Restoring:
             content = encode_result(restoration, read.data, kind, settings.metadata, settings.side_by_side)
         except ImageError as error:
             return Result(given, Outcome(given.number, "failed", reason=str(error)))
-        faces = len(restoration.faces)
-        return Result(given, Outcome(given.number, "restored" if faces else "no face", given.result, faces), content)
+        faces = restoration.face_count
+        status: Status = "restored" if faces else "no face"
+        outcome = Outcome(given.number, status, given.result, faces, pages_left=restoration.pages_left)
+        return Result(given, outcome, content)

@@ -22,7 +22,8 @@ from ray.util.metrics import Counter, Gauge
 from starlette.exceptions import HTTPException
 
 from daefr.device import worker_device
-from daefr.images import Image, count_pixels
+from daefr.images import Image
+from daefr.photographs import count_pixels
 from daefr.restore import ImageError, Restoration, Restorer
 from pipelines.engine.restoration import RestorationSettings
 from pipelines.serve.budget import Budget
@@ -200,7 +201,8 @@ class Service:
 
         By default as `restore.aligned` and `restore.only_center_face` are set. `X-Model` tells the model,
         `X-Face-Count` how many faces were found (0: the photograph is unchanged), and `X-Faces` their boxes,
-        [[left, top, right, bottom], ...] in pixels of the photograph.
+        [[left, top, right, bottom], ...] in pixels of the photograph. Of several pages or frames the first is restored,
+        and `X-Pages-Left` tells how many others there are.
         """
         check_token(request.headers.get("authorization"), self._config.token)
         limits, settings = self._config.serve, self._config.restore
@@ -225,6 +227,8 @@ class Service:
             "X-Face-Count": str(len(restoration.faces)),
             "X-Faces": json.dumps([] if is_crop else boxes, separators=(",", ":")),
         }
+        if restoration.pages_left:
+            about["X-Pages-Left"] = str(restoration.pages_left)
         return Response(png, media_type="image/png", headers=HEADERS | about)
 
     async def _restore(self, restorer: Restorer, data: bytes, aligned: bool, only_center: bool) -> Restoration:
@@ -280,8 +284,8 @@ def _check(data: bytes, max_pixels: int) -> int:
     """Return how many pixels an image says it has. Raises `RefusedError` for what is none, or too large."""
     try:
         pixels = count_pixels(data)
-    except ValueError:
-        raise RefusedError(415, "not a readable JPEG, PNG, WebP, BMP or TIFF image") from None
+    except ImageError as error:
+        raise RefusedError(415, str(error)) from None
     if pixels > max_pixels:
         raise RefusedError(413, f"too many pixels: an image may have {max_pixels} here")
     return pixels

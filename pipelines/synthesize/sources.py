@@ -10,8 +10,9 @@ from typing import Any
 
 from daefr.data.manifest import Split
 from daefr.errors import UserError
-from daefr.images import Image, decode_image, shrink
+from daefr.images import Image, shrink
 from daefr.listing import PassedOver
+from daefr.photographs import ImageError, read_srgb
 from daefr.portraits import draw_portrait
 from daefr.settings.images import MAX_PIXELS
 from pipelines.engine.digest import digest
@@ -60,8 +61,8 @@ class Source:
             return SourceFace(portrait.image, portrait.landmarks.tolist(), sha256)
         data = self.read()
         try:
-            image = decode_image(data, max_pixels)
-        except ValueError as error:
+            image = read_srgb(data, max_pixels)
+        except ImageError as error:
             raise RejectedError(str(error)) from None
         height, width = image.shape[:2]
         if height != width:

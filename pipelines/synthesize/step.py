@@ -53,7 +53,7 @@ class Synthesize(Step):
     task_retries: int = 0
 
     name = "synthesize"
-    version = 4
+    version = 5
 
     @classmethod
     def open(

@@ -27,6 +27,7 @@ from daefr.faces.quality import NOSE_DEPTH, sharpness, turn
 from daefr.faces.template import TEMPLATE, template_landmarks
 from daefr.images import Image, decode_image, encode_png
 from daefr.outputs import RECORD
+from daefr.photographs import KINDS, ImageError, read_srgb
 from daefr.portraits import draw_portrait
 from daefr.portraits.geometry import lay_out, pose_head
 from daefr.portraits.traits import sample_traits
@@ -233,7 +234,7 @@ def test_a_photograph_is_turned_upright(kind: str, orientation: int, turns: int)
     stored = io.BytesIO()
     # the camera was held turned: its file shows the scene turned the other way
     PIL.Image.fromarray(np.ascontiguousarray(np.rot90(upright, turns))).save(stored, kind, exif=exif)
-    read = decode_image(stored.getvalue())
+    read = read_srgb(stored.getvalue())
     assert read.shape == upright.shape
     assert np.abs(read.astype(int) - upright).mean() < 6
 
@@ -257,12 +258,12 @@ def test_an_absurd_size_is_refused_before_decoding(side: int, monkeypatch: pytes
 
 def test_the_limit_is_the_number_of_pixels() -> None:
     data = encode_png(np.zeros((20, 30, 3), np.uint8))
-    assert decode_image(data, 600).shape == (20, 30, 3)
-    with pytest.raises(ValueError, match="more than 599"):
-        decode_image(data, 599)
+    assert read_srgb(data, 600).shape == (20, 30, 3)
+    with pytest.raises(ImageError, match="more than 599"):
+        read_srgb(data, 599)
     for other in (b"", b"text", data[:30]):
-        with pytest.raises(ValueError, match="not a readable image"):
-            decode_image(other, 600)
+        with pytest.raises(ImageError, match="not a readable image"):
+            read_srgb(other, 600)
 
 
 # --- the detector
@@ -366,7 +367,7 @@ def test_a_folder_becomes_a_folder_of_crops(tmp_path: Path, capsys: pytest.Captu
     assert main(["align", *options]) == 1
     out, err = capsys.readouterr()
     assert out == "2 crops of 3 photographs, 2 low score, 1 failed, 1 other file, 1 link passed over\n"
-    assert f"failed: {photographs / 'text.png'}: not a readable image\n" in err
+    assert f"failed: {photographs / 'text.png'}: not a readable image: none of {KINDS}\n" in err
     assert main(["align", str(photographs / "one.png"), str(tmp_path / "single"), "--min-size", "5000"]) == 1
     assert capsys.readouterr().out.startswith("0 crops of 1 photographs, ")
 

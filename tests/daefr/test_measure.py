@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -174,9 +175,9 @@ def test_missing_and_unusable_images_are_named_counted_and_left_out(
         _write(target / f"{name}.webp", _face(5))
     _write(restored / "small.png", _face(6, 20))
     _write(target / "small.webp", _face(6))
-    _write(restored / "deep16.png", _face(6).astype(np.uint16) * 257)
-    _write(target / "deep16.webp", _face(6))
-    unusable = {"gone", "extra", "empty", "text", "cut", "small", "deep16"}
+    PIL.Image.fromarray(_face(6)[..., 0].astype(np.float32)).save(restored / "float.tif")
+    _write(target / "float.webp", _face(6))
+    unusable = {"gone", "extra", "empty", "text", "cut", "small", "float"}
     expected = _values_of(folders, unusable)
     table = tmp_path / "each.csv"
     assert _run(folders, "--metrics", "psnr", "--json", "--per-image", table) == 1
@@ -192,7 +193,7 @@ def test_missing_and_unusable_images_are_named_counted_and_left_out(
         "extra": "has no ground truth",
         "text": "not a readable image",
         "small": "has 20x20 pixels, its ground truth 24x24",
-        "deep16": "16 bits a channel, where 8 are wanted",
+        "float": "32 bits a channel, where 8 or 16 are wanted",
     }.items():
         assert problem in lines[name]
     rows = {row["name"]: row for row in csv.DictReader(table.open())}
@@ -209,12 +210,12 @@ def _values_of(folders: Folders, without: set[str]) -> dict[str, float]:
     return {name: values[0] for name, values in _values((kept, folders[1])).items()}
 
 
-def test_gray_counts_as_color_and_alpha_is_ignored(tmp_path: Path, capsys: Captured) -> None:
+def test_gray_counts_as_color_alpha_is_ignored_and_16_bits_are_rounded(tmp_path: Path, capsys: Captured) -> None:
     gray = _face(0)[:, :, 0]
     color = np.repeat(gray[:, :, None], 3, axis=2)
     alpha = np.dstack([color, np.arange(gray.size, dtype=np.uint8).reshape(gray.shape)])
     target = _write(tmp_path / "color.png", color)
-    for name, image in (("gray", gray), ("alpha", alpha)):
+    for name, image in (("gray", gray), ("alpha", alpha), ("deep", color.astype(np.uint16) * 257)):
         assert _run((_write(tmp_path / f"{name}.png", image), target), "--metrics", "psnr") == 0
         assert "inf" in capsys.readouterr().out
 

@@ -34,10 +34,10 @@ class RestorationModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Restore each row's `image`, the bytes of a JPEG, PNG or WebP file, or the file at its `path`.
+        """Restore each row's `image`, the bytes of a file, or the file at its `path`, of any kind that is read.
 
-        Returns for each row `image` (bytes of a PNG; None where there is a problem), `faces` (how many were restored)
-        and `problem` (empty, or a sentence).
+        Returns for each row `image` (bytes of a PNG, of a TIFF where the parameter `pages` is "all" and there are
+        several, None where there is a problem), `faces` (how many were restored) and `problem` (empty, or a sentence).
         """
         rows = [_source(row) for row in model_input.to_dict("records")]
         settings = params or {}
@@ -60,8 +60,8 @@ class RestorationModel(PythonModel):
             if isinstance(source, ImageError) or isinstance(result, ImageError):
                 rows.append({"image": None, "faces": 0, "problem": str(result)})
                 continue
-            content = encode_result(result, source, "png")
-            rows.append({"image": content, "faces": len(result.faces), "problem": ""})
+            content = encode_result(result, source, "tiff" if result.further else "png")
+            rows.append({"image": content, "faces": result.face_count, "problem": ""})
         return rows
 
 

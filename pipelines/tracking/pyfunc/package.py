@@ -34,6 +34,7 @@ REQUIREMENTS = (
     "webdataset",
     "facexlib",
     "spandrel",
+    "tifffile",
     "tqdm",
 )
 
@@ -53,6 +54,7 @@ SIGNATURE = ModelSignature(
             ParamSpec("aligned", DataType.boolean, False),
             ParamSpec("only_center_face", DataType.boolean, False),
             ParamSpec("upscale", DataType.long, 1),
+            ParamSpec("pages", DataType.string, "first"),
         ]
     ),
 )

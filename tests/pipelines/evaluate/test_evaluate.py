@@ -90,7 +90,7 @@ def test_missing_and_unusable_images_are_named_counted_and_left_out(evaluated: S
     problems = {image: row["problem"] for image, row in rows.items() if row["problem"]}
     assert list(problems) == ["00", "02", "04"]
     assert problems["00"] == "missing: there is ground truth, but no LQ image"
-    assert problems["02"] == "02.jpg cannot be used: not a readable image"
+    assert problems["02"].startswith("02.jpg cannot be used: not a readable image")
     assert problems["04"] == "there is an LQ image, but no ground truth"
     values = [row["psnr/restored"] for row in rows.values() if row["psnr/restored"] is not None]
     assert len(values) == FACES - 3

@@ -51,9 +51,12 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "deep").mkdir()
     rng = np.random.default_rng(0)
     for number in range(CROPS - 2):
-        name = f"deep/{number:03d}.jpg" if number % 3 else f"{number:03d}.png"
+        name = f"deep/{number:03d}.jpg" if number % 3 and number % 10 != 9 else f"{number:03d}.png"
         side = 16 + number % 9
-        cv2.imwrite(str(folder / name), tiny.face(rng, side)[:, :, ::-1])
+        face = tiny.face(rng, side)[:, :, ::-1]
+        if number % 10 == 9:  # 16 bits, and in part transparent
+            face = np.dstack([face, np.arange(side * side).reshape(side, side) % 256]).astype(np.uint16) * 257
+        cv2.imwrite(str(folder / name), face)
     (folder / "damaged.png").write_bytes(encode_png(tiny.face(rng))[:100])
     (folder / "oblong.png").write_bytes(encode_png(tiny.face(rng, 16)[:9]))
     return folder

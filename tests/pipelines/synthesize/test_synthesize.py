@@ -107,7 +107,7 @@ def test_what_is_rejected_is_listed_with_its_reason_and_the_rest_goes_on(good: i
     text = tmp_path / "notes.txt"
     text.write_text("not a face")
     receipt = make_shard(_task(tmp_path / "train.tar", [Source("notes.txt", text), *PORTRAITS[:good]]))
-    assert [(entry.source, entry.reason) for entry in receipt.rejected] == [("notes.txt", "not a readable image")]
+    assert [(entry.source, entry.kind) for entry in receipt.rejected] == [("notes.txt", "not a readable image")]
     assert (receipt.shard.samples if receipt.shard else 0) == good
     assert (tmp_path / "train.tar").exists() == bool(good)
 

@@ -1,6 +1,7 @@
 """The registered restoration model, as MLflow loads and serves it: the same as `daefr restore`."""
 
 import base64
+import io
 import json
 import os
 import re
@@ -16,8 +17,11 @@ from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mlflow
+import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -58,8 +62,11 @@ def version(tracking: Tracking, checkpoint: Path) -> Version:
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
-    for number in range(3):
+    for number in range(2):
         (folder / f"{number}.png").write_bytes(encode_png(draw_portrait(number, 24).image))
+    clear = np.dstack([draw_portrait(2, 24).image[..., ::-1], np.full((24, 24), 200)]).astype(np.uint16)
+    clear[:9] = 0
+    (folder / "2.png").write_bytes(cv2.imencode(".png", clear * 257)[1].tobytes())
     return folder
 
 
@@ -85,6 +92,12 @@ def test_it_restores_paths_and_bytes_as_the_command_does(loaded: Any, faces: Pat
     assert by_path["image"].tolist() == by_bytes["image"].tolist() == expected
     assert by_path["faces"].tolist() == [1, 1, 1]
     assert by_path["problem"].tolist() == [""] * 3
+    pages = io.BytesIO()
+    first, *others = [PIL.Image.open(path).convert("RGB") for path in files]
+    first.save(pages, "TIFF", save_all=True, append_images=others)
+    each = loaded.predict(pd.DataFrame({"image": [pages.getvalue()]}), params=ALIGNED | {"pages": "all"})
+    assert each["faces"].tolist() == [3]
+    assert PIL.Image.open(io.BytesIO(each["image"][0])).n_frames == 3  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("loaded")  # which tells MLflow where the registry is
