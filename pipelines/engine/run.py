@@ -57,8 +57,8 @@ class Run:
         """
         key = step.key()
         folder = self.workdir / STEPS / key.folder
-        result = self._find(step, folder)
-        if result is not None:
+        result = find_result(folder)
+        if result is not None and step.is_still_valid(result):
             say(f"{key.name}: up to date, {folder}")
         elif self.executable is not None and key.name not in self.executable:
             raise UserError(
@@ -66,20 +66,16 @@ class Run:
                 f"`{step.command}` first"
             )
         else:
-            result = self._run_leased(step, key, folder)
+            result = self._run_leased(step, key, folder, result)
         self.tracking.link(self.run_id, f"daefr.{key.name}", result.manifest.run_id)
         return result
 
-    def _find(self, step: Step, folder: Path) -> StepResult | None:
-        result = find_result(folder)
-        return result if result is not None and step.is_still_valid(result) else None
-
-    def _run_leased(self, step: Step, key: StepKey, folder: Path) -> StepResult:
+    def _run_leased(self, step: Step, key: StepKey, folder: Path, invalid: StepResult | None) -> StepResult:
         word = "resuming" if folder.exists() else "starting"
         folder.mkdir(parents=True, exist_ok=True)
         with leased(folder, key.name, wait=self.wait_for_lease) as lease:
-            finished = self._find(step, folder)  # by the process that was waited for
-            if finished is not None:
+            finished = find_result(folder)  # by the process that was waited for
+            if finished is not None and finished != invalid and step.is_still_valid(finished):
                 say(f"{key.name}: up to date, {folder}")
                 return finished
             say(f"{key.name}: {word}, {folder}")

@@ -1,15 +1,17 @@
 """The speed options: they change how fast the same numbers come, or little of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
 from daefr.data.dataset import Batch
 from daefr.restore import Restorer
 from daefr.settings.base import StageName
+from daefr.settings.files import read_yaml, validate
 from daefr.settings.speed import Speed
 from daefr.speed import COMPILED_PARTS, arrange_batch, prepare_network
 from daefr.stages import RestorationStage, Stage
@@ -120,8 +122,10 @@ def test_only_images_are_arranged() -> None:
     assert torch.equal(arranged["components"], batch["components"])
 
 
-def test_options_are_checked() -> None:
+def test_options_are_checked(tmp_path: Path) -> None:
     for wrong in ({"autocast": "float8"}, {"channels_first": True}, {"compile": "sometimes"}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             Speed.model_validate(wrong)
-    assert Speed.model_validate(yaml.safe_load("autocast: off")).autocast == "off", "which YAML reads as false"
+    path = tmp_path / "speed.yaml"
+    path.write_text("autocast: off")
+    assert validate(Speed, read_yaml(path), "speed.yaml").autocast == "off", "which YAML reads as false"
