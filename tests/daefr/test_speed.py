@@ -128,4 +128,4 @@ def test_options_are_checked(tmp_path: Path) -> None:
             Speed.model_validate(wrong)
     path = tmp_path / "speed.yaml"
     path.write_text("autocast: off")
-    assert validate(Speed, read_yaml(path), "speed.yaml").autocast == "off", "which YAML reads as false"
+    assert validate(Speed, read_yaml(path)).autocast == "off", "which YAML reads as false"
