@@ -32,9 +32,9 @@ def check(config: RunConfig) -> None:
                 f"stages.{name}.initial_checkpoint={start} is not a checkpoint directory or a released .ckpt file"
             )
     if config.evaluation.benchmarks:
-        from pipelines.evaluate.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
+        from pipelines.evaluate.benchmarks import check_locations  # noqa: PLC0415  # it imports PyTorch, like those below
 
-        check_places(config.evaluation.benchmarks)
+        check_locations(config.evaluation.benchmarks)
     for path in (config.evaluation.weights, config.evaluation.fid_statistics):
         if path is not None and not path.exists():
             raise UserError(f"{path}, which the evaluation should use, is not there")

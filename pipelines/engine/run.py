@@ -67,7 +67,7 @@ class Run:
             )
         else:
             result = self._run_leased(step, key, folder)
-        self.tracking.link(self.run_id, f"daefr.{key.name}", result.manifest.run_id)
+        self.tracking.set_tag(self.run_id, f"daefr.{key.name}", result.manifest.run_id)
         return result
 
     def _find(self, step: Step, folder: Path) -> StepResult | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from daefr.data.manifest import DatasetManifest
 from daefr.settings.training import AutoencoderTraining, RestorationTraining, TrainingConfig
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.digest import digest
 from pipelines.tracking.registry import Version
 
@@ -17,7 +17,7 @@ MEASURED_ON = "daefr.measured_on"
 
 
 def validation_tags(
-    metrics: ValidationMetrics, manifest: DatasetManifest, training: TrainingConfig, computed: Computed
+    metrics: ValidationMetrics, manifest: DatasetManifest, training: TrainingConfig, computed: ComputeInfo
 ) -> dict[str, str]:
     """Return the tags that record the validation metrics of a version."""
     return {
@@ -49,7 +49,7 @@ def recorded_metrics(version: Version, manifest: DatasetManifest, training: Trai
     return dict(json.loads(version.tags[METRICS]))
 
 
-def recorded_computed(version: Version) -> Computed | None:
+def recorded_computed(version: Version) -> ComputeInfo | None:
     """Return how a version's metrics were computed, None where that was not recorded."""
     tag = version.tags.get(COMPUTED)
-    return None if tag is None else Computed.model_validate_json(tag)
+    return None if tag is None else ComputeInfo.model_validate_json(tag)

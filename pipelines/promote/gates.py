@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from daefr.errors import UserError
 from daefr.metrics.bootstrap import Interval, mean_difference
-from pipelines.engine.computed import Computed, rounding
+from pipelines.engine.compute_info import ComputeInfo, rounding_tolerance
 from pipelines.engine.names import VALIDATION
 from pipelines.promote.settings import Gate
 
@@ -21,7 +21,7 @@ class GateMetric:
     value: float | None
     problem: str = ""
     images: Mapping[str, float] = field(default_factory=dict)
-    computed: Computed | None = None
+    computed: ComputeInfo | None = None
     """How, None where that was not recorded."""
 
 
@@ -117,7 +117,7 @@ def _compare(gate: Gate, mine: GateMetric, theirs: GateMetric) -> tuple[bool, st
         )
     elif gate.confidence is not None:
         return False, f"not to be compared with {champions}: there are no figures of each image"
-    allowance = rounding(mine.computed, theirs.computed) * max(abs(mine.value), abs(theirs.value))
+    allowance = rounding_tolerance(mine.computed, theirs.computed) * max(abs(mine.value), abs(theirs.value))
     if mine.computed and theirs.computed and mine.computed != theirs.computed:
         sure += (
             f" (computed {mine.computed}, the champion's {theirs.computed}: {allowance:.2g} is allowed for rounding)"

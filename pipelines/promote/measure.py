@@ -11,7 +11,7 @@ from daefr.data.manifest import Fetch, load_manifest
 from daefr.settings.training import TrainingConfig
 from daefr.stages import stage_from_checkpoint
 from daefr.training.validation import validate
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.validation import ValidationMetrics
 from pipelines.promote.gates import GateMetric
 from pipelines.promote.settings import Gate
@@ -19,7 +19,7 @@ from pipelines.tracking import registry
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.registry import Version
 
-COMPUTED = Computed(device="cpu")
+COMPUTED = ComputeInfo(device="cpu")
 """How `measure_version` computes: everywhere in the same way, whatever the cluster trains on."""
 
 
@@ -40,7 +40,7 @@ def measure_version(
     return metrics
 
 
-def validation_metric(metrics: ValidationMetrics, gate: Gate, computed: Computed | None) -> GateMetric:
+def validation_metric(metrics: ValidationMetrics, gate: Gate, computed: ComputeInfo | None) -> GateMetric:
     """Return the validation metric that a gate asks for."""
     value = metrics.get(gate.metric, metrics.get(f"validation_{gate.metric}"))
     return GateMetric(value, "" if value is not None else "training did not measure it", computed=computed)

@@ -6,7 +6,7 @@ from functools import cache
 
 from daefr.settings.base import StageName
 from daefr.settings.training import TrainingConfig
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.dataset import Dataset
 from pipelines.engine.step import StepResult
 from pipelines.engine.tasks import run_task
@@ -53,7 +53,7 @@ class PromotionRequest:
             return decide(gates, mine, None, f"the champion {champion.address} is for other image sizes than {side}")
         return decide(gates, mine, self._metrics(champion, metrics, computed))
 
-    def _metrics(self, version: Version, validation: ValidationMetrics, computed: Computed | None) -> MetricSource:
+    def _metrics(self, version: Version, validation: ValidationMetrics, computed: ComputeInfo | None) -> MetricSource:
         """Return a version's metrics: of its validation, and of an evaluation that is made when a gate needs it."""
         evaluated = cache(lambda: self.evaluate(version))
 
@@ -66,7 +66,9 @@ class PromotionRequest:
 
         return metric
 
-    def _validation_of(self, tracking: Tracking, champion: Version) -> tuple[ValidationMetrics | None, Computed | None]:
+    def _validation_of(
+        self, tracking: Tracking, champion: Version
+    ) -> tuple[ValidationMetrics | None, ComputeInfo | None]:
         """Return the champion's metrics on the candidate's validation images, and how they were computed.
 
         There are none where it cannot take them.

@@ -113,10 +113,10 @@ class Promote(Step):
         """Record the decision, every gate's reason and every metric on the version and on the step's run."""
         candidate, tracking, text = self.request.candidate, context.tracking, f"{outcome}: {decision.reason}"
         tracking.client.set_model_version_tag(candidate.name, str(candidate.number), "daefr.gate", text[:5000])
-        tracking.link(context.run_id, "daefr.gate", text)
+        tracking.set_tag(context.run_id, "daefr.gate", text)
         for number, verdict in enumerate(decision.verdicts, 1):
             line = f"{'holds' if verdict.holds else 'fails'}: {verdict.reason}"
-            tracking.link(context.run_id, f"daefr.gate.{number}", line)
+            tracking.set_tag(context.run_id, f"daefr.gate.{number}", line)
             say(f"gate {line}")
         with context.writer() as writer:
             for name, (ours, theirs) in decision.figures.items():

@@ -135,14 +135,14 @@ class Tracking:
         self._log_params(run, flatten(params or {}))
         return str(run.info.run_id)
 
-    def link(self, run_id: str, key: str, value: str) -> None:
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
         """Put a tag on a run."""
         self.client.set_tag(run_id, key, value[:_TAG_LENGTH])
 
     def finish(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> None:
         """End a run; the reason of a failure goes into one line of a tag."""
         if reason:
-            self.link(run_id, FAILURE, one_line(reason, 500))
+            self.set_tag(run_id, FAILURE, one_line(reason, 500))
         self.client.set_terminated(run_id, status)
 
     def kill_children(self, run_id: str) -> None:

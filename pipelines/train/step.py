@@ -16,7 +16,7 @@ from daefr.settings.network import NetworkConfig
 from daefr.settings.result_keys import depends_on_length, result_settings, settings_beside_length
 from daefr.settings.training import TrainingConfig
 from pipelines.engine import cluster
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.dataset import Dataset
 from pipelines.engine.lease import leased
 from pipelines.engine.lineage import LINEAGE, Lineage, describe_dataset, upstream_of
@@ -198,7 +198,7 @@ class TrainStage(Step):
             return {}
         generations = {f"generation_{number}": digest for number, digest in self.refresh.digests().items()}
         for name, digest in generations.items():
-            context.tracking.link(context.run_id, f"daefr.input.{name}", digest)
+            context.tracking.set_tag(context.run_id, f"daefr.input.{name}", digest)
         return generations
 
     def _record_lineage(self, context: StepContext) -> None:
@@ -239,7 +239,7 @@ class TrainStage(Step):
         """Return the tags of a version with those validation metrics."""
         manifest, refresh = self.dataset.manifest, self.refresh
         # validation is computed in float32 whatever training is
-        computed = Computed(device="cuda" if self.compute.use_gpu else "cpu")
+        computed = ComputeInfo(device="cuda" if self.compute.use_gpu else "cpu")
         return {
             **validation_tags(metrics, manifest, self.training, computed),
             "daefr.dataset": self._dataset_input.digest,

@@ -12,7 +12,7 @@ from daefr.data.manifest import DatasetManifest, Shard, write_dataset_manifest
 from daefr.errors import UserError
 from daefr.settings.training import AutoencoderTraining, RestorationTraining
 from pipelines.config import load_config
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.validation import comparable_digest
 from pipelines.promote.gates import Decision, GateMetric, decide
 from pipelines.promote.settings import LOWER_LOSS, Gate
@@ -47,16 +47,16 @@ def test_what_another_machine_rounds_otherwise_is_equal() -> None:
 @pytest.mark.parametrize(
     ("mine", "theirs", "better_by", "holds"),
     [
-        (Computed(device="cpu"), Computed(device="cpu"), 5e-5, True),
-        (Computed(device="cpu"), None, 5e-5, True),
-        (Computed(device="NVIDIA H100"), Computed(device="cpu"), 5e-5, False),
-        (Computed(device="NVIDIA H100"), Computed(device="cpu"), 5e-4, True),
-        (Computed(device="NVIDIA H100", precision="bfloat16"), Computed(device="NVIDIA H100"), 5e-3, False),
-        (Computed(device="NVIDIA H100", precision="bfloat16"), Computed(device="NVIDIA H100"), 5e-2, True),
+        (ComputeInfo(device="cpu"), ComputeInfo(device="cpu"), 5e-5, True),
+        (ComputeInfo(device="cpu"), None, 5e-5, True),
+        (ComputeInfo(device="NVIDIA H100"), ComputeInfo(device="cpu"), 5e-5, False),
+        (ComputeInfo(device="NVIDIA H100"), ComputeInfo(device="cpu"), 5e-4, True),
+        (ComputeInfo(device="NVIDIA H100", precision="bfloat16"), ComputeInfo(device="NVIDIA H100"), 5e-3, False),
+        (ComputeInfo(device="NVIDIA H100", precision="bfloat16"), ComputeInfo(device="NVIDIA H100"), 5e-2, True),
     ],
 )
 def test_what_was_computed_otherwise_must_differ_by_more_and_says_so(
-    mine: Computed, theirs: Computed | None, better_by: float, holds: bool
+    mine: ComputeInfo, theirs: ComputeInfo | None, better_by: float, holds: bool
 ) -> None:
     candidate, champion = GateMetric(1 - better_by, computed=mine), GateMetric(1.0, computed=theirs)
     decision = _decide(LOWER_LOSS, candidate, champion)

@@ -19,7 +19,7 @@ from daefr.training.validation import validate
 from pipelines.chain import Chain, open_chain
 from pipelines.config import RunConfig, load_config
 from pipelines.engine import cluster
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.dataset import DATASET, Dataset
 from pipelines.engine.lineage import LINEAGE, Lineage, describe_dataset
 from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
@@ -122,7 +122,7 @@ class _Trained(Step):
         context.tracking.client.log_dict(context.run_id, lineage.model_dump(mode="json"), LINEAGE)
         version = registry.register(
             context.tracking, name, checkpoint, context.run_id, fingerprint=digest,
-            tags=validation_tags(measured, self.dataset.manifest, training, Computed(device="cpu")),
+            tags=validation_tags(measured, self.dataset.manifest, training, ComputeInfo(device="cpu")),
         )  # fmt: skip
         return StepOutput({"version": version.number, **measured})
 

@@ -10,7 +10,7 @@ ROUNDING_OF_PRECISIONS = 1e-2
 """Likewise between float32 and TF32 or bfloat16, whose own rounding is 4e-3. An assumption, not measured."""
 
 
-class Computed(Settings):
+class ComputeInfo(Settings):
     """The device, such as `cpu` or a GPU's name, and the precision of the network and of the metric."""
 
     device: str
@@ -20,7 +20,7 @@ class Computed(Settings):
         return f"in {self.precision} on {self.device}"
 
 
-def rounding(mine: Computed | None, theirs: Computed | None) -> float:
+def rounding_tolerance(mine: ComputeInfo | None, theirs: ComputeInfo | None) -> float:
     """Return the share of themselves by which equal metrics may differ. What was not recorded is taken for equal."""
     if mine is None or theirs is None or mine == theirs:
         return ROUNDING
