@@ -144,8 +144,8 @@ class Chain:
 
         number, tracking = restoration.outputs["version"], self.run.tracking
         evaluated = self.evaluate_version(registry.version(tracking, "restoration", number), dataset)
-        rival = registry.rival(tracking, "restoration", number)
-        champion = None if rival is None else self.evaluate_version(rival, dataset)
+        baseline = registry.baseline(tracking, "restoration", number)
+        champion = None if baseline is None else self.evaluate_version(baseline, dataset)
         page = self.report(evaluated, champion)
         return [table(evaluated), f"report: {page}", f"grid: {evaluated.folder / GRID}"]
 

@@ -1,12 +1,12 @@
-"""How a metric was computed: where two models' metrics were not computed alike, they differ by rounding as well."""
+"""On which device and in which precision a metric was computed, and how much rounding differs between two of them."""
 
 from daefr.settings.base import Settings
 
-ROUNDING = 1e-5
-"""By less than this share of itself, a metric differs between machines of one kind, numbers of threads and batches."""
-ROUNDING_OF_DEVICES = 1e-4
+SAME_COMPUTE = 1e-5
+"""Largest relative difference of a metric between machines of one kind, numbers of threads and batch sizes."""
+OTHER_DEVICE = 1e-4
 """Likewise between a CPU and a GPU, or GPUs of two kinds, in the same precision. An assumption, not measured."""
-ROUNDING_OF_PRECISIONS = 1e-2
+OTHER_PRECISION = 1e-2
 """Likewise between float32 and TF32 or bfloat16, whose own rounding is 4e-3. An assumption, not measured."""
 
 
@@ -20,8 +20,8 @@ class ComputeInfo(Settings):
         return f"in {self.precision} on {self.device}"
 
 
-def rounding_tolerance(mine: ComputeInfo | None, theirs: ComputeInfo | None) -> float:
-    """Return the share of themselves by which equal metrics may differ. What was not recorded is taken for equal."""
-    if mine is None or theirs is None or mine == theirs:
-        return ROUNDING
-    return ROUNDING_OF_DEVICES if mine.precision == theirs.precision else ROUNDING_OF_PRECISIONS
+def rounding_tolerance(ours: ComputeInfo | None, theirs: ComputeInfo | None) -> float:
+    """Return the relative difference that rounding can cause; None is assumed to be equal to the other."""
+    if ours is None or theirs is None or ours == theirs:
+        return SAME_COMPUTE
+    return OTHER_DEVICE if ours.precision == theirs.precision else OTHER_PRECISION
