@@ -13,7 +13,7 @@ from daefr.settings.training import AutoencoderTraining
 from pipelines.config import RunConfig
 from pipelines.engine import cluster
 from pipelines.promote.settings import EVALUATION_METRICS, base_metric
-from pipelines.train.compiler import no_compiler
+from pipelines.train.compiler import missing_compiler_message
 from pipelines.train.loss_weights import find_loss_weights
 
 
@@ -72,7 +72,7 @@ def check_nodes(config: RunConfig, stages: Iterable[StageName] = STAGES) -> None
             except ray.exceptions.RayError:  # the node has gone meanwhile
                 continue
             if lacks is not None:
-                raise UserError(no_compiler(names[0], address, lacks))
+                raise UserError(missing_compiler_message(names[0], address, lacks))
 
 
 def _compiles(config: RunConfig, name: StageName) -> bool:

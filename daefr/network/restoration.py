@@ -63,7 +63,7 @@ class RestorationModel(nn.Module):
         self.post_quant_conv.requires_grad_(False)
         self.decoder = Decoder(sizes).requires_grad_(False)
 
-    def start_from(self, codebook: VQGAN, hq: VQGAN, lq: VQGAN) -> None:
+    def load_upstream(self, codebook: VQGAN, hq: VQGAN, lq: VQGAN) -> None:
         """Copy the weights that the earlier stages trained; fusion and predictor keep theirs.
 
         Args:

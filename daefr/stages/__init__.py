@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daefr.stages.autoencoder import AutoencoderStage
     from daefr.stages.base import Loss, Stage
-    from daefr.stages.build import STAGES, UPSTREAM, build_stage, continue_from, stage_from_checkpoint, start_from
+    from daefr.stages.build import (
+        STAGES,
+        UPSTREAM,
+        build_stage,
+        init_from_checkpoint,
+        init_from_upstream,
+        stage_from_checkpoint,
+    )
     from daefr.stages.restoration import RestorationStage
 
 __all__ = [
@@ -20,9 +27,9 @@ __all__ = [
     "RestorationStage",
     "Stage",
     "build_stage",
-    "continue_from",
+    "init_from_checkpoint",
+    "init_from_upstream",
     "stage_from_checkpoint",
-    "start_from",
 ]
 _HOMES = {"AutoencoderStage": "autoencoder", "Loss": "base", "RestorationStage": "restoration", "Stage": "base"}
 

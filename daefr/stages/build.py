@@ -44,7 +44,7 @@ def build_stage(name: StageName, network: NetworkConfig, training: TrainingConfi
     raise TypeError(f"{name} cannot be trained with {type(training).__name__}")
 
 
-def start_from(stage: Stage, upstream: Mapping[StageName, Checkpoint]) -> None:
+def init_from_upstream(stage: Stage, upstream: Mapping[StageName, Checkpoint]) -> None:
     """Give a fresh stage the weights of the stages before it.
 
     Association takes both codebooks whole, with their discriminators; those of the facial components too, where it and
@@ -58,7 +58,7 @@ def start_from(stage: Stage, upstream: Mapping[StageName, Checkpoint]) -> None:
     if isinstance(stage, RestorationStage):
         codebook = _autoencoders(upstream["hq_codebook"])
         association = _autoencoders(upstream["association"])
-        stage.start_from(codebook.branch("hq"), association.branch("hq"), association.branch("lq"))
+        stage.load_upstream(codebook.branch("hq"), association.branch("hq"), association.branch("lq"))
     elif UPSTREAM[stage.name]:
         _fill(
             stage,
@@ -67,7 +67,7 @@ def start_from(stage: Stage, upstream: Mapping[StageName, Checkpoint]) -> None:
         )
 
 
-def continue_from(stage: Stage, checkpoint: Checkpoint) -> None:
+def init_from_checkpoint(stage: Stage, checkpoint: Checkpoint) -> None:
     """Give a fresh stage the weights of a checkpoint of the same stage, to train it on with fresh optimizers.
 
     Raises `UserError` when the checkpoint is of another stage or network.

@@ -26,7 +26,7 @@ class RestorationStage(Stage):
         codebook = VQGAN(network.autoencoder)
         self.target = CodeTarget(codebook.encoder, codebook.quant_conv, self.generator.codebook)
 
-    def start_from(self, codebook: VQGAN, hq: VQGAN, lq: VQGAN) -> None:
+    def load_upstream(self, codebook: VQGAN, hq: VQGAN, lq: VQGAN) -> None:
         """Take over what the earlier stages trained.
 
         Args:
@@ -35,7 +35,7 @@ class RestorationStage(Stage):
             lq: the LQ side of stage 2, likewise.
 
         """
-        self.generator.start_from(codebook, hq, lq)
+        self.generator.load_upstream(codebook, hq, lq)
         self.target.encoder.load_state_dict(codebook.encoder.state_dict())
         self.target.quant_conv.load_state_dict(codebook.quant_conv.state_dict())
 

@@ -8,7 +8,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from daefr import ranks
-from daefr.checkpoint import MANIFEST, Checkpoint, newest_whole, remove_checkpoint
+from daefr.checkpoint import MANIFEST, Checkpoint, load_newest, remove_checkpoint
 from daefr.files import new_folder
 from daefr.images import Image
 
@@ -63,8 +63,8 @@ class FolderReporter:
         return found[-1] if found else None
 
     def resume(self) -> Checkpoint | None:
-        """Open the newest checkpoint that is whole, None before the first; see `newest_whole`."""
-        return newest_whole(self._checkpoints())
+        """Open the newest checkpoint that is whole, None before the first; see `load_newest`."""
+        return load_newest(self._checkpoints())
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Remember the numbers."""

@@ -114,8 +114,8 @@ class Tracking:
     ) -> str:
         """Resume the unfinished run of this fingerprint, or create one; return its id.
 
-        A resumed child run moves to the new ``parent``, so that the curves of a step continue if only the pipeline around
-        it has changed. Parameters are nested dictionaries. MLflow cannot change a parameter, so a resumed run keeps the
+        A resumed child run moves to the new ``parent``, so that a step's curves continue if only the pipeline around it
+        has changed. Parameters are nested dictionaries. MLflow cannot change a parameter, so a resumed run keeps the
         first values, with a warning.
         """
         own = {FINGERPRINT: fingerprint, REVISION: self.revision, PARENT: parent or ""}

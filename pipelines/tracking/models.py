@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daefr import locate
-from daefr.checkpoint import digest_of
+from daefr.checkpoint import checkpoint_digest
 from daefr.errors import UserError, one_line
 from daefr.files import file_digest
 from daefr.restore import load_restoration

@@ -1,7 +1,8 @@
 """The history of a model's champions: an append-only log that is safe for concurrent writers.
 
 MLflow has no compare-and-set for aliases and no locks, but a run's parameter can be written only once: all of its
-stores reject a different second value. So every model has a run whose parameters `000001`, `000002` ... are its history.
+stores reject a second, different value. So every model has a run whose parameters `000001`, `000002` ... are its
+history.
 The process that writes the next number has moved the champion; any other finds the number taken, and decides again.
 
 If a process dies after writing an entry and before moving the alias, the next process moves the alias.

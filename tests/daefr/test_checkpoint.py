@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daefr.checkpoint import Checkpoint, digest_of, load_checkpoint, save_checkpoint, write_checkpoint_manifest
+from daefr.checkpoint import Checkpoint, checkpoint_digest, load_checkpoint, save_checkpoint, write_checkpoint_manifest
 from daefr.errors import UserError
 from daefr.settings.base import StageName
 from daefr.stages import STAGES, stage_from_checkpoint
@@ -65,8 +65,8 @@ def test_equal_weights_have_equal_digests(checkpoints: dict[StageName, Checkpoin
     name: StageName = "restoration"
     again = tiny.checkpoint(tmp_path / "again", tiny.build(name, seed=10 + STAGES.index(name)))
     other = tiny.checkpoint(tmp_path / "other", tiny.build(name, seed=1))
-    assert digest_of(again.path) == digest_of(checkpoints[name].path)
-    assert digest_of(other.path) != digest_of(again.path)
+    assert checkpoint_digest(again.path) == checkpoint_digest(checkpoints[name].path)
+    assert checkpoint_digest(other.path) != checkpoint_digest(again.path)
 
 
 @pytest.mark.parametrize("file", FILES)

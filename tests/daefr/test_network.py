@@ -221,7 +221,7 @@ def test_restoration_refuses_another_size() -> None:
 def test_restoration_starts_from_the_earlier_stages(images: Tensor) -> None:
     codebook, hq, lq = VQGAN(SMALL), VQGAN(SMALL), VQGAN(SMALL)
     model = RestorationModel(SMALL_RESTORATION)
-    model.start_from(codebook, hq, lq)
+    model.load_upstream(codebook, hq, lq)
     assert torch.equal(model.hq_quant_conv(model.hq_encoder(images)), hq.encode(images))
     assert torch.equal(model.lq_quant_conv(model.lq_encoder(images)), lq.encode(images))
     z, _, indices = codebook.quantize(codebook.encode(images))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from daefr.checkpoint import AVERAGE, MANIFEST, MODEL, load_checkpoint, newest_whole, save_averaged
+from daefr.checkpoint import AVERAGE, MANIFEST, MODEL, load_checkpoint, load_newest, save_averaged
 from daefr.errors import UserError
 from daefr.training.errors import StoppedError
 from daefr.training.loop import train
@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(
     (tmp_path / "step-000000004" / "manifest.json").unlink()
     with pytest.raises(UserError, match="no checkpoint is whole"):
         FolderReporter(tmp_path).resume()
-    assert newest_whole([]) is None
+    assert load_newest([]) is None
 
 
 def test_a_training_that_is_told_to_stop_saves_itself_and_goes_on_later(dataset: Path, tmp_path: Path) -> None:

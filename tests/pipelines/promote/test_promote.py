@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from daefr.checkpoint import digest_of, save_checkpoint
+from daefr.checkpoint import checkpoint_digest, save_checkpoint
 from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import NAME, list_shards, load_manifest
 from daefr.data.shards import write_shard
@@ -112,7 +112,7 @@ class _Trained(Step):
     def run(self, context: StepContext) -> StepOutput:
         checkpoint, stage, name = context.folder / "checkpoint", self.stage, self.stage_name
         save_checkpoint(checkpoint, name, stage.network, stage.weights(), None)
-        training, digest = self.config.stages.of(name), digest_of(checkpoint)
+        training, digest = self.config.stages.of(name), checkpoint_digest(checkpoint)
         faces = FaceDataset(self.dataset.folder, "validation", stage.parts)
         measured, _ = validate(stage, faces, training.global_batch_size, torch.device("cpu"))
         lineage = Lineage(
