@@ -1,6 +1,6 @@
-"""The four training stages of DAEFR: what each trains, from which images, towards which loss, and from what start.
+"""The four training stages of DAEFR: their networks, inputs, losses and initial weights.
 
-Their settings (`daefr.settings.training`) load without PyTorch, which is imported with the first stage asked for.
+PyTorch is imported when an attribute is first used.
 """
 
 from importlib import import_module
@@ -31,10 +31,10 @@ __all__ = [
     "init_from_upstream",
     "stage_from_checkpoint",
 ]
-_HOMES = {"AutoencoderStage": "autoencoder", "Loss": "base", "RestorationStage": "restoration", "Stage": "base"}
+_MODULES = {"AutoencoderStage": "autoencoder", "Loss": "base", "RestorationStage": "restoration", "Stage": "base"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'build')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'build')}"), name)

@@ -163,7 +163,7 @@ def test_kmeans_start_uses_more_codes(generator: torch.Generator) -> None:
     quantizer.initialize(z, generator)
     after = codebook_usage(count_codes(quantizer(z).indices, quantizer.codes))
     assert after.perplexity > 2 * before.perplexity
-    assert after.dead_share == 0
+    assert after.dead_fraction == 0
 
 
 def test_kmeans_start_is_reproducible_and_needs_no_large_batch(generator: torch.Generator) -> None:
@@ -182,24 +182,24 @@ def test_restart_moves_dead_codes_only(generator: torch.Generator) -> None:
     z = torch.randn(4, 4, 8, 8, generator=generator) + 3
     counts = count_codes(quantizer(z).indices, quantizer.codes)
     before = quantizer.embedding.weight.detach().clone()
-    moved = quantizer.restart_dead(z, counts, generator)
+    moved = quantizer.reset_dead_codes(z, counts, generator)
     assert moved == (counts == 0).sum()
     assert torch.equal(quantizer.embedding.weight[counts > 0], before[counts > 0])
     after = codebook_usage(count_codes(quantizer(z).indices, quantizer.codes))
-    assert after.dead_share < codebook_usage(counts).dead_share
+    assert after.dead_fraction < codebook_usage(counts).dead_fraction
 
 
 def test_restart_leaves_a_used_codebook_alone(generator: torch.Generator) -> None:
     quantizer = Quantizer(codes=3, channels=4)
     before = quantizer.embedding.weight.detach().clone()
-    assert quantizer.restart_dead(torch.zeros(1, 4, 2, 2), torch.ones(3), generator) == 0
+    assert quantizer.reset_dead_codes(torch.zeros(1, 4, 2, 2), torch.ones(3), generator) == 0
     assert torch.equal(quantizer.embedding.weight, before)
 
 
 def test_codebook_usage_counts() -> None:
     usage = codebook_usage(torch.tensor([5, 5, 0, 0]))
     assert usage.perplexity == pytest.approx(2)
-    assert usage.dead_share == 0.5
+    assert usage.dead_fraction == 0.5
 
 
 def test_restoration_shapes(images: Tensor) -> None:

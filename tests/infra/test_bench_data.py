@@ -39,13 +39,13 @@ def test_both_sides_read_the_same_samples(tmp_path: Path) -> None:
 
 
 def test_the_command_measures_portraits(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = _run(["--faces", "2", "--variants", "2", "--resolution", "64"], capsys)
-    assert figures.largest_difference <= 1
-    assert figures.synthesis_speedup == pytest.approx(
-        figures.faces_per_second / figures.plain_faces_per_second, rel=1e-3
+    metrics = _run(["--faces", "2", "--variants", "2", "--resolution", "64"], capsys)
+    assert metrics.largest_difference <= 1
+    assert metrics.synthesis_speedup == pytest.approx(
+        metrics.faces_per_second / metrics.plain_faces_per_second, rel=1e-3
     )
-    assert figures.loader_speedup == pytest.approx(
-        figures.samples_per_second / figures.plain_samples_per_second, rel=1e-3
+    assert metrics.loader_speedup == pytest.approx(
+        metrics.samples_per_second / metrics.plain_samples_per_second, rel=1e-3
     )
 
 

@@ -10,9 +10,9 @@ from infra.benchmarks.__main__ import main
 def test_training_with_and_without_its_loader(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ["--resolution=64", "--channels=32", "--batch=1", "--steps=2", "--loaders=1", "--faces=2"]
     assert main(["loader", "--device=cpu", *sizes]) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert list(figures) == ["hq_codebook", "association", "restoration"]
-    for measured in figures.values():
+    metrics = json.loads(capsys.readouterr().out)
+    assert list(metrics) == ["hq_codebook", "association", "restoration"]
+    for measured in metrics.values():
         assert measured["ratio"] == pytest.approx(measured["samples_per_second"] / measured["without_loader"])
         assert 0 < measured["waiting"] < 1
 

@@ -120,7 +120,7 @@ def test_a_datasets_lists_take_no_place_in_a_store(bucket: str, tmp_path: Path) 
 def test_the_servers_settings_take_no_place(tmp_path: Path, mine: str) -> None:
     script = "\n".join([
         "import sys; from pathlib import Path; sys.path.insert(0, 'infra/mlflow'); import serve",
-        "try: serve.make_secrets(Path(sys.argv[1]), 'sqlite://', sys.argv[2])",
+        "try: serve.create_secrets(Path(sys.argv[1]), 'sqlite://', sys.argv[2])",
         "except serve.SettingError as error: sys.exit(str(error))",
     ])  # fmt: skip
     folder = tmp_path / "secrets"
