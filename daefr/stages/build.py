@@ -75,9 +75,7 @@ def init_from_checkpoint(stage: Stage, checkpoint: Checkpoint) -> None:
     Raises `UserError` if the checkpoint is of another stage or network.
     """
     if checkpoint.stage != stage.name:
-        raise UserError(
-            f"{stage.name} cannot start from {checkpoint.path}, which is a checkpoint of {checkpoint.stage}"
-        )
+        raise UserError(f"{stage.name} cannot start from {checkpoint.path}, a checkpoint of {checkpoint.stage}")
     _check_autoencoder(stage, checkpoint)
     _fill(stage, checkpoint.tensors(), str(checkpoint.path))
 

@@ -21,8 +21,8 @@ _TIMEOUT_PHRASES = ("timed out", "timing out", "timeout")
 def nccl_timeout_seconds(timeout_seconds: float) -> float:
     """Return the timeout for an NCCL process group whose ranks wait `timeout_seconds` for each other in `RankVote`.
 
-    NCCL's watchdog aborts the process on a timeout. So its timeout must be longer, by the time that it takes to find the
-    missing rank and to report the error.
+    NCCL's watchdog aborts the process on a timeout, so its timeout must be longer, by the time that it takes to find
+    the missing rank and to report the error.
     """
     return timeout_seconds + FIND_MISSING_SECONDS + NCCL_MARGIN_SECONDS
 

@@ -55,15 +55,9 @@ class FolderReporter:
         self.stop = Event()
         """If set, the training stops at the next step, with a checkpoint."""
 
-    @property
-    def latest(self) -> Path | None:
-        """The newest checkpoint, None before the first."""
-        self.finish()
-        found = self._checkpoints()
-        return found[-1] if found else None
-
     def resume(self) -> Checkpoint | None:
         """Open the newest undamaged checkpoint, None before the first. Raises like `load_newest`."""
+        self.finish()
         return load_newest(self._checkpoints())
 
     def metrics(self, step: int, values: dict[str, float]) -> None:

@@ -31,7 +31,7 @@ VARIANTS = 2
 
 @dataclass(frozen=True)
 class LoaderCost:
-    """One stage's samples per second with and without the loader, their ratio, and the fraction of time spent waiting."""
+    """One stage's samples per second with and without the loader, their ratio, and the fraction of time waited."""
 
     samples_per_second: float
     without_loader: float

@@ -4,8 +4,8 @@ Like VQGAN in the training loop of PyTorch Lightning 1.0, it differs from our im
 
 - Every optimizer runs the complete forward pass again, of both autoencoders in the association: two passes per step in
   stage 1, four in stage 2. Only the parameters of that optimizer get gradients.
-- The adaptive weight computes both losses' gradients of the last layer by a backward pass through the perceptual network
-  and the discriminator, which is repeated for the training step.
+- The adaptive weight computes both losses' gradients of the last layer by a backward pass through the perceptual
+  network and the discriminator, which is repeated for the training step.
 - The perceptual network is in train mode, so that dropout removes half of the differences.
 - Stage 3 decodes the image, with a graph to the fused feature and the decoder's weights, although no loss uses it.
 - Codes are looked up by the product of a one-hot matrix (tokens x codes) and the codebook, with all terms of the

@@ -3,8 +3,8 @@
     python infra/gpu/collect_wheels.py FOLDER [--python 3.12] [--platform manylinux_2_28_x86_64 ...] [--with NAME ...]
 
 The list of packages includes their dependencies, except for torch, torchvision, numpy, scipy, pillow, OpenCV (or --with
-opencv-python-headless), numba, PyYAML, tqdm, safetensors and torchmetrics. Wheels of packages that are published only as
-source are built. Requires pip 23 or newer and a package index.
+opencv-python-headless), numba, PyYAML, tqdm, safetensors and torchmetrics. Packages that are published only as source
+are built. Requires pip 23 or newer and a package index.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 FLOPs are counted on fake tensors, which need no GPU and little memory. `--operations` caches the counts in a file.
 
-The fraction of the matrix rate that training reaches is an assumption until `python -m daefr gpu-check` has measured it.
+The fraction of the matrix rate that training reaches is assumed until `python -m daefr gpu-check` has measured it.
 """
 
 import argparse

@@ -58,36 +58,36 @@ def images(generator: torch.Generator) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "names"),
     [
-        ({"resolution": 500}, "must be a multiple of 32"),
-        ({"resolution": 16}, "must be a multiple of 32"),
-        ({"channels": 48}, "does not divide the level widths 48"),
-        ({"attention_resolutions": (16, 20)}, "holds 20, but the levels are 512, 256, 128, 64, 32, 16 pixels wide"),
-        ({"codes": 0}, "greater than 0"),
-        ({"multipliers": ()}, "at least 1 item"),
+        ({"resolution": 500}, "resolution.* 32"),
+        ({"resolution": 16}, "resolution.* 32"),
+        ({"channels": 48}, "groups.* 48"),
+        ({"attention_resolutions": (16, 20)}, "attention_resolutions.*20.*512, 256, 128, 64, 32, 16"),
+        ({"codes": 0}, "codes"),
+        ({"multipliers": ()}, "multipliers"),
         ({"chanels": 64}, "chanels"),
     ],
 )
-def test_autoencoder_config_refuses(changes: dict[str, object], sentence: str) -> None:
-    with pytest.raises(ValidationError, match=sentence):
+def test_autoencoder_config_rejects(changes: dict[str, object], names: str) -> None:
+    with pytest.raises(ValidationError, match=names):
         AutoencoderConfig.model_validate(changes)
 
 
-def test_predictor_config_refuses_heads_that_do_not_divide() -> None:
-    with pytest.raises(ValidationError, match="heads is 7, which does not divide width"):
+def test_predictor_config_rejects_heads_that_do_not_divide() -> None:
+    with pytest.raises(ValidationError, match=r"heads.*width"):
         PredictorConfig(heads=7)
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "key"),
     [
-        ({"predictor": {"fusion_heads": 7}}, "predictor.fusion_heads is 7"),
-        ({"autoencoder": {"code_channels": 40}}, "autoencoder.groups is 32"),
+        ({"predictor": {"fusion_heads": 7}}, r"predictor\.fusion_heads"),
+        ({"autoencoder": {"code_channels": 40}}, r"autoencoder\.groups"),
     ],
 )
-def test_restoration_config_refuses(changes: dict[str, object], sentence: str) -> None:
-    with pytest.raises(ValidationError, match=sentence):
+def test_restoration_config_rejects(changes: dict[str, object], key: str) -> None:
+    with pytest.raises(ValidationError, match=key):
         RestorationConfig.model_validate(changes)
 
 
@@ -214,7 +214,7 @@ def test_restoration_shapes(images: Tensor) -> None:
 
 
 def test_restoration_refuses_another_size() -> None:
-    with pytest.raises(UserError, match=r"24x20 pixels .* restores 16x16"):
+    with pytest.raises(UserError, match=r"24x20.*16x16"):
         RestorationModel(SMALL_RESTORATION)(torch.zeros(1, 3, 20, 24))
 
 

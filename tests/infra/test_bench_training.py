@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from daefr.errors import UserError
 from daefr.profiling import CASES, Case, CaseName, random_images
 from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.stages import AutoencoderStage, RestorationStage
@@ -130,8 +131,8 @@ def test_sizes_that_do_not_fit_are_refused(
     assert message.count("\n") == 1
 
 
-def test_a_side_that_cannot_be_run_is_said_so() -> None:
-    with pytest.raises(Exception, match="restore, ours: the process that was to be measured failed"):
+def test_a_side_that_cannot_be_run_is_an_error() -> None:
+    with pytest.raises(UserError, match="restore, ours"):
         measure_sides(Case("restore", NETWORK, batch=1, device="meta"), repetitions=1, matrix_rate=1e9)
 
 
