@@ -1,7 +1,5 @@
 """Profiles training steps and restoration on a device, with random weights and images."""
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,6 +31,7 @@ from daefr.settings.training import (
 )
 from daefr.speed import arrange_batch, autocast, prepare_network
 from daefr.stages import RestorationStage, Stage, build_stage
+from daefr.training.metrics import peak_bytes
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 
@@ -167,13 +166,6 @@ def matrix_type(case: Case) -> torch.dtype:
     """Return the type of a case's matrix products."""
     chosen = case.speed.on(torch.device(case.device).type).autocast
     return torch.bfloat16 if chosen == "bfloat16" else torch.float32
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory of tensors on a GPU, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _synchronize(device: torch.device) -> None:

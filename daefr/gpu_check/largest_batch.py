@@ -28,7 +28,7 @@ def checks(context: Context) -> Iterator[Check]:
 
 def _run(context: Context, name: StageName) -> CheckResult:
     if not context.on_gpu:
-        raise NotAvailableError("a CPU has no memory of its own")
+        raise NotAvailableError("a CPU has no separate memory")
     context.workloads.clear()
     start = time.perf_counter()
     fits, too_large, seconds = 0, LARGEST + 1, 0.0

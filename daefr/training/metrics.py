@@ -14,8 +14,6 @@ from daefr import ranks
 from daefr.network.quantizer import codebook_usage, count_codes
 from daefr.training.clock import Clock
 
-KIBIBYTES = 1 if sys.platform == "darwin" else 1024
-
 
 class MetricWindow:
     """The metrics since the last `flush`, which stay on the device until then, so that no step waits for them."""
@@ -72,17 +70,17 @@ class MetricWindow:
         costs["samples_per_second"] = self._samples / seconds
         costs["samples_per_second_per_device"] = self._samples / seconds / ranks.count()
         costs["cores_in_use"] = (time.process_time() - self._start_of_process) / seconds
-        costs["memory_megabytes"] = _peak_bytes(self._device) / 1e6
+        costs["memory_megabytes"] = peak_bytes(self._device) / 1e6
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
         return costs
 
 
-def _peak_bytes(device: torch.device) -> int:
-    """Return the peak memory: of tensors on a GPU since the last call, or of the process since its start."""
+def peak_bytes(device: torch.device) -> int:
+    """Return the peak memory of tensors on a GPU, or of the process on a CPU."""
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return peak
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTES
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def label(codebook: str, name: str) -> str:

@@ -4,7 +4,8 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from daefr.profiling import Case, count_operations, peak_bytes, time_call, uncompiled
+from daefr.profiling import Case, count_operations, time_call, uncompiled
+from daefr.training.metrics import peak_bytes
 from infra.benchmarks.reference import Side, prepare_side
 
 READY, RUN, STOP = "ready", "run", "stop"

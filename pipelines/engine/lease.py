@@ -1,7 +1,7 @@
 """A lease on a folder of a shared file system, which ensures that only one process at a time works in it.
 
-Each holder creates a file with the next number, which only one process can do, and rewrites it every few seconds. If the
-file does not change for the duration of the lease, the holder has died. Clocks of machines are not compared.
+Each holder creates a file with the next number, which only one process can do, and rewrites it every few seconds. If
+the file does not change for the duration of the lease, the holder has died. Clocks of machines are not compared.
 """
 
 import json

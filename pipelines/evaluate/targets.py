@@ -105,8 +105,8 @@ def open_model(tracking: Tracking, address: str, label: str | None = None) -> Da
 def _title(model: Model) -> str:
     if model.version is not None:
         return f"{model.version.name} v{model.version.number}"
-    place = Path(model.name)
-    return place.parent.name if place.is_dir() else place.stem
+    path = Path(model.name)
+    return path.parent.name if path.is_dir() else path.stem
 
 
 def open_method(method: MethodName, weights: Path, label: str | None = None) -> ReleasedMethod:

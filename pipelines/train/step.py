@@ -131,7 +131,7 @@ class TrainStage(Step):
             published = publish_checkpoints(
                 job.checkpoints, self.training.last_step, context.folder, averaged=bool(self.training.ema_decay)
             )
-            job.checkpoints.keep_only(self.training.last_step)  # from which a longer training goes on
+            job.checkpoints.keep_only(self.training.last_step)  # a longer training resumes from it
         generations = self._record_generations(context)
         self._record_lineage(context)
         versions = self._register(context, metrics)

@@ -12,7 +12,7 @@ from daefr.images import encode_png
 from daefr.portraits import draw_portrait
 from daefr.tensors import to_tensor
 from infra.benchmarks.__main__ import main
-from infra.benchmarks.data import PlainDataset, SampleCosts, Stopwatch, _make, write_dataset
+from infra.benchmarks.data import PlainDataset, SampleCosts, Stopwatch, _degrade, write_dataset
 
 
 def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> SampleCosts:
@@ -22,7 +22,7 @@ def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> SampleCost
 
 def test_both_sides_read_the_same_samples(tmp_path: Path) -> None:
     watch = Stopwatch()
-    made = _make([draw_portrait(seed, 64).image for seed in range(2)], 3, watch)
+    made = _degrade([draw_portrait(seed, 64).image for seed in range(2)], 3, watch)
     assert watch.ours > 0 and watch.plain > 0
     write_dataset(made, tmp_path)
     options = {"parts": ("hq", "severe"), "flip": True, "draw": True}
