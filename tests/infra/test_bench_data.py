@@ -60,9 +60,9 @@ def test_small_jpegs_take_less_room_than_large_pngs(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(("arguments", "problem"), [
-    (["nowhere"], "nowhere is not a folder"),
-    (["."], "holds no square image of 512 pixels"),
-    (["--variants", "0"], "--variants is 0; it must be 1 or more"),
+    (["nowhere"], "nowhere"),
+    (["."], "512"),
+    (["--variants", "0"], "--variants=0"),
 ])  # fmt: skip
 def test_nothing_to_measure_is_one_line(
     arguments: list[str],

@@ -17,7 +17,7 @@ def test_training_with_and_without_its_loader(capsys: pytest.CaptureFixture[str]
         assert 0 < measured["waiting"] < 1
 
 
-@pytest.mark.parametrize(("option", "why"), [("--steps=0", "--steps is 0"), ("--resolution=100", "resolution")])
-def test_sizes_that_cannot_be_are_refused(option: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("option", "name"), [("--steps=0", "--steps=0"), ("--resolution=100", "resolution")])
+def test_invalid_sizes_are_rejected(option: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["loader", "--device=cpu", option]) == 2
-    assert why in capsys.readouterr().err
+    assert name in capsys.readouterr().err
