@@ -16,7 +16,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 requested = threading.Event()
 """Whether the command was asked to stop."""
 abandoned = threading.Event()
-"""Whether work was left behind where it was, so that only the end of the process ends its threads, and Ray."""
+"""Whether threads were left running, which end with the process, as does Ray."""
 _stop_timeout = 25.0
 _trainings = 0
 _counting = threading.Lock()
@@ -28,7 +28,7 @@ class TerminatedError(BaseException):
 
 
 STOPPED = (KeyboardInterrupt, TerminatedError)
-"""What is raised where the command was asked to stop; nothing has failed."""
+"""The errors that are raised when the command is asked to stop."""
 
 
 @contextmanager

@@ -32,7 +32,7 @@ _FORMER_METRICS_FILE = "figures.parquet"
 
 
 class MetricResult(Settings):
-    """The mean of a metric over `images` images (FID: its one value), or the reason why there is no value; see `MetricValue`."""
+    """The mean of a metric over `images` images (FID: its one value), or why there is none; see `MetricValue`."""
 
     value: float | None
     images: int = 0

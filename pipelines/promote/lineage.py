@@ -69,16 +69,16 @@ def _read(tracking: Tracking, version: Version) -> Lineage | None:
 
 
 def _has_lineage(tracking: Tracking, version: Version) -> bool:
-    """Return whether the lineage of a version was recorded, as it is unless it was registered by hand or by an older release."""
+    """Return whether the lineage of a version was recorded, unlike that of versions registered by hand."""
     try:
         run = tracking.client.get_run(version.run_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
-    place = local_path(run.info.artifact_uri)
-    if place is not None and FINGERPRINT in run.data.tags and not place.is_dir():
-        raise UserError(f"the artifacts of {version.address} are not in {place}, where MLflow has recorded them")
+    path = local_path(run.info.artifact_uri)
+    if path is not None and FINGERPRINT in run.data.tags and not path.is_dir():
+        raise UserError(f"the artifacts of {version.address} are not in {path}, their location in MLflow")
     return LINEAGE in {file.path for file in tracking.client.list_artifacts(version.run_id)}
 
 
