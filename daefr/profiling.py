@@ -1,7 +1,5 @@
-"""What a training step or a restoration costs on this device: on random weights and images, timed and counted."""
+"""Profiles training steps and restoration on a device, with random weights and images."""
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,12 +31,13 @@ from daefr.settings.training import (
 )
 from daefr.speed import arrange_batch, autocast, prepare_network
 from daefr.stages import RestorationStage, Stage, build_stage
+from daefr.training.metrics import peak_bytes
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 
 CaseName = Literal["hq_codebook", "association", "restoration", "restore"]
 CASES: tuple[CaseName, ...] = get_args(CaseName)
-"""A training step of each kind of stage, and restoring."""
+"""A training step of each kind of stage, and restoration."""
 
 DEFAULT_SPEED = Speed()
 Run = Callable[[], dict[str, Tensor]]
@@ -47,7 +46,7 @@ Run = Callable[[], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured; equal cases have the same weights and images."""
+    """What is profiled; equal cases have the same weights and images."""
 
     name: CaseName
     network: NetworkConfig
@@ -81,7 +80,7 @@ class Case:
 
 
 def network_of(resolution: int, channels: int, multipliers: tuple[int, ...]) -> NetworkConfig:
-    """Return the network of these sizes, with attention at the coarsest level. Raises `UserError` if there is none."""
+    """Return a network with attention at the coarsest level. Raises `UserError` if the sizes are inconsistent."""
     coarsest = resolution // 2 ** (len(multipliers) - 1)
     try:
         sizes = AutoencoderConfig(
@@ -93,10 +92,9 @@ def network_of(resolution: int, channels: int, multipliers: tuple[int, ...]) -> 
 
 
 def training_settings(name: StageName, speed: Speed, folder: Path, steps: int = 1) -> TrainingConfig:
-    """Return the settings of a training whose discriminators take part from the first step, as in most of a training.
+    """Return the settings of a training with discriminators from the first step, as in most of a training.
 
-    The perceptual term gets random weights, which are written into `folder`: what its network has learned makes no
-    difference to its cost.
+    The perceptual loss gets random weights, which are written into `folder` and do not change its cost.
     """
     if name == "restoration":
         return RestorationTraining(steps=steps, speed=speed)
@@ -106,9 +104,9 @@ def training_settings(name: StageName, speed: Speed, folder: Path, steps: int = 
 
 
 def random_images(resolution: int, batch: int) -> Batch:
-    """Return `hq` and `lq`, (B, 3, R, R) in [-1, 1]; the same each time."""
+    """Return reproducible random `hq` and `lq`, (B, 3, R, R) in [-1, 1]."""
     generator = torch.Generator().manual_seed(0)
-    # smooth images: pixels of white noise would make every loss that of a constant
+    # smooth images, because a network's best output for white noise is a constant
     coarse = torch.rand((2, batch, 3, 8, 8), generator=generator) * 2 - 1
     fine = [torch.nn.functional.interpolate(each, size=resolution, mode="bicubic").clamp(-1, 1) for each in coarse]
     return dict(zip(("hq", "lq"), fine, strict=True))
@@ -124,17 +122,14 @@ def time_call(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def count_operations(run: Run) -> int:
-    """Count multiplications and additions of convolutions and matrix products of one run: two for each pair.
-
-    The counter does not see into compiled parts.
-    """
+    """Return the FLOPs of convolutions and matrix products of one run, without compiled parts."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
 class Cost(NamedTuple):
-    """What a run of a case costs: median seconds, and on a GPU the most memory that tensors took."""
+    """The cost of a run of a case: median seconds, and on a GPU the peak memory of tensors."""
 
     seconds: float
     samples_per_second: float
@@ -143,7 +138,7 @@ class Cost(NamedTuple):
 
 
 def measure_case(case: Case, repetitions: int) -> Cost:
-    """Time a case after one run to warm up. Its operations are counted on one sample, uncompiled."""
+    """Time a case after one warm-up run. Its operations are counted on one sample, without compilation."""
     operations = count_operations(uncompiled(case).prepare()) * case.batch
     device, run = torch.device(case.device), case.prepare()
     if device.type == "cuda":
@@ -155,12 +150,12 @@ def measure_case(case: Case, repetitions: int) -> Cost:
 
 
 def uncompiled(case: Case) -> Case:
-    """Return a case with one sample and without compilation, whose operations can be counted in little memory."""
+    """Return a case with one sample and without compilation, for counting its operations."""
     return replace(case, batch=1, speed=case.speed.model_copy(update={"compile": False}))
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, side: int | None = None) -> float:
-    """Measure the operations per second of a product of large square matrices, the best of several."""
+    """Return the FLOP/s of a product of large square matrices, the best of several runs."""
     side = side or (8192 if device.type != "cpu" else 2048)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     left @ right
@@ -168,16 +163,9 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, side: int | None = Non
 
 
 def matrix_type(case: Case) -> torch.dtype:
-    """Return the type in which a case multiplies matrices."""
+    """Return the type of a case's matrix products."""
     chosen = case.speed.on(torch.device(case.device).type).autocast
     return torch.bfloat16 if chosen == "bfloat16" else torch.float32
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the most memory that tensors took on a GPU, or that the whole process took on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _synchronize(device: torch.device) -> None:
@@ -186,7 +174,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _restoration(stage: Stage, images: Batch, speed: Speed, device: torch.device) -> Run:
-    assert isinstance(stage, RestorationStage)  # noqa: S101  # by its name
+    assert isinstance(stage, RestorationStage)  # noqa: S101  # for the type checker
     model = stage.generator.eval()
 
     def restore() -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from daefr.settings.base import Settings, StageName
 from daefr.settings.files import Given, override, read_yaml, validate
 from daefr.settings.network import NetworkConfig
 from daefr.settings.training import AssociationTraining, AutoencoderTraining, RestorationTraining, TrainingConfig
-from daefr.stages import UPSTREAM, build_stage, continue_from, start_from
+from daefr.stages import UPSTREAM, build_stage, init_from_checkpoint, init_from_upstream
 from daefr.training.errors import HungRankError, NonFiniteLossError, StoppedError
 from daefr.training.loop import train
 from daefr.training.rank_vote import nccl_timeout_seconds
@@ -147,7 +147,7 @@ def _load_initial(options: argparse.Namespace, training: TrainingConfig, stage: 
     initial = options.initial_checkpoint or (Path(training.initial_checkpoint) if training.initial_checkpoint else None)
     with tempfile.TemporaryDirectory(prefix="daefr-") as scratch:
         if initial is not None:
-            continue_from(stage, open_initial(initial, stage.name, stage.network, Path(scratch)))
+            init_from_checkpoint(stage, open_initial(initial, stage.name, stage.network, Path(scratch)))
             return False
         upstream: dict[StageName, Checkpoint] = {}
         for name in UPSTREAM[stage.name]:
@@ -157,7 +157,7 @@ def _load_initial(options: argparse.Namespace, training: TrainingConfig, stage: 
                     f"{stage.name} starts from {name}: give its checkpoint as --{name.replace('_', '-')} DIR"
                 )
             upstream[name] = open_initial(path, name, stage.network, Path(scratch))
-        start_from(stage, upstream)
+        init_from_upstream(stage, upstream)
         return not upstream
 
 

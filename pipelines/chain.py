@@ -111,10 +111,10 @@ class Chain:
 
     def evaluate_version(self, version: "Version", dataset: Dataset) -> StepResult:
         """Evaluate a registered restoration model on the validation faces and the configured benchmarks."""
-        from pipelines.evaluate.targets import OurModel
+        from pipelines.evaluate.targets import DaefrModel
 
         names = (VALIDATION, *self.config.evaluation.benchmarks)
-        return self.evaluate(OurModel.registered(self.run.tracking, version), self.benchmarks(names, dataset))
+        return self.evaluate(DaefrModel.registered(self.run.tracking, version), self.benchmarks(names, dataset))
 
     def benchmarks(self, names: Iterable[str], dataset: Dataset | None) -> "list[Benchmark]":
         """Open benchmarks by name; `dataset` is needed for its validation faces only."""
@@ -144,8 +144,8 @@ class Chain:
 
         number, tracking = restoration.outputs["version"], self.run.tracking
         evaluated = self.evaluate_version(registry.version(tracking, "restoration", number), dataset)
-        rival = registry.rival(tracking, "restoration", number)
-        champion = None if rival is None else self.evaluate_version(rival, dataset)
+        baseline = registry.baseline(tracking, "restoration", number)
+        champion = None if baseline is None else self.evaluate_version(baseline, dataset)
         page = self.report(evaluated, champion)
         return [table(evaluated), f"report: {page}", f"grid: {evaluated.folder / GRID}"]
 

@@ -13,7 +13,7 @@ from daefr.settings.training import AutoencoderTraining
 from pipelines.config import RunConfig
 from pipelines.engine import cluster
 from pipelines.promote.settings import EVALUATION_METRICS, base_metric
-from pipelines.train.compiler import no_compiler
+from pipelines.train.compiler import missing_compiler_message
 from pipelines.train.loss_weights import find_loss_weights
 
 
@@ -32,9 +32,9 @@ def check(config: RunConfig) -> None:
                 f"stages.{name}.initial_checkpoint={start} is not a checkpoint directory or a released .ckpt file"
             )
     if config.evaluation.benchmarks:
-        from pipelines.evaluate.benchmarks import check_places  # noqa: PLC0415  # it imports PyTorch, like those below
+        from pipelines.evaluate.benchmarks import check_locations  # noqa: PLC0415  # it imports PyTorch, like those below
 
-        check_places(config.evaluation.benchmarks)
+        check_locations(config.evaluation.benchmarks)
     for path in (config.evaluation.weights, config.evaluation.fid_statistics):
         if path is not None and not path.exists():
             raise UserError(f"{path}, which the evaluation should use, is not there")
@@ -72,7 +72,7 @@ def check_nodes(config: RunConfig, stages: Iterable[StageName] = STAGES) -> None
             except ray.exceptions.RayError:  # the node has gone meanwhile
                 continue
             if lacks is not None:
-                raise UserError(no_compiler(names[0], address, lacks))
+                raise UserError(missing_compiler_message(names[0], address, lacks))
 
 
 def _compiles(config: RunConfig, name: StageName) -> bool:

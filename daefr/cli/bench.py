@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     costs = {}
     for case in cases:
         cost = measure_case(case, options.repetitions)
-        costs[case.name] = {**cost._asdict(), "share_of_matrix_rate": cost.operations_per_second / rate}
+        costs[case.name] = {**cost._asdict(), "fraction_of_matrix_rate": cost.operations_per_second / rate}
         if not options.json:
             sys.stdout.write(format_row((case.name, *_columns(cost, rate)), WIDTH))
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Check and measure what a GPU does with this project: a line per check, without Ray or MLflow, within 8 minutes.
+"""Check and benchmark this project on a GPU, without Ray and MLflow, in at most 8 minutes.
 
 Examples:
   daefr gpu-check --json h100.json
@@ -22,9 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_device_option(parser)
     parser.add_argument("--quick", action="store_true", help="narrow networks and small images, for a CPU")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="file for all figures, rewritten after each check")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="file for all metrics, rewritten after each check")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --json if it exists")
-    parser.add_argument("--golden", metavar="DIR", type=Path, help="golden figures of the reference implementation")
+    parser.add_argument("--golden", metavar="DIR", type=Path, help="golden outputs of the reference implementation")
     parser.add_argument("--detector", metavar="PATH", type=Path, help="RetinaFace weights, to time whole photographs")
     parser.add_argument(
         "--only", metavar="ITEM,...", type=_items, default=ITEM_NAMES, help=f"some of {', '.join(ITEM_NAMES)}"

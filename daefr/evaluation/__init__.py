@@ -1,18 +1,19 @@
-"""Restoring the images of a benchmark with a model or another method, and measuring what came out."""
+"""Restores the images of benchmarks with a model or another method, and computes metrics of the results."""
 
-from daefr.evaluation.evaluator import Evaluated, EvaluationSample, Evaluator
+from daefr.evaluation.evaluator import NOT_RESTORED, EvaluationSample, Evaluator, ImageResult
 from daefr.evaluation.grid import draw_grid
+from daefr.evaluation.image_kinds import IMAGE_KINDS, ImageKind, column
 from daefr.evaluation.method import Method, MethodOutput, TrainedModel
-from daefr.evaluation.subjects import SUBJECTS, Subject, column
 
 __all__ = [
-    "SUBJECTS",
-    "Evaluated",
+    "IMAGE_KINDS",
+    "NOT_RESTORED",
     "EvaluationSample",
     "Evaluator",
+    "ImageKind",
+    "ImageResult",
     "Method",
     "MethodOutput",
-    "Subject",
     "TrainedModel",
     "column",
     "draw_grid",

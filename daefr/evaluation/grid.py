@@ -1,4 +1,4 @@
-"""A picture of faces before and after, for people."""
+"""A grid of faces before and after restoration."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ TILE_SIDE = 192
 
 
 def draw_grid(faces: Sequence[Mapping[str, Image]]) -> Image:
-    """Draw HQ | LQ | restored, a row a face, under their titles. A face that lacks one has a white tile there."""
+    """Draw HQ | LQ | restored with titles, one row per face; missing images are white."""
     rows = [np.hstack([_tile(face.get(name)) for name in GRID_COLUMNS]) for face in faces]
     return np.vstack([_titles(), *rows])
 
@@ -22,7 +22,7 @@ def _tile(image: Image | None) -> Image:
     side = (TILE_SIDE, TILE_SIDE)
     if image is None:
         return np.full((*side, 3), 255, np.uint8)
-    # small images are shown with their pixels, not smoothed into something better than they are
+    # interpolation would make small images look better than they are
     method = cv2.INTER_NEAREST if image.shape[0] < TILE_SIDE else cv2.INTER_AREA
     return np.asarray(cv2.resize(image, side, interpolation=method), np.uint8)
 

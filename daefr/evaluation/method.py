@@ -1,4 +1,4 @@
-"""Who restores: a trained model, or another method behind the same two lines."""
+"""The interface of restoration methods, and DAEFR models behind it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from daefr.tensors import to_image, to_tensor
 
 @dataclass(frozen=True)
 class MethodOutput:
-    """A restored face (R, R, 3) uint8 RGB, and the codes (N,) that it is made of where there is a codebook."""
+    """A restored face (R, R, 3) uint8 RGB, and its codes (N,) if the method has a codebook."""
 
     image: Image
     codes: NDArray[np.int64] | None = None
@@ -35,14 +35,14 @@ class Method(Protocol):
 
     @property
     def codes(self) -> int | None:
-        """The size of the codebook that `Restored.codes` are of, None where there is none."""
+        """The size of the codebook, None if there is none."""
 
     def restore(self, images: Sequence[Image]) -> list[MethodOutput]:
         """Restore faces, each (R, R, 3) uint8 RGB."""
 
 
 class TrainedModel:
-    """A restoration model of ours, computed in `daefr.precision.evaluation_precision`."""
+    """A DAEFR model, computed in `daefr.precision.evaluation_precision`."""
 
     def __init__(self, stage: RestorationStage, device: torch.device) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint."""
@@ -52,7 +52,7 @@ class TrainedModel:
 
     @classmethod
     def load(cls, checkpoint: Path, device: torch.device) -> "TrainedModel":
-        """Load a checkpoint directory or a released file; raises as `daefr.restore.open_model` does."""
+        """Load a checkpoint directory or a released file. Raises like `daefr.restore.open_model`."""
         return cls(open_model(checkpoint), device)
 
     @torch.no_grad()
@@ -65,7 +65,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def reconstruct(self, images: Sequence[Image]) -> list[Image]:
-        """Return HQ faces, (R, R, 3) uint8 RGB, as their true codes render them."""
+        """Return HQ faces, (R, R, 3) uint8 RGB, decoded from their true codes."""
         with evaluation_precision(self._device):
             decoded = self._stage.generator.decode(self._stage.target(self._batch(images)).indices)
         return [to_image(image) for image in decoded]

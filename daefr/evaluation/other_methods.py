@@ -1,4 +1,4 @@
-"""Methods of others, from the weights that their authors released, through spandrel's networks."""
+"""Other methods, with the weights that their authors released and the networks of spandrel."""
 
 import hashlib
 import importlib
@@ -19,7 +19,7 @@ from daefr.tensors import to_image, to_tensor
 
 MethodName = Literal["gfpgan", "restoreformer", "codeformer"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
-# as papers call them, which is what spandrel calls their architectures too
+# the names used in papers, and by spandrel for the architectures
 METHOD_TITLES: dict[MethodName, str] = {
     "gfpgan": "GFP-GAN",
     "restoreformer": "RestoreFormer",
@@ -28,63 +28,64 @@ METHOD_TITLES: dict[MethodName, str] = {
 EXTRA_PACKAGE = "spandrel_extra_arches"
 WEIGHT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 INPUT_SIDE = 512
-TRAINED = "vqvae."
+NETWORK_PREFIX = "vqvae."
 
 
 class OtherMethod:
-    """GFP-GAN, RestoreFormer or CodeFormer, as their authors' scripts run them: 512x512 pixels, RGB in [-1, 1].
+    """GFP-GAN, RestoreFormer or CodeFormer, run like their authors' scripts: 512x512 pixels, RGB in [-1, 1].
 
-    CodeFormer's fidelity weight is that of its script, 0.5. GFP-GAN draws noise: its seed is the image's content, so
-    that a face is always restored to the same one.
+    CodeFormer's fidelity weight is 0.5, as in its script. GFP-GAN's noise is seeded with the image's content, so that
+    results are reproducible.
     """
 
     resolution = INPUT_SIDE
-    codes = None  # they have codebooks, but spandrel does not tell which codes were chosen
+    codes = None  # spandrel does not return the codes
 
     def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
-        """Use a network of spandrel's with its weights filled."""
+        """Use a spandrel network with loaded weights."""
         self._network, self._device = network.to(device).eval(), device
 
     @staticmethod
     def title(method: MethodName) -> str:
-        """Return what tables call a method."""
+        """Return a method's name for tables."""
         return METHOD_TITLES[method]
 
     @staticmethod
     def check(method: MethodName, weights: Path) -> None:
-        """Raise `UserError` unless the weights exist, and the library that knows their network."""
+        """Raise `UserError` if the weights, or the package that the network needs, are missing."""
         if weights.suffix not in WEIGHT_SUFFIXES or not weights.is_file():
             raise UserError(
-                f"{weights} is not there; give the released weights of {METHOD_TITLES[method]} ({WEIGHT_SUFFIXES[0]})"
+                f"{weights} is not a weights file ({', '.join(WEIGHT_SUFFIXES)}); give the released weights of "
+                f"{METHOD_TITLES[method]}"
             )
         if method == "codeformer" and importlib.util.find_spec(EXTRA_PACKAGE) is None:
             raise UserError(
-                f"CodeFormer needs the package {EXTRA_PACKAGE}, whose license forbids commercial use: "
-                "install it by hand if yours is none"
+                f"CodeFormer requires the package {EXTRA_PACKAGE}; its license forbids commercial use, so it is not "
+                "installed automatically"
             )
 
     @classmethod
     def load(cls, method: MethodName, weights: Path, device: torch.device) -> "OtherMethod":
-        """Read released weights; no code in the file is run. Raises `UserError` when they are not the method's."""
-        import spandrel  # noqa: PLC0415  # loads every architecture it knows
+        """Read released weights without running code in the file. Raises `UserError` if they are not the method's."""
+        import spandrel  # noqa: PLC0415  # slow: imports every architecture
 
         cls.check(method, weights)
         if method == "codeformer":
             importlib.import_module(EXTRA_PACKAGE).install(ignore_duplicates=True)
-        tensors = spandrel.canonicalize_state_dict(_without_training(read_tensors(weights)))
+        tensors = spandrel.canonicalize_state_dict(_select_network(read_tensors(weights)))
         try:
             found = spandrel.ModelLoader().load_from_state_dict(tensors)
-        except Exception as error:  # what fits no architecture makes spandrel raise anything
+        except Exception as error:  # spandrel can raise anything if no architecture matches
             raise UserError(
-                f"{weights} does not hold the weights of {METHOD_TITLES[method]}: {one_line(error, 200)}"
+                f"{weights} does not contain weights of {METHOD_TITLES[method]}: {one_line(error, 200)}"
             ) from None
         if not isinstance(found, spandrel.ImageModelDescriptor) or found.architecture.id.lower() != method:
-            raise UserError(f"{weights} holds {found.architecture.name}, where {METHOD_TITLES[method]} was asked for")
+            raise UserError(f"{weights} contains {found.architecture.name}, not {METHOD_TITLES[method]}")
         return cls(found.model, device)
 
     @torch.no_grad()
     def restore(self, images: Sequence[Image]) -> list[MethodOutput]:
-        """See `Method`. One at a time: the noise of a face must not depend on who shares its batch."""
+        """See `Method`. Faces are restored one at a time, so that noise does not depend on the rest of the batch."""
         return [MethodOutput(to_image(self._restore(image))) for image in images]
 
     def _restore(self, image: Image) -> Tensor:
@@ -92,13 +93,13 @@ class OtherMethod:
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
-            # its own call: spandrel's scales images as not all of these networks want them
+            # called directly, because spandrel's wrapper scales images differently from some of these networks
             with evaluation_precision(self._device):
                 restored: Tensor = self._network(to_tensor(image)[None].to(self._device))[0]
         return restored[0]
 
 
-def _without_training(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the network out of a training's checkpoint, as RestoreFormer's authors released it."""
-    inner = {name.removeprefix(TRAINED): each for name, each in weights.items() if name.startswith(TRAINED)}
-    return inner or weights
+def _select_network(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the network's weights if `weights` is a training checkpoint, as RestoreFormer's release is."""
+    prefix = NETWORK_PREFIX
+    return {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)} or weights

@@ -1,23 +1,23 @@
-"""What a check is and what it returns."""
+"""Checks and their results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Status = Literal["pass", "fail", "not available"]
-Figures = dict[str, Any]
-"""Numbers, texts and lists of them by name, as they go into the JSON file. Seconds, bytes and FLOP/s unless named."""
+Metrics = dict[str, Any]
+"""Numbers, texts and lists of them by name, for the JSON file; in seconds, bytes and FLOP/s unless named otherwise."""
 
 
 class NotAvailableError(Exception):
-    """A check cannot run here; the text says why."""
+    """A check cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a check measured; without `problems` it passed."""
+class CheckResult:
+    """The metrics of a check, which has passed if there are no `problems`."""
 
-    figures: Figures = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -26,8 +26,8 @@ class Check:
     """One line of the report."""
 
     name: str
-    """What is checked, within its item."""
-    run: Callable[[], Outcome]
-    """Raises `NotAvailableError` where it cannot run; any other exception is a failure."""
+    """The name of the check within its item."""
+    run: Callable[[], CheckResult]
+    """Raises `NotAvailableError` if it cannot run; any other exception is a failure."""
     seconds: float = 60
-    """It is stopped after so many."""
+    """Time limit."""

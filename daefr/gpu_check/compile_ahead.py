@@ -1,7 +1,6 @@
-"""Compiling in processes of their own, whose results torch.compile's cache keeps for this one.
+"""Fills the cache of torch.compile in separate processes, because compiling is slow.
 
-Compiling takes longest of all. The processes run beside checks in which no time matters; those in which it does wait
-for them.
+The processes run during checks that are not timed; timed checks wait for them.
 """
 
 import multiprocessing
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 import torch
 import torch._inductor.config
 
-from daefr.gpu_check.checks import Check, NotAvailableError, Outcome
+from daefr.gpu_check.checks import Check, CheckResult, NotAvailableError
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.steps import BEST
 from daefr.gpu_check.workload import Workload
@@ -31,34 +30,34 @@ def end_checks(context: Context) -> Iterator[Check]:
     yield Check("wait", lambda: _wait(context), seconds=180)
 
 
-def _start(context: Context) -> Outcome:
+def _start(context: Context) -> CheckResult:
     if not context.on_gpu:
         raise NotAvailableError("nothing is compiled for a CPU")
-    start = multiprocessing.get_context("spawn")
+    spawn = multiprocessing.get_context("spawn")
     for name in STAGES:
-        process = start.Process(target=_compile, args=(context.for_process(), name), daemon=False)
+        process = spawn.Process(target=_compile, args=(context.for_process(), name), daemon=False)
         process.start()
         context.processes.append(process)
-    return Outcome({"processes": len(context.processes)})
+    return CheckResult({"processes": len(context.processes)})
 
 
-def _wait(context: Context) -> Outcome:
+def _wait(context: Context) -> CheckResult:
     if not context.processes:
         raise NotAvailableError("nothing is compiled for a CPU")
     start = time.perf_counter()
     try:
         for process in context.processes:
             process.join()
-    except BaseException:  # out of time: what is timed after this must not run beside them
+    except BaseException:  # the time limit: later checks are timed, so the processes must not run any longer
         for process in context.processes:
             process.kill()
         raise
     codes = [process.exitcode for process in context.processes]
-    return Outcome({"waited_seconds": time.perf_counter() - start, "exit_codes": str(codes)})
+    return CheckResult({"waited_seconds": time.perf_counter() - start, "exit_codes": str(codes)})
 
 
 def _compile(context: Context, name: StageName) -> None:
-    # which configuration of a kernel is fastest is found again when nothing else uses the GPU
+    # kernels are autotuned later, when nothing else uses the GPU
     torch._inductor.config.autotune_local_cache = False
     Workload(context, name, BEST).step()
     context.synchronize()

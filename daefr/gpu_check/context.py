@@ -1,4 +1,4 @@
-"""What all checks share: the device, the sizes, and figures that one check measures and another reads."""
+"""The device, the sizes and the results that the checks share."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from daefr.gpu_check.checks import Figures
+from daefr.gpu_check.checks import Metrics
 from daefr.settings.base import StageName
 from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from daefr.gpu_check.workload import Workload
 
 RELEASED = NetworkConfig()
-# as deep as the released network, since depth is what compilation and layouts depend on
+# as deep as the released network, since compilation and layouts depend on the depth
 NARROW = NetworkConfig(
     autoencoder=AutoencoderConfig(
         resolution=32,
@@ -36,33 +36,33 @@ NARROW = NetworkConfig(
 
 @dataclass
 class Context:
-    """The sizes and the device of one run. Processes that a check starts receive a copy."""
+    """The device and the sizes of one run. Processes that a check starts receive a copy."""
 
     device: torch.device
     quick: bool
     folder: Path
     """For temporary files."""
     golden: Path | None = None
-    """Folder of the golden figures, if given."""
+    """Folder of the reference's golden outputs, if given."""
     detector: Path | None = None
     """Weights of the face detector, if given."""
     losses: dict[tuple[StageName, str], list[float]] = field(default_factory=dict)
     """Loss of each of the first steps, by stage and mode."""
-    step_figures: dict[tuple[StageName, str], Figures] = field(default_factory=dict)
-    """What was measured of training steps, by stage and mode."""
+    step_metrics: dict[tuple[StageName, str], Metrics] = field(default_factory=dict)
+    """Metrics of training steps, by stage and mode."""
     flops: dict[str, int] = field(default_factory=dict)
-    """Operations per sample, by stage or `restore`."""
+    """FLOPs per sample, by stage or `restore`."""
     bfloat16_rate: float | None = None
     """Measured FLOP/s of a large bfloat16 matrix product."""
 
     workloads: "dict[StageName, Workload]" = field(default_factory=dict)
-    """Compiled stages that a later check needs again: compiling them takes longest of all."""
+    """Compiled stages that a later check reuses, because compiling is slow."""
     processes: list[BaseProcess] = field(default_factory=list)
-    """What compiles ahead, see `daefr.gpu_check.compile_ahead`."""
+    """The processes of `daefr.gpu_check.compile_ahead`."""
 
     def for_process(self) -> "Context":
-        """Return what another process needs to know of it."""
-        return dataclasses.replace(self, losses={}, step_figures={}, workloads={}, processes=[])
+        """Return a copy for another process."""
+        return dataclasses.replace(self, losses={}, step_metrics={}, workloads={}, processes=[])
 
     @property
     def network(self) -> NetworkConfig:
@@ -76,17 +76,17 @@ class Context:
 
     @property
     def matrix_side(self) -> int:
-        """Side of the square matrices whose product gives the device's rate."""
+        """Side of the square matrices for measuring the device's rate."""
         return 8192 if self.on_gpu else 512
 
     @property
     def batch(self) -> int:
-        """Samples per training step: a GPU's share of the released recipe's 32 on eight GPUs."""
+        """Samples per training step: those of one GPU in the released recipe, 32 on eight GPUs."""
         return 2 if self.quick else 4
 
     @property
     def dataloader_workers(self) -> int:
-        """Processes that decode images: as many as there are cores for, but no more than a loader can use."""
+        """Processes that decode images, up to 8, leaving two cores free."""
         return 1 if self.quick else max(1, min(8, len(os.sched_getaffinity(0)) - 2))
 
     def synchronize(self) -> None:

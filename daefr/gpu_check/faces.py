@@ -1,4 +1,4 @@
-"""A small dataset of drawn portraits, made by as many processes as there are cores. Imports no torch by itself."""
+"""A small dataset of drawn portraits, made in several processes."""
 
 import hashlib
 import multiprocessing
@@ -19,7 +19,7 @@ VARIANTS = 2
 
 
 def write_dataset(folder: Path, faces: int, resolution: int, processes: int) -> None:
-    """Write a dataset of so many training samples and two validation samples."""
+    """Write a dataset of `faces` training samples and two validation samples."""
     make = partial(_make, resolution=resolution)
     numbers = range(faces + 2)
     if processes > 1:

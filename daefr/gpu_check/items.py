@@ -1,9 +1,10 @@
-"""All items, the most important first: what comes late is left out where time is short."""
+"""All items, the most important first, since the last ones are skipped if time runs out."""
 
 from collections.abc import Callable, Iterator
 
 from daefr.gpu_check import (
     compile_ahead,
+    distributed,
     kernels,
     largest_batch,
     loading,
@@ -12,7 +13,6 @@ from daefr.gpu_check import (
     photographs,
     restoring,
     resume,
-    several_ranks,
     steps,
 )
 from daefr.gpu_check.checks import Check
@@ -20,12 +20,12 @@ from daefr.gpu_check.context import Context
 
 ITEMS: dict[str, Callable[[Context], Iterator[Check]]] = {
     "machine": machine.checks,
-    # compiles in other processes, beside what is not timed
+    # runs in other processes during checks that are not timed
     "compile_ahead": compile_ahead.checks,
     "dataset": loading.dataset_checks,
     "parity": parity.checks,
     "resume": resume.checks,
-    "ranks": several_ranks.checks,
+    "ranks": distributed.checks,
     "compile_ahead_end": compile_ahead.end_checks,
     "steps": steps.checks,
     "loading": loading.checks,

@@ -1,4 +1,4 @@
-"""What to choose by device: forms of the same operation, and memory layouts, timed forwards and backwards."""
+"""Benchmarks of alternative implementations and memory layouts, forward and backward."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daefr.gpu_check.checks import Check, Figures, Outcome
+from daefr.gpu_check.checks import Check, CheckResult, Metrics
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import Mode, Workload, seconds_per_call
 from daefr.network.blocks import Upsample
@@ -19,7 +19,7 @@ NORMALIZATIONS = {
     "torch_contiguous": (torch.contiguous_format, False),
     "own_channels_last": (torch.channels_last, True),
 }
-"""Memory layout, and whether it is computed by operations that keep it."""
+"""Memory layout, and whether `keep_channels_last` is set."""
 STEPS = {
     "defaults": Speed(),
     "contiguous": Speed(channels_last=False),
@@ -27,12 +27,12 @@ STEPS = {
     "upsample=nearest": Speed(upsample="nearest"),
     "cudnn_benchmark=false": Speed(cudnn_benchmark=False),
 }
-"""Options of which a whole step shows the effect."""
+"""Options that are compared by the time of a complete training step."""
 
 
 def checks(context: Context) -> Iterator[Check]:
     """See the module."""
-    yield Check("upsampling: transposed 4x4 against nearest and 3x3", lambda: _upsampling(context))
+    yield Check("upsampling: transposed 4x4 versus nearest and 3x3", lambda: _upsampling(context))
     yield Check("group normalization by layout", lambda: _normalization(context))
     if not context.on_gpu:
         return
@@ -40,8 +40,8 @@ def checks(context: Context) -> Iterator[Check]:
         yield Check(f"eager step, {name}", partial(_step, context, speed))
 
 
-def _upsampling(context: Context) -> Outcome:
-    figures: Figures = {}
+def _upsampling(context: Context) -> CheckResult:
+    metrics: Metrics = {}
     for channels, side in _levels(context)[1:]:
         module = Upsample(channels).to(context.device).to(memory_format=torch.channels_last)
 
@@ -49,12 +49,12 @@ def _upsampling(context: Context) -> Outcome:
             return F.conv2d(F.interpolate(x, scale_factor=2.0), module.conv.weight, module.conv.bias, padding=1)
 
         for name, call in (("transposed", module), ("nearest", nearest)):
-            figures[f"{name}_{channels}x{side}"] = _both_ways(context, call, channels, side, torch.channels_last)
-    return Outcome(_with_sums(figures, ("transposed", "nearest")))
+            metrics[f"{name}_{channels}x{side}"] = _time_pass(context, call, channels, side, torch.channels_last)
+    return CheckResult(_with_sums(metrics, ("transposed", "nearest")))
 
 
-def _normalization(context: Context) -> Outcome:
-    figures: Figures = {}
+def _normalization(context: Context) -> CheckResult:
+    metrics: Metrics = {}
     for channels, side in _levels(context):
         norm = group_norm(context.network.autoencoder.groups, channels).to(context.device)
 
@@ -63,17 +63,17 @@ def _normalization(context: Context) -> Outcome:
 
         for name, (layout, kept) in NORMALIZATIONS.items():
             norm.keep_channels_last = kept
-            figures[f"{name}_{channels}x{side}"] = _both_ways(context, normalize, channels, side, layout)
-    return Outcome(_with_sums(figures, tuple(NORMALIZATIONS)))
+            metrics[f"{name}_{channels}x{side}"] = _time_pass(context, normalize, channels, side, layout)
+    return CheckResult(_with_sums(metrics, tuple(NORMALIZATIONS)))
 
 
-def _step(context: Context, speed: Speed) -> Outcome:
+def _step(context: Context, speed: Speed) -> CheckResult:
     chosen = speed.model_copy(update={"autocast": "bfloat16" if context.on_gpu else "off", "compile": False})
     workload = Workload(context, "hq_codebook", Mode(bfloat16=context.on_gpu, compiled=False), speed=chosen)
-    return Outcome({"seconds_per_step": seconds_per_call(context, workload.step, 2 if context.quick else 8)})
+    return CheckResult({"seconds_per_step": seconds_per_call(context, workload.step, 2 if context.quick else 8)})
 
 
-def _both_ways(
+def _time_pass(
     context: Context, call: Callable[[Tensor], Tensor], channels: int, side: int, layout: torch.memory_format
 ) -> float:
     """Return the seconds of a forward and a backward pass on a batch of (B, channels, side, side)."""
@@ -94,6 +94,6 @@ def _levels(context: Context) -> list[tuple[int, int]]:
     return list(zip(sizes.widths, sizes.level_resolutions, strict=True))
 
 
-def _with_sums(figures: Figures, prefixes: tuple[str, ...]) -> Figures:
-    sums = {f"{prefix}_sum": sum(v for name, v in figures.items() if name.startswith(prefix)) for prefix in prefixes}
-    return sums | figures
+def _with_sums(metrics: Metrics, prefixes: tuple[str, ...]) -> Metrics:
+    sums = {f"{prefix}_sum": sum(v for name, v in metrics.items() if name.startswith(prefix)) for prefix in prefixes}
+    return sums | metrics

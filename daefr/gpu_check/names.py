@@ -1,4 +1,4 @@
-"""The names of the items, which the command's help shows without importing PyTorch."""
+"""The names of the items, for the command's help, which does not import PyTorch."""
 
 ITEM_NAMES = (
     "machine",
@@ -17,4 +17,4 @@ ITEM_NAMES = (
     "compiled_restoring",
     "compiled_float32",
 )
-"""The most important first: what comes late is left out where time is short."""
+"""The most important first, since the last ones are skipped if time runs out."""

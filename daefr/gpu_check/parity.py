@@ -1,4 +1,4 @@
-"""Does the full-size network compute on this device what the reference implementation computes?"""
+"""Parity of the full-size network on this device with the reference implementation."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome
+from daefr.gpu_check.checks import Check, CheckResult, Metrics, NotAvailableError
 from daefr.gpu_check.context import Context
 from daefr.network.restoration import RestorationModel
 from daefr.released.layout import layout_of
@@ -20,11 +20,11 @@ from daefr.settings.speed import Speed
 from daefr.speed import arrange_batch, prepare_network
 
 GENERATOR = "generator."
-"""What the names of the restoration network begin with in a stage."""
+"""The prefix of the restoration network's names in a stage."""
 TOLERANCE = 1e-3
-"""Of means, deviations and samples, relative to the deviation: convolutions add in another order."""
+"""Of means, standard deviations and samples, relative to the standard deviation."""
 TIE = 1e-4
-"""Codes are compared where the two best scores differ by more."""
+"""Codes are compared if the two best scores differ by more."""
 
 
 def checks(context: Context) -> Iterator[Check]:
@@ -32,11 +32,11 @@ def checks(context: Context) -> Iterator[Check]:
     yield Check("full-size network, float32 without TF32", lambda: _run(context), seconds=60)
 
 
-def _run(context: Context) -> Outcome:
+def _run(context: Context) -> CheckResult:
     if context.golden is None:
-        raise NotAvailableError("--golden DIR, the folder of the golden figures, was not given")
+        raise NotAvailableError("requires --golden DIR, the folder of the golden outputs")
     if context.quick:
-        raise NotAvailableError("left out of --quick")
+        raise NotAvailableError("skipped with --quick")
     golden = json.loads((context.golden / "golden_full.json").read_text())
     speed = Speed(channels_last=True, autocast="off", compile=False, allow_tf32=False if context.on_gpu else None)
     model = prepare_network(_model(context.golden), speed, context.device).eval()
@@ -50,7 +50,7 @@ def _run(context: Context) -> Outcome:
     expected = torch.tensor(golden["predicted_indices"])
     wrong = int((indices.cpu().flatten()[clear] != expected[clear]).sum())
     levels = (_to_8_bit(restored.cpu()) - _to_8_bit(_read(context.golden / "full_restored.png"))).abs()
-    figures: Figures = {
+    metrics: Metrics = {
         "codes": len(expected),
         "near_ties": int((~clear).sum()),
         "different_codes": wrong,
@@ -59,15 +59,15 @@ def _run(context: Context) -> Outcome:
         "largest_difference_of_255": float(levels.max()),
     }
     problems = [
-        f"{name} is {figures[name]:.2e}, more than {TOLERANCE:g}"
+        f"{name} is {metrics[name]:.2e}, more than {TOLERANCE:g}"
         for name in ("logits_differ_by", "restored_differs_by")
-        if not figures[name] <= TOLERANCE
+        if not metrics[name] <= TOLERANCE
     ]
     if wrong:
-        problems.append(f"{wrong} codes are not the reference's")
+        problems.append(f"{wrong} codes differ from the reference's")
     if not levels.max() <= 1:
         problems.append(f"pixels differ by up to {levels.max():g} levels of 255, more than 1")
-    return Outcome(figures, problems)
+    return CheckResult(metrics, problems)
 
 
 def _model(golden: Path) -> RestorationModel:
@@ -95,7 +95,7 @@ def _read(path: Path) -> Tensor:
 
 
 def _difference(tensor: Tensor, golden: Mapping[str, Any]) -> float:
-    """Return the largest difference of mean, deviation and samples, relative to the deviation."""
+    """Return the largest difference of mean, standard deviation and samples, relative to the standard deviation."""
     flat = tensor.detach().flatten().cpu()
     positions = torch.from_numpy(np.linspace(0, len(flat) - 1, len(golden["sample"])).astype(np.int64))
     pairs = [(flat.mean().item(), golden["mean"]), (flat.std().item(), golden["std"])]

@@ -1,4 +1,4 @@
-"""Restoring whole photographs: the share of the time that does not go into the network."""
+"""Restoration of whole photographs: which fraction of the time is spent outside the network."""
 
 import time
 from collections import defaultdict
@@ -11,7 +11,7 @@ import numpy as np
 
 from daefr.faces.detected import DetectedFace
 from daefr.faces.detector import Detector
-from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome
+from daefr.gpu_check.checks import Check, CheckResult, Metrics, NotAvailableError
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import restoration_stage
 from daefr.images import Image
@@ -19,12 +19,12 @@ from daefr.portraits import draw_portrait
 from daefr.restore import Restorer
 
 FACES = ((0.10, 0.25), (0.55, 0.40))
-"""Left upper corners of the portraits in a photograph, in shares of its width and height."""
+"""Upper left corners of the portraits in a photograph, relative to its width and height."""
 Timers = dict[str, float]
 
 
 class KnownFaces:
-    """Finds the faces that were put into the photographs, in no time."""
+    """Returns the known faces of the photographs instead of detecting them."""
 
     def __init__(self, faces: list[DetectedFace]) -> None:
         self._faces = faces
@@ -35,14 +35,14 @@ class KnownFaces:
 
 
 def checks(context: Context) -> Iterator[Check]:
-    """With the faces given, and with a detector where its weights are given."""
+    """Check with known faces, and with a detector if its weights are given."""
     yield Check("known faces: decode, align, restore, paste", partial(_run, context, detect=False), seconds=60)
     yield Check("with the face detector", partial(_run, context, detect=True), seconds=60)
 
 
-def _run(context: Context, *, detect: bool) -> Outcome:
+def _run(context: Context, *, detect: bool) -> CheckResult:
     if detect and context.detector is None:
-        raise NotAvailableError("--detector PATH, the weights of RetinaFace, was not given")
+        raise NotAvailableError("requires --detector PATH, the weights of RetinaFace")
     timers: Timers = defaultdict(float)
     count = 2 if context.quick else 8
     photographs, faces = _photographs(count, context.quick)
@@ -63,18 +63,18 @@ def _run(context: Context, *, detect: bool) -> Outcome:
             result.png()
             timers["encode"] += time.perf_counter() - encode
     total = time.perf_counter() - start
-    figures: Figures = {
+    metrics: Metrics = {
         "photographs_per_second": count / total,
         "faces_per_second": found / total,
         "faces_per_photograph": found / count,
-        "share_outside_network": 1 - timers["network"] / total,
-        **{f"share_{name}": seconds / total for name, seconds in timers.items()},
+        "fraction_outside_network": 1 - timers["network"] / total,
+        **{f"fraction_{name}": seconds / total for name, seconds in timers.items()},
     }
-    return Outcome(figures, [] if found else ["no face was found"])
+    return CheckResult(metrics, [] if found else ["no face was found"])
 
 
 def _time(owner: Any, method: str, name: str, timers: Timers, context: Context) -> None:
-    """Replace a method by one that adds its seconds to a timer."""
+    """Replace a method with one that adds its seconds to a timer."""
     original: Callable[..., Any] = getattr(owner, method)
 
     def timed(*arguments: Any) -> Any:
@@ -89,7 +89,7 @@ def _time(owner: Any, method: str, name: str, timers: Timers, context: Context) 
 
 
 def _photographs(count: int, quick: bool) -> tuple[list[bytes], list[DetectedFace]]:
-    """Return photographs as JPEG files, 12 megapixels unless quick, with two faces each, and where those are."""
+    """Return JPEG files of photographs with two faces, of 12 megapixels unless quick, and those faces."""
     width, height, side = (480, 320, 160) if quick else (4000, 3000, 1000)
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)

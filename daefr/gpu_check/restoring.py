@@ -1,11 +1,11 @@
-"""Restoring aligned crops: time, share of the matrix rate, memory."""
+"""Restoration of aligned crops: time, utilization and memory."""
 
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 
-from daefr.gpu_check.checks import Check, Figures, Outcome
+from daefr.gpu_check.checks import Check, CheckResult, Metrics
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import bfloat16_rate, flops_per_sample, restore, seconds_per_call
 from daefr.restore import FOR_RESTORING
@@ -13,39 +13,39 @@ from daefr.settings.speed import Speed
 
 BATCHES = (1, 8, 32)
 GOAL = 0.5
-"""Share of the bfloat16 matrix rate that restoring should reach."""
+"""Fraction of the bfloat16 matrix rate that restoration should reach."""
 PRECISE = FOR_RESTORING.model_copy(update={"autocast": "off", "allow_tf32": False})
 
 
 def checks(context: Context) -> Iterator[Check]:
-    """By batch in the way that `daefr restore` computes, and in float32."""
+    """Check several batch sizes with the options of `daefr restore`, and float32."""
     for batch in (1, 2) if context.quick else BATCHES:
         yield Check(f"batch {batch}", partial(_run, context, batch, FOR_RESTORING), seconds=40)
     yield Check("batch 8, float32", partial(_run, context, 1 if context.quick else 8, PRECISE), seconds=40)
 
 
 def compiled_checks(context: Context) -> Iterator[Check]:
-    """The same compiled, which takes longer to start than restoring many faces."""
+    """Check compiled restoration, which is only worthwhile for very many faces."""
     if context.on_gpu:
         speed = FOR_RESTORING.model_copy(update={"compile": True})
         yield Check("batch 8, compiled", partial(_run, context, 8, speed), seconds=90)
 
 
-def _run(context: Context, batch: int, speed: Speed) -> Outcome:
+def _run(context: Context, batch: int, speed: Speed) -> CheckResult:
     flops = flops_per_sample(context, "restore")
     if context.on_gpu:
         torch.cuda.reset_peak_memory_stats(context.device)
     call = restore(context, speed, batch)
     seconds = seconds_per_call(context, call, 2 if context.quick else max(5, 40 // batch))
     rate = flops * batch / seconds
-    figures: Figures = {
+    metrics: Metrics = {
         "seconds": seconds,
         "faces_per_second": batch / seconds,
         "tflops": rate / 1e12,
-        "share_of_bfloat16_rate": rate / bfloat16_rate(context),
-        "goal_share": GOAL,
+        "fraction_of_bfloat16_rate": rate / bfloat16_rate(context),
+        "goal_fraction": GOAL,
     }
     if context.on_gpu:
-        figures["peak_gb"] = torch.cuda.max_memory_allocated(context.device) / 1e9
+        metrics["peak_gb"] = torch.cuda.max_memory_allocated(context.device) / 1e9
     finite = bool(call().isfinite().all())
-    return Outcome(figures, [] if finite else ["the restored images are not finite"])
+    return CheckResult(metrics, [] if finite else ["the restored images are not finite"])

@@ -1,4 +1,4 @@
-"""Exact resume on the device, in deterministic mode, and what a checkpoint costs."""
+"""Exact resume on the device, in deterministic mode, and the cost of a checkpoint."""
 
 import shutil
 import time
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from daefr.checkpoint import load_checkpoint
-from daefr.gpu_check.checks import Check, Figures, Outcome
+from daefr.gpu_check.checks import Check, CheckResult, Metrics
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import Mode, Workload
 from daefr.profiling import random_images
@@ -24,15 +24,15 @@ MODE = Mode(bfloat16=True, compiled=False)
 
 
 def checks(context: Context) -> Iterator[Check]:
-    """See the module; a checkpoint's cost is that of the association, the largest stage."""
-    # a CPU's tests resume every stage
+    """See the module."""
+    # the unit tests resume every stage on a CPU
     for name in STAGES[2:] if context.quick else STAGES:
         yield Check(f"{name}, {SAVED} + resume + {STEPS - SAVED} = {STEPS} steps", partial(_run, context, name))
     for name in MEASURED[-1:] if context.quick else MEASURED:
         yield Check(f"{name}, cost of a checkpoint", partial(_checkpoint, context, name))
 
 
-def _run(context: Context, name: StageName) -> Outcome:
+def _run(context: Context, name: StageName) -> CheckResult:
     batch = min(2, context.batch)
     mode = MODE if context.on_gpu else Mode(bfloat16=False, compiled=False)
     speed = mode.speed.model_copy(update={"cudnn_benchmark": False})
@@ -53,24 +53,24 @@ def _run(context: Context, name: StageName) -> Outcome:
         found_losses, found = torch.stack(losses).tolist(), resumed.parameters()
     shutil.rmtree(folder)
     different = [path for path, tensor in expected.items() if not torch.equal(tensor, found[path])]
-    figures: Figures = {"parameters": len(expected), "different": len(different), "nondeterministic": messages}
+    metrics: Metrics = {"parameters": len(expected), "different": len(different), "nondeterministic": messages}
     problems = []
     if different:
         problems.append(f"{len(different)} of {len(expected)} parameters are not bit-equal, such as {different[0]}")
     if found_losses != expected_losses:
         problems.append(f"losses differ: {found_losses} instead of {expected_losses}")
-    return Outcome(figures, problems)
+    return CheckResult(metrics, problems)
 
 
 def _shifted(context: Context, number: int, batch: int) -> dict[str, Tensor]:
-    """Return another batch for every number."""
+    """Return a different batch for every number."""
     images = random_images(context.network.autoencoder.resolution, batch)
     return {name: image.roll(7 * number, dims=3) for name, image in images.items()}
 
 
 @contextmanager
 def _deterministic() -> Iterator[list[str]]:
-    """Compute deterministically; collect the operations that PyTorch says it has no deterministic form of."""
+    """Use deterministic algorithms, and collect the operations for which PyTorch has none."""
     names: list[str] = []
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -82,16 +82,16 @@ def _deterministic() -> Iterator[list[str]]:
         torch.use_deterministic_algorithms(False)
 
 
-def _checkpoint(context: Context, name: StageName) -> Outcome:
+def _checkpoint(context: Context, name: StageName) -> CheckResult:
     workload = Workload(context, name, Mode(bfloat16=context.on_gpu, compiled=False), batch=min(2, context.batch))
     workload.step()
     folder = context.folder / f"checkpoint-{name}"
-    stalls = []
+    waits = []
     for _ in range(2):
         context.synchronize()
         start = time.perf_counter()
         write = workload.state.snapshot()
-        stalls.append(time.perf_counter() - start)
+        waits.append(time.perf_counter() - start)
     start = time.perf_counter()
     write(folder)
     written = time.perf_counter() - start
@@ -101,10 +101,10 @@ def _checkpoint(context: Context, name: StageName) -> Outcome:
     context.synchronize()
     read = time.perf_counter() - start
     shutil.rmtree(folder)
-    return Outcome(
+    return CheckResult(
         {
-            "training_waits_seconds": stalls[1],
-            "first_wait_seconds": stalls[0],
+            "training_waits_seconds": waits[1],
+            "first_wait_seconds": waits[0],
             "write_seconds": written,
             "read_seconds": read,
             "megabytes": size / 1e6,

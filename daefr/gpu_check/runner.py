@@ -1,4 +1,4 @@
-"""Runs checks one after the other, each within its time, and keeps every result at once."""
+"""Runs checks one after the other, with time limits, and stores each result at once."""
 
 import gc
 import json
@@ -16,54 +16,54 @@ from typing import Any
 import torch
 
 from daefr.files import atomic_path, refuse_existing
-from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome, Status
+from daefr.gpu_check.checks import Check, CheckResult, Metrics, NotAvailableError, Status
 
-LEAST_SECONDS = 5.0
-"""A check is not begun with less time left."""
+MIN_SECONDS = 5.0
+"""A check is not started with less time left."""
 
 
 class TimeLimitError(BaseException):
-    """A check took too long. Not an `Exception`, so that no library takes it for one of its own."""
+    """A check took too long. It is not an `Exception`, so that no library catches it."""
 
 
 class Runner:
-    """Runs checks, prints a line for each, and writes all of them to a JSON file after each."""
+    """Runs checks, prints a line for each, and rewrites a JSON file with all results after each."""
 
     def __init__(
         self,
         seconds: float,
         path: Path | None,
-        about: Figures,
+        description: Metrics,
         *,
         limit_checks: bool = True,
         overwrite: bool = False,
     ) -> None:
-        """Allow all checks together so many seconds, and with `limit_checks` each check its own.
+        """Limit all checks together to `seconds`, and with `limit_checks` also each check.
 
-        `about` describes the run in the JSON file, which must not exist unless it is to be overwritten.
+        `description` goes into the JSON file, which must not exist without `overwrite`.
         """
         self._new = not overwrite
         self._limit_checks = limit_checks
-        self._end, self._path, self._about = time.monotonic() + seconds, path, about
+        self._end, self._path, self._description = time.monotonic() + seconds, path, description
         self._start = time.monotonic()
-        self.results: list[Figures] = []
+        self.results: list[Metrics] = []
 
     def run(self, item: str, checks: Iterable[Check]) -> None:
         """Run the checks of an item."""
         for check in checks:
-            self._report(item, check, self._attempt(check))
+            self._report(item, check, self._run(check))
 
     @property
     def failed(self) -> int:
-        """How many checks failed."""
+        """The number of failed checks."""
         return sum(result["status"] == "fail" for result in self.results)
 
-    def _attempt(self, check: Check) -> Figures:
+    def _run(self, check: Check) -> Metrics:
         left, start = self._end - time.monotonic(), time.monotonic()
-        if left < LEAST_SECONDS:
-            return {"status": "not available", "seconds": 0.0, "problems": ["time limit"], "figures": {}}
+        if left < MIN_SECONDS:
+            return {"status": "not available", "seconds": 0.0, "problems": ["time limit"], "metrics": {}}
         status: Status
-        outcome, trace = Outcome(), None
+        outcome, trace = CheckResult(), None
         try:
             with _time_limit(min(left, check.seconds) if self._limit_checks else left):
                 outcome = check.run()
@@ -74,28 +74,28 @@ class Runner:
             status, problems = "not available", [f"stopped after {time.monotonic() - start:.0f} s"]
         except Exception as error:
             status, problems, trace = "fail", [_first_line(error)], traceback.format_exc()
-        # what the check allocated, which its traceback would keep
+        # free the check's memory, which its traceback may reference
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        result: Figures = {"status": status, "seconds": round(time.monotonic() - start, 2), "problems": problems}
-        return result | {"figures": outcome.figures} | ({"traceback": trace} if trace else {})
+        result: Metrics = {"status": status, "seconds": round(time.monotonic() - start, 2), "problems": problems}
+        return result | {"metrics": outcome.metrics} | ({"traceback": trace} if trace else {})
 
-    def _report(self, item: str, check: Check, result: Figures) -> None:
+    def _report(self, item: str, check: Check, result: Metrics) -> None:
         self.results.append({"item": item, "check": check.name} | result)
-        figures = (f"{key} {_short(value)}" for key, value in result["figures"].items() if _is_short(value))
-        shown = ", ".join([*result["problems"], *figures])
-        sys.stdout.write(f"{result['status']:<13}  {item}: {check.name}  [{result['seconds']:.1f} s]  {shown}\n")
+        metrics = (f"{key} {_short(value)}" for key, value in result["metrics"].items() if _is_short(value))
+        details = ", ".join([*result["problems"], *metrics])
+        sys.stdout.write(f"{result['status']:<13}  {item}: {check.name}  [{result['seconds']:.1f} s]  {details}\n")
         sys.stdout.flush()
         self._write()
 
     def _write(self) -> None:
         if self._path is None:
             return
-        about = self._about | {"seconds": round(time.monotonic() - self._start, 1)}
+        content = {**self._description, "seconds": round(time.monotonic() - self._start, 1), "checks": self.results}
         try:
             with atomic_path(self._path, new=self._new) as temporary:
-                temporary.write_text(json.dumps(about | {"checks": self.results}, indent=1) + "\n")
+                temporary.write_text(json.dumps(content, indent=1) + "\n")
         except FileExistsError:
             refuse_existing(self._path, "--json", overwrite=False)
             raise
@@ -104,7 +104,7 @@ class Runner:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TimeLimitError` in the main thread after so many seconds; in another thread, do nothing."""
+    """Raise `TimeLimitError` in the main thread after `seconds`; in another thread, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The stages that are checked: random weights and images, in one of several modes of computing."""
+"""Stages with random weights and images, in several compute modes."""
 
 import copy
 import functools
@@ -25,12 +25,12 @@ from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 
 STEPS = 1000
-"""Length of the trainings, of which a few steps are taken."""
+"""Configured length of the trainings, of which only a few steps are run."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to compute the same step."""
+    """A compute mode."""
 
     bfloat16: bool
     compiled: bool
@@ -44,13 +44,13 @@ class Mode:
         return Speed(
             autocast="bfloat16" if self.bfloat16 else "off",
             compile=self.compiled,
-            # said in every mode: the compiler's cache tells results apart by it
+            # in every mode, because it is part of the key of the compiler's cache
             allow_tf32=False,
         )
 
 
 class Workload:
-    """A stage that is trained with discriminators on one batch of random images."""
+    """The training of a stage, including discriminators, on one batch of random images."""
 
     def __init__(
         self, context: Context, name: StageName, mode: Mode, batch: int | None = None, speed: Speed | None = None
@@ -61,7 +61,7 @@ class Workload:
         master, training = _build(context, name)
         self.training = training.model_copy(update={"speed": self.speed})
         if not context.on_gpu:
-            # compiling for a CPU takes minutes: there, the graphs are traced and then run as they are
+            # compiling for a CPU takes minutes, so graphs are only traced
             compilation.BACKEND = "eager"
         self.stage = prepare_network(copy.deepcopy(master), self.speed, context.device).train()
         self.state = TrainingState(self.stage, self.training)
@@ -73,7 +73,7 @@ class Workload:
         return arrange_batch(images, self.speed, self.context.device)
 
     def step(self, images: Batch | None = None) -> dict[str, Tensor]:
-        """Take one training step; return its scalars, on the device."""
+        """Run one training step; return its scalars, on the device."""
         return self.optimization.step(self.images if images is None else images)[1]
 
     def parameters(self) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class Workload:
 
 
 def seconds_per_call(context: Context, call: Callable[[], Any], repetitions: int, warmup: int = 2) -> float:
-    """Time a call on the device, the mean of some repetitions."""
+    """Return the mean seconds of a call on the device."""
     for _ in range(warmup):
         call()
     context.synchronize()
@@ -94,10 +94,7 @@ def seconds_per_call(context: Context, call: Callable[[], Any], repetitions: int
 
 
 def flops_per_sample(context: Context, name: StageName | str) -> int:
-    """Count multiplications and additions of convolutions and matrix products, two for each pair.
-
-    `name` is a stage, of which a training step is counted, or `restore`.
-    """
+    """Return the FLOPs of convolutions and matrix products, of a training step of the stage `name` or of `restore`."""
     if name not in context.flops:
         if name == "restore":
             run: Callable[[], Any] = restore(context, Speed(compile=False), 1)
@@ -108,14 +105,14 @@ def flops_per_sample(context: Context, name: StageName | str) -> int:
 
 
 def bfloat16_rate(context: Context) -> float:
-    """Measure the FLOP/s of a product of large bfloat16 matrices, once per run."""
+    """Return the FLOP/s of a product of large bfloat16 matrices, measured once per run."""
     if context.bfloat16_rate is None:
         context.bfloat16_rate = matrix_rate(context.device, torch.bfloat16, context.matrix_side)
     return context.bfloat16_rate
 
 
 def restore(context: Context, speed: Speed, batch: int) -> Callable[[], Tensor]:
-    """Return a call that restores a batch of random images."""
+    """Return a function that restores a batch of random images."""
     stage = restoration_stage(context)
     model = prepare_network(stage.generator, speed, context.device).eval()
     images = arrange_batch(random_images(context.network.autoencoder.resolution, batch), speed, context.device)["lq"]
@@ -130,7 +127,7 @@ def restore(context: Context, speed: Speed, batch: int) -> Callable[[], Tensor]:
 def restoration_stage(context: Context) -> RestorationStage:
     """Return a restoration stage with random weights, on the CPU."""
     stage = copy.deepcopy(_build(context, "restoration")[0])
-    assert isinstance(stage, RestorationStage)  # noqa: S101  # by its name
+    assert isinstance(stage, RestorationStage)  # noqa: S101  # for the type checker
     return stage
 
 

@@ -16,7 +16,7 @@ def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
 
     Args:
         real: scores of real images, any shape.
-        generated: scores of generated images, which were detached from the generator.
+        generated: scores of generated images, detached from the generator.
 
     """
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + generated).mean())
@@ -34,20 +34,20 @@ def adaptive_weight(
     last_layer: Tensor,
     reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The weight of the adversarial term at which its gradient in the last layer is as large as the reconstruction's.
+    """Return the weight that makes the adversarial gradient in the last layer as large as the reconstruction's.
 
     |d reconstruction / d last_layer| / (|d adversarial / d last_layer| + 1e-4), clamped to [0, 1e4] (the
     reference's ``calculate_adaptive_weight``, before its constant factor 0.8).
 
-    It takes the losses' gradients with respect to the image, which the training step needs anyway, and propagates them
-    through the last layer only: perceptual network and discriminator need no second backward pass.
+    The gradients with respect to the image, which the training step computes anyway, are propagated through the last
+    layer only, so perceptual network and discriminator need no second backward pass.
 
     Args:
-        image: (B, 3, R, R), as the decoder gave it; its graph is kept for the backward pass.
+        image: (B, 3, R, R), the decoder's output; its graph is kept for the backward pass.
         reconstruction_grad: gradient of the reconstruction loss, L1 + perceptual, with respect to `image`.
         adversarial_grad: likewise of the adversarial loss, from `generator_loss`.
         last_layer: the weight of the decoder's last convolution.
-        reduce: averages a gradient over all ranks; without it, each rank computes a weight of its own.
+        reduce: averages a gradient over all ranks; by default, each rank computes its own weight.
 
     Returns:
         A detached scalar.
@@ -60,14 +60,14 @@ def adaptive_weight(
 
 
 def gradient_ratio(reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-    """The adaptive weight, from the two gradients of the last layer (any equal shapes): a detached scalar."""
+    """Return the adaptive weight for two gradients of the last layer, of any equal shapes: a detached scalar."""
     reconstruction_norm = torch.linalg.vector_norm(reconstruction.detach())
     adversarial_norm = torch.linalg.vector_norm(adversarial.detach())
     return torch.clamp(reconstruction_norm / (adversarial_norm + GRADIENT_FLOOR), 0, WEIGHT_LIMIT)
 
 
 def with_gradient(loss: Tensor, image: Tensor, gradient: Tensor) -> Tensor:
-    """Return `loss`, a scalar, with the given `gradient` with respect to `image` in place of its own."""
+    """Return `loss`, a scalar, with the given `gradient` with respect to `image` instead of its own."""
     differentiable: Tensor = _WithGradient.apply(loss.detach(), image, gradient)
     return differentiable
 

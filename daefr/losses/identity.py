@@ -1,4 +1,4 @@
-"""The identity loss (GFP-GAN section 3.4): a reconstruction must be the same person to a face recognizer."""
+"""The identity loss (GFP-GAN section 3.4), which compares the ArcFace embeddings of faces."""
 
 from pathlib import Path
 
@@ -21,9 +21,9 @@ GRAY = (0.2989, 0.5870, 0.1140)
 class IdentityLoss(nn.Module):
     """1 - cosine of the ArcFace embeddings of two faces: 0 for the same person, at most 2.
 
-    Frozen, and always in eval mode. As in the family, the network sees gray faces (0.2989 R + 0.5870 G + 0.1140 B)
-    in [-1, 1], brought to 128x128 pixels by bilinear sampling; the cosine takes the place of the family's L1 distance,
-    which grows with the embeddings' length.
+    Frozen, and always in eval mode. As in related methods, the network's input is a gray face (0.2989 R + 0.5870 G +
+    0.1140 B) in [-1, 1], resized to 128x128 pixels bilinearly. Their L1 distance, which grows with the length of the
+    embeddings, is replaced by the cosine.
     """
 
     def __init__(self, arcface: ArcFace) -> None:
@@ -34,15 +34,15 @@ class IdentityLoss(nn.Module):
 
     @classmethod
     def load(cls, path: Path | None) -> "IdentityLoss":
-        """Build the loss from ArcFace's weights. Raises `UserError` when they are missing, or others."""
+        """Build the loss from ArcFace's weights. Raises `UserError` if they are missing or wrong."""
         return cls(load_arcface(find_arcface(path)))
 
     def train(self, mode: bool = True) -> "IdentityLoss":  # noqa: ARG002 - the signature is PyTorch's
-        """Stay in eval mode: a frozen network, whatever the mode of the module around it."""
+        """Stay in eval mode, because the network is frozen."""
         return super().train(mode=False)
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Return the loss (B,) of each image; gradients flow to `image` alone.
+        """Return the loss (B,) of each image; gradients flow to `image` only.
 
         Args:
             image: (B, 3, H, W), RGB in [-1, 1].
@@ -50,29 +50,29 @@ class IdentityLoss(nn.Module):
 
         """
         with torch.no_grad():
-            wanted = self.arcface(gray_face(target))
-        return 1 - F.cosine_similarity(self.arcface(gray_face(image)).float(), wanted.float())
+            expected = self.arcface(gray_face(target))
+        return 1 - F.cosine_similarity(self.arcface(gray_face(image)).float(), expected.float())
 
 
 def find_arcface(path: Path | None) -> Path:
-    """Return where ArcFace's weights are; raises `UserError` when they are not there."""
+    """Return the path of ArcFace's weights. Raises `UserError` if they are missing."""
     if path is not None and path.is_file():
         return path
-    place = f"finds no ArcFace at {path}" if path is not None else "needs the weights of ArcFace"
+    problem = f"identity.arcface={path} is not a file" if path is not None else "the identity loss requires ArcFace"
     raise UserError(
-        f"the identity term {place}: download {ARCFACE.name} from {ARCFACE.url} and give its path as "
-        "identity.arcface, or turn the term off with identity.weight=0"
+        f"{problem}; download {ARCFACE.name} from {ARCFACE.url} and set identity.arcface to its path, or disable the "
+        "loss with identity.weight=0"
     )
 
 
 def load_arcface(path: Path) -> ArcFace:
-    """Build ArcFace from its weights, whose shapes tell its width.
+    """Build ArcFace from its weights, with the width inferred from their shapes.
 
     Raises:
-        UserError: when the file does not hold these weights.
+        UserError: if the file does not contain these weights.
 
     """
-    # saved from a network that was wrapped for several GPUs, which shows in every name
+    # saved from a network wrapped in DataParallel
     weights = {name.removeprefix("module."): tensor for name, tensor in ARCFACE.tensors(path).items()}
     first = weights.get("conv1.weight")
     arcface = ArcFace(len(first)) if first is not None and first.dim() else ArcFace()
@@ -81,8 +81,8 @@ def load_arcface(path: Path) -> ArcFace:
 
 
 def gray_face(image: Tensor) -> Tensor:
-    """Turn color into what ArcFace sees: (B, 3, H, W) RGB -> (B, 1, 128, 128), in the same range."""
-    # numbers rather than a tensor, which would have to be copied to the image's device, with a wait for it
+    """Convert images to ArcFace's input: (B, 3, H, W) RGB -> (B, 1, 128, 128), in the same range."""
+    # a tensor of weights would have to be copied to the device, which the host would wait for
     red, green, blue = GRAY
     gray = red * image[:, 0:1] + green * image[:, 1:2] + blue * image[:, 2:3]
     return F.interpolate(gray, (IMAGE_SIDE, IMAGE_SIDE), mode="bilinear", align_corners=False)

@@ -13,7 +13,7 @@ from daefr.published import Published
 
 SLICES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 IMAGE_CHANNELS = 3
-# of images in [-1, 1]: ImageNet's mean and deviation, moved to that range
+# ImageNet's mean and standard deviation, for images in [-1, 1]
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 LENGTH_FLOOR = 1e-10
@@ -23,10 +23,10 @@ VGG16 = Published(
 
 
 class PerceptualLoss(nn.Module):
-    """Distance of two images as VGG16 sees them: 0 for equal images, larger the more different they look.
+    """Distance of two images in VGG16's features: 0 for equal images.
 
-    Frozen, and always in eval mode. State-dict keys as under ``loss.perceptual_loss.`` in the released checkpoints.
-    The weights are random until `load` or `load_state_dict` fills them.
+    Frozen, and always in eval mode. State-dict keys are those under ``loss.perceptual_loss.`` in the released
+    checkpoints. The weights are random until `load` or `load_state_dict` is called.
     """
 
     def __init__(self) -> None:
@@ -40,14 +40,14 @@ class PerceptualLoss(nn.Module):
 
     @classmethod
     def load(cls, vgg16: Path | None = None) -> "PerceptualLoss":
-        """Build the loss from torchvision's VGG16 and the channel weights that the `lpips` package carries.
+        """Build the loss from torchvision's VGG16 and the channel weights in the `lpips` package.
 
         Args:
-            vgg16: torchvision's state dict, ``.pth`` or ``.safetensors``, whose classifier is not used; without
-                it, the usual download (see `find_vgg16`).
+            vgg16: torchvision's state dict, ``.pth`` or ``.safetensors``, whose classifier is not used; by default,
+                it is downloaded (see `find_vgg16`).
 
         Raises:
-            UserError: when a file is missing or does not hold these weights.
+            UserError: if a file is missing or does not contain these weights.
 
         """
         loss = cls()
@@ -56,11 +56,11 @@ class PerceptualLoss(nn.Module):
         return loss
 
     def train(self, mode: bool = True) -> "PerceptualLoss":  # noqa: ARG002 - the signature is PyTorch's
-        """Stay in eval mode: a frozen network, whatever the mode of the module around it."""
+        """Stay in eval mode, because the network is frozen."""
         return super().train(mode=False)
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        """Return the distance (B,) of each image to its target; gradients flow to `image` alone.
+        """Return the distance (B,) of each image to its target; gradients flow to `image` only.
 
         Args:
             image: (B, 3, H, W), RGB in [-1, 1].
@@ -70,10 +70,10 @@ class PerceptualLoss(nn.Module):
         with torch.no_grad():
             target_features = self.net(self.scaling_layer(target))
         image_features = self.net(self.scaling_layer(image))
-        # under autocast the features may be coarse, their distances not
+        # float32 even under autocast
         with torch.autocast(image.device.type, enabled=False):
             distances = [
-                # channel weights and mean over positions are both linear: the mean first, as it leaves less to weigh
+                # both are linear, so the mean over positions comes first, which is cheaper
                 self.get_submodule(f"lin{index}")(_Distance.apply(feature.float(), other.float()))
                 for index, (feature, other) in enumerate(zip(image_features, target_features, strict=True))
             ]
@@ -90,12 +90,12 @@ class _Scaling(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).view(1, IMAGE_CHANNELS, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """From [-1, 1] to what VGG16 was trained on."""
+        """Convert images in [-1, 1] to VGG16's input."""
         return (image - self.shift) / self.scale
 
 
 class _Features(nn.Module):
-    """The convolutions of VGG16 in five slices; a layer's name is its number in torchvision's `features`."""
+    """The convolutions of VGG16 in five slices; layers are named by their index in torchvision's `features`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,11 +123,11 @@ class _Features(nn.Module):
 
 
 class _Channels(nn.Module):
-    """How much each channel counts: (B, C, 1, 1) -> (B, 1, 1, 1)."""
+    """The weighted sum over channels: (B, C, 1, 1) -> (B, 1, 1, 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # number 0 is a dropout while LPIPS itself is trained, hence the name "model.1" of the weight
+        # in LPIPS's own training, layer 0 is a dropout
         self.model = nn.Sequential()
         self.model.add_module("1", nn.Conv2d(channels, 1, kernel_size=1, bias=False))
 
@@ -136,17 +136,17 @@ class _Channels(nn.Module):
 
 
 class _Distance(torch.autograd.Function):
-    """Squared differences of two features, each position's vector at length 1, averaged over the positions.
+    """Squared differences of two features with normalized vectors, averaged over the positions.
 
-    (B, C, H, W) twice -> (B, C, 1, 1), all float32. Gradients flow to the first alone. Features are large and the speed
-    of memory is the limit: this takes a third of the passes over them that PyTorch's own derivatives would.
+    (B, C, H, W) twice -> (B, C, 1, 1), all float32. Gradients flow to the first one only. Memory bandwidth is the
+    bottleneck, and this reads and writes the features a third as often as PyTorch's autograd would.
     """
 
     @staticmethod
     def forward(context: Any, feature: Tensor, other: Tensor) -> Tensor:
         length = _length(feature)
         scale = 1 / (length + LENGTH_FLOOR)
-        # not addcmul, which rounds once: equal features differ by nothing
+        # addcmul rounds differently, so that equal features would have a difference
         difference = (feature * scale).sub_(other * (1 / (_length(other) + LENGTH_FLOOR)))
         context.save_for_backward(feature, difference, length, scale)
         return difference.square().mean((2, 3), keepdim=True)
@@ -155,34 +155,34 @@ class _Distance(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         feature, difference, length, scale = context.saved_tensors
         unit_grad = difference * (gradient * 2 / feature[0, 0].numel())
-        # as a longer vector has a shorter unit
+        # the derivative of the normalization
         along = (feature * unit_grad).sum(1, keepdim=True) * scale.square() / length
         return unit_grad.mul_(scale).addcmul_(feature, along, value=-1), None
 
 
 def _length(feature: Tensor) -> Tensor:
     """Length of the vector at each position: (B, 1, H, W)."""
-    # a floor inside the root: where no channel fires, its slope would be infinite
+    # the derivative of the root is infinite at zero
     return (feature.square().sum(1, keepdim=True) + LENGTH_FLOOR**2).sqrt()
 
 
 def find_vgg16(path: Path | None) -> Path:
-    """Return where VGG16's weights are: at `path`, or without one in torch's cache, downloaded and checked if need be.
+    """Return the path of VGG16's weights: `path`, or by default in torch's cache, downloaded if necessary.
 
-    Raises `UserError` when they are not there and cannot be had.
+    Raises `UserError` if they are missing.
     """
     remedy = (
-        f"give the path of torchvision's {VGG16.name} ({VGG16.url}) as perceptual.vgg16, "
-        "or turn the term off with perceptual.weight=0"
+        f"set perceptual.vgg16 to the path of torchvision's {VGG16.name} ({VGG16.url}), or disable the perceptual loss "
+        "with perceptual.weight=0"
     )
     if path is not None:
         if not path.is_file():
-            raise UserError(f"the perceptual term finds no VGG16 at {path}: {remedy}")
+            raise UserError(f"perceptual.vgg16={path} is not a file; {remedy}")
         return path
     try:
         return VGG16.find()
     except UserError as error:
-        raise UserError(f"the perceptual term needs VGG16, but {error}: {remedy}") from None
+        raise UserError(f"the perceptual loss requires VGG16, but {error}; {remedy}") from None
 
 
 def _vgg16_weights(path: Path) -> dict[str, Tensor]:
@@ -191,18 +191,18 @@ def _vgg16_weights(path: Path) -> dict[str, Tensor]:
     for name in _Features().state_dict():
         original = f"features.{name.partition('.')[2]}"
         if original not in stored:
-            raise UserError(f"{path} has no tensor {original}: it must be torchvision's VGG16 ({VGG16.name})")
+            raise UserError(f"{path} has no tensor {original}; it is not torchvision's VGG16 ({VGG16.name})")
         weights[f"net.{name}"] = stored[original]
     return weights
 
 
 def _channel_weights() -> dict[str, Tensor]:
-    # found without importing the package, whose modules this loss does not need
+    # without importing the package
     package = importlib.util.find_spec("lpips")
     if package is None or package.origin is None:
         raise UserError(
-            "the perceptual term needs the channel weights of the lpips package, which is not installed: "
-            "pip install lpips, or turn the term off with perceptual.weight=0"
+            "the perceptual loss requires the channel weights of the lpips package, which is not installed; "
+            "pip install lpips, or disable the loss with perceptual.weight=0"
         )
     return _read(Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-FINE_SHARE = 0.5
+FINE_WEIGHT = 0.5
 
 
 def style_loss(generated: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]) -> Tensor:
@@ -15,12 +15,12 @@ def style_loss(generated: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor]) ->
 
     """
     fine, coarse = ((gram(mine) - gram(theirs)).abs().mean() for mine, theirs in zip(generated, real, strict=True))
-    return FINE_SHARE * fine + coarse
+    return FINE_WEIGHT * fine + coarse
 
 
 def gram(features: Tensor) -> Tensor:
-    """Which channels fire together: (B, C, H, W) -> (B, C, C) float32, divided by C H W."""
-    # in float32 even under autocast: the weight on this loss is in the thousands
+    """Gram matrices of features: (B, C, H, W) -> (B, C, C) float32, divided by C H W."""
+    # float32 even under autocast, because the loss has a weight in the thousands
     with torch.autocast(features.device.type, enabled=False):
         rows = features.float().flatten(2)
         return rows @ rows.transpose(1, 2) / (rows.shape[1] * rows.shape[2])

@@ -1,4 +1,4 @@
-"""ArcFace's face recognition network (Deng et al. 2019), in the small form that the face restorers use."""
+"""ArcFace's face recognition network (Deng et al. 2019), in the small variant that GFP-GAN uses."""
 
 from itertools import pairwise
 
@@ -13,9 +13,7 @@ SHRINK = 16
 
 
 class ArcFace(nn.Module):
-    """ResNet18 on gray faces of 128x128 pixels; keys as in GFP-GAN's ``arcface_resnet18.pth``.
-
-    Dropout, which does nothing outside ArcFace's own training, is left out.
+    """ResNet18 on gray faces of 128x128 pixels, without dropout; keys as in GFP-GAN's ``arcface_resnet18.pth``.
 
     Args:
         channels: width of the finest level; 64 in the released weights.
@@ -37,7 +35,7 @@ class ArcFace(nn.Module):
         self.bn5 = nn.BatchNorm1d(EMBEDDING)
 
     def forward(self, gray: Tensor) -> Tensor:
-        """Describe whose faces these are: (B, 1, 128, 128) in [-1, 1] -> (B, 512), of any length."""
+        """Return the embeddings of faces: (B, 1, 128, 128) in [-1, 1] -> (B, 512), not normalized."""
         x = F.max_pool2d(self.prelu(self.bn1(self.conv1(gray))), kernel_size=2)
         for number in range(1, 5):
             x = self.get_submodule(f"layer{number}")(x)
@@ -45,7 +43,7 @@ class ArcFace(nn.Module):
 
 
 class _Block(nn.Module):
-    """ArcFace's residual block, which begins with a normalization and whose two rectifiers share their slope."""
+    """ArcFace's residual block, which begins with a normalization and shares its PReLU."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Encoder and decoder (paper section 3.1). Their state-dict keys are those of the released checkpoints."""
+"""Encoder and decoder (paper section 3.1), with the state-dict keys of the released checkpoints."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ IMAGE_CHANNELS = 3
 
 
 class Level(nn.Module):
-    """The blocks of one resolution: residual blocks, each followed by attention where the level has it."""
+    """The blocks of one resolution: residual blocks, each followed by attention if the level has it."""
 
     def __init__(self, in_channels: int, channels: int, blocks: int, groups: int, *, attention: bool) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Level(nn.Module):
 
 
 class DownLevel(Level):
-    """A level of the encoder; every level but the coarsest ends by halving the sides."""
+    """A level of the encoder; every level except the coarsest ends with downsampling."""
 
     def __init__(
         self, in_channels: int, channels: int, blocks: int, groups: int, *, attention: bool, resample: bool
@@ -46,7 +46,7 @@ class DownLevel(Level):
 
 
 class UpLevel(Level):
-    """A level of the decoder; every level but the finest ends by doubling the sides."""
+    """A level of the decoder; every level except the finest ends with upsampling."""
 
     def __init__(
         self, in_channels: int, channels: int, blocks: int, groups: int, *, attention: bool, resample: bool
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
         widths, coarsest = config.widths, len(config.widths) - 1
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], config.groups)
-        # up.0 is the finest level, as in the released checkpoints, though the coarsest runs first
+        # as in the released checkpoints, up.0 is the finest level, which runs last
         self.up = nn.ModuleList(
             UpLevel(
                 widths[min(level + 1, coarsest)],
@@ -126,11 +126,11 @@ class Decoder(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """Weight of the last convolution, against which the adaptive adversarial weight is measured."""
+        """Weight of the last convolution, whose gradients determine the adaptive weight."""
         return self.conv_out.weight
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Return the image that `latent`, after `post_quant_conv`, describes."""
+        """Decode `latent`, the output of `post_quant_conv`."""
         x = _through(reversed(self.up), self.mid(self.conv_in(latent)))
         return self.conv_out(F.silu(self.norm_out(x)))  # type: ignore[no-any-return]
 

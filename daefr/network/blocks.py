@@ -1,4 +1,4 @@
-"""The bricks of encoder and decoder (the reference's ``vqvae_arch.py``, from the VQGAN lineage)."""
+"""The building blocks of encoder and decoder (the reference's ``vqvae_arch.py``, from VQGAN)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,24 +23,24 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, of the same H and W."""
         residual = convolve_normed(self.conv2, self.norm2, convolve_normed(self.conv1, self.norm1, x))
-        # in place: no gradient needs the convolution's output, and these are the largest tensors of all
+        # in place, since these tensors are the largest and no gradient needs the convolution's output
         return residual.add_(self.nin_shortcut(x))
 
 
 class AttentionBlock(nn.Module):
     """Attention over all positions, added to the input: self-attention, or cross-attention to a second input.
 
-    In cross-attention the queries come from the second input, keys, values and the residual from the first
+    In cross-attention, the queries come from the second input, and keys, values and the residual from the first
     (paper section 3.3; the reference's ``MultiHeadAttnBlock``).
 
-    The released checkpoints carry `norm2` in every block. Self-attention never uses it, so it is frozen there:
-    a trainable parameter without a gradient would make distributed training wait for it.
+    The released checkpoints have `norm2` in every block. Self-attention does not use it, so it is frozen there:
+    distributed training would wait for the gradient of a trainable parameter.
 
     Args:
         channels: C of both inputs; `groups` and `heads` must divide it.
         groups: groups of the normalizations.
-        heads: attention heads; head i owns the i-th run of C / heads channels.
-        cross: whether a second input will be given.
+        heads: attention heads; head i has the i-th run of C / heads channels.
+        cross: whether there is a second input.
 
     """
 
@@ -57,9 +57,9 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return `x` plus what it attends to; `x`, `y` and the result are (B, C, H, W)."""
         normed = self.norm1(x)
-        asking = normed if y is None else self.norm2(y)
+        query = self.q(normed if y is None else self.norm2(y))
         attended = F.scaled_dot_product_attention(
-            self._split(self.q(asking)), self._split(self.k(normed)), self._split(self.v(normed))
+            self._split(query), self._split(self.k(normed)), self._split(self.v(normed))
         )
         # (B, heads, N, C / heads) -> (B, heads, C / heads, N) -> (B, C, H, W)
         return x + self.proj_out(attended.transpose(2, 3).reshape(x.shape))  # type: ignore[no-any-return]
@@ -71,7 +71,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the sides: zeros on the right and at the bottom, then a 3x3 convolution with stride 2."""
+    """Downsample by 2: zero padding on the right and at the bottom, then a 3x3 convolution with stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -83,15 +83,15 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the sides: every position repeated, then a 3x3 convolution.
+    """Upsample by 2: nearest neighbor, then a 3x3 convolution.
 
-    Computed in one of two ways that give the same result; which is faster depends on the device. The transposed
-    convolution with stride 2 adds up beforehand those of the nine weights that meet the same repeated position, which
-    leaves four products per pixel out of nine.
+    There are two implementations with the same result; which one is faster depends on the device. The transposed
+    convolution with stride 2 sums the weights for the same repeated position, which reduces the products per pixel
+    from nine to four.
     """
 
     transposed = True
-    """Whether to compute it as one transposed convolution; see `daefr.speed.Speed.upsample`."""
+    """Whether to use one transposed convolution; see `daefr.settings.speed.Speed.upsample`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Upsample(nn.Module):
         """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
         if not self.transposed:
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
-        # (C_out, C_in, 3, 3) -> (C_in, C_out, 4, 4): the flipped weight, spread by the 2x2 of a repeated position
+        # (C_out, C_in, 3, 3) -> (C_in, C_out, 4, 4): the flipped weight, convolved with a 2x2 box
         weight = F.pad(self.conv.weight.flip(2, 3), (1, 1, 1, 1))
         weight = weight[:, :, 1:, 1:] + weight[:, :, :-1, 1:] + weight[:, :, 1:, :-1] + weight[:, :, :-1, :-1]
         return F.conv_transpose2d(x, weight.transpose(0, 1), self.conv.bias, stride=2, padding=1)

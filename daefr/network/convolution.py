@@ -1,4 +1,4 @@
-"""The convolution of a normalized input, with a backward pass that stores less than PyTorch's."""
+"""The convolution of a normalized input, with a backward pass that needs less memory than PyTorch's."""
 
 from typing import Any
 
@@ -10,17 +10,16 @@ from daefr.network.normalization import GroupNorm, normalize
 
 
 def convolve_normed(conv: nn.Conv2d, norm: GroupNorm, x: Tensor) -> Tensor:
-    """Return conv(swish(norm(x))); the backward pass only needs `x`, which it normalizes again.
+    """Return conv(swish(norm(x))), storing only `x` for the backward pass, which repeats the normalization.
 
-    Values and gradients are those of the plain expression. It takes a few percent of a step's time and saves two
-    thirds of the memory of what is stored, so that one step can hold two autoencoders and their losses. `conv` has
-    stride 1.
+    Values and gradients are those of the plain expression. This costs a few percent of a step's time and saves two
+    thirds of the memory for activations, so that two autoencoders and their losses fit. `conv` has stride 1.
     """
     trained = torch.is_grad_enabled() and conv.weight.requires_grad
-    # a compiler decides by itself what to store and what to compute again
+    # the compiler decides by itself what to recompute
     if torch.compiler.is_compiling() or not trained:
         normed = F.silu(norm(x), inplace=not torch.is_grad_enabled())
-        # unless the caller keeps it: at the finest level, restoring peaks at three or four such tensors
+        # frees memory: at the finest level, restoring peaks at three or four such tensors
         del x
         return conv(normed)  # type: ignore[no-any-return]
     convolved: Tensor = _ConvolveNormed.apply(
@@ -32,8 +31,7 @@ def convolve_normed(conv: nn.Conv2d, norm: GroupNorm, x: Tensor) -> Tensor:
 class _ConvolveNormed(torch.autograd.Function):
     """See `convolve_normed`.
 
-    Autocast covers the forward pass only: backward passes run outside of it, where every operation has to be given
-    tensors of one type.
+    Backward passes run outside of autocast, so all tensors of an operation must be given the same type.
     """
 
     @staticmethod
@@ -54,7 +52,7 @@ class _ConvolveNormed(torch.autograd.Function):
             normed = F.silu(normalize(x, norm_weight, norm_bias, norm_settings))
         normed_grad, weight_grad, bias_grad = torch.ops.aten.convolution_backward(
             gradient,
-            # under autocast the convolution was computed, and its gradient arrives, in a coarser type
+            # under autocast, the convolution and its gradient have a lower precision
             normed.detach().to(gradient.dtype),
             weight.to(gradient.dtype),
             [len(weight)],

@@ -13,9 +13,9 @@ DEVIATION = 0.02
 
 
 class Discriminator(nn.Module):
-    """PatchGAN: one real-or-generated score for each of many overlapping patches.
+    """PatchGAN: one score for each of many overlapping patches.
 
-    Keys and start as in the reference's ``NLayerDiscriminator`` with ``weights_init``: filters N(0, 0.02),
+    Keys and initialization as in the reference's ``NLayerDiscriminator`` with ``weights_init``: filters N(0, 0.02),
     batch-norm weights N(1, 0.02).
     """
 
@@ -25,7 +25,7 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = [_conv(IMAGE_CHANNELS, widths[0], stride=2), nn.LeakyReLU(SLOPE, inplace=True)]
         for index, (before, width) in enumerate(pairwise(widths), start=1):
             stride = 2 if index < config.layers else 1
-            # no bias: the batch norm that follows would take it out again
+            # a bias would have no effect before the batch norm
             layers += [
                 _conv(before, width, stride, bias=False),
                 nn.BatchNorm2d(width),
@@ -33,10 +33,10 @@ class Discriminator(nn.Module):
             ]
         layers.append(_conv(widths[-1], 1, stride=1))
         self.main = nn.Sequential(*layers)
-        self.apply(_start)
+        self.apply(_init_weights)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, 1, h, w) float32 scores without bounds, higher where it looks real."""
+        """(B, 3, H, W) in [-1, 1] -> (B, 1, h, w) float32 scores, unbounded, higher for real."""
         return self.main(image).float()  # type: ignore[no-any-return]
 
 
@@ -44,7 +44,7 @@ def _conv(before: int, after: int, stride: int, *, bias: bool = True) -> nn.Conv
     return nn.Conv2d(before, after, kernel_size=4, stride=stride, padding=1, bias=bias)
 
 
-def _start(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, DEVIATION)
     elif isinstance(module, nn.BatchNorm2d):

@@ -9,14 +9,13 @@ IMAGE_DIMENSIONS = 4
 
 
 class GroupNorm(nn.GroupNorm):
-    """PyTorch's group normalization, computed in the type of its weights whatever the type of its input.
+    """PyTorch's group normalization, always computed in the type of its weights.
 
-    That is what autocast does on CUDA, where the kernel refuses mixed types; done explicitly, it also holds where
-    autocast does not reach: in backward passes, and on a CPU.
+    On CUDA, autocast does the same. Explicitly, it also applies to backward passes and to CPUs.
     """
 
     keep_channels_last = False
-    """Whether to use `group_norm_channels_last`; see `daefr.speed.Speed.group_norm`."""
+    """Whether to use `group_norm_channels_last`; see `daefr.settings.speed.Speed.group_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape, in the weights' type."""
@@ -24,12 +23,12 @@ class GroupNorm(nn.GroupNorm):
 
     @property
     def settings(self) -> tuple[int, float, bool]:
-        """What `normalize` needs beside the parameters."""
+        """The settings for `normalize`."""
         return self.num_groups, self.eps, self.keep_channels_last
 
 
 def group_norm(groups: int, channels: int) -> GroupNorm:
-    """Group normalization with the lineage's epsilon, which is not PyTorch's default."""
+    """Group normalization with VQGAN's epsilon, which is not PyTorch's default."""
     return GroupNorm(groups, channels, eps=NORM_EPSILON)
 
 
@@ -43,9 +42,9 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, settings: tuple[int, floa
 
 
 def group_norm_channels_last(x: Tensor, groups: int, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """Group normalization of (B, C, H, W) whose result has the memory layout of `x`.
+    """Group normalization of (B, C, H, W) that keeps the memory layout of `x`.
 
-    PyTorch's CUDA kernel returns channels-first memory in some versions, which the next convolution has to copy.
+    PyTorch's CUDA kernel returns channels-first memory in some versions, which the next convolution must copy.
     """
     batch, channels = x.shape[:2]
     variance, mean = torch.var_mean(x.view(batch, groups, -1, *x.shape[2:]), dim=(2, 3, 4), correction=0)

@@ -1,4 +1,4 @@
-"""The transformer that reads the fused feature and names a code for each position (paper section 3.3)."""
+"""The transformer that predicts a code for each position of the fused feature (paper section 3.3)."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The codebook: nearest-code quantization, its loss, and two remedies against its collapse."""
+"""The codebook: nearest-code quantization, its loss, and two methods against codebook collapse."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ SPREAD = 0.01
 
 
 class Quantized(NamedTuple):
-    """What the quantizer makes of a latent."""
+    """A quantized latent."""
 
     quantized: Tensor
-    """(B, C, H, W): the nearest code at each position; gradients pass straight through to the latent."""
+    """(B, C, H, W): the nearest code at each position, with straight-through gradients."""
     loss: Tensor
     """Scalar: mean((sg[z_q] - z)^2) + beta mean((z_q - sg[z])^2)."""
     indices: Tensor
@@ -22,12 +22,12 @@ class Quantized(NamedTuple):
 
 
 class CodebookUsage(NamedTuple):
-    """How well a codebook is used; both are float scalars on the counts' device, so that reading them can wait."""
+    """How a codebook is used: float scalars on the device of the counts."""
 
     perplexity: Tensor
-    """exp of the entropy of the code frequencies, in [1, K]: how many codes are effectively in use."""
-    dead_share: Tensor
-    """Share of the K codes that were never chosen, in [0, 1]."""
+    """exp of the entropy of the code frequencies, in [1, K]: the effective number of codes."""
+    dead_fraction: Tensor
+    """Fraction of the K codes that were never chosen, in [0, 1]."""
 
 
 class Quantizer(nn.Module):
@@ -36,8 +36,8 @@ class Quantizer(nn.Module):
     Args:
         codes: K.
         channels: C.
-        beta: weight of the codebook term of the loss. As in the released recipe it sits on the term that moves the
-            codes, not on the one that moves the encoder (the reference's ``VectorQuantizer``).
+        beta: weight of the codebook term of the loss. As in the reference's ``VectorQuantizer``, it applies to the term
+            that trains the codes, not to the one that trains the encoder.
 
     """
 
@@ -68,35 +68,35 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def assign(self, z: Tensor) -> Tensor:
         """Return the index (B, N) of the code nearest to each position of a latent (B, C, H, W), row by row."""
-        # in float32 even under autocast, where rounding would choose other codes
+        # float32 even under autocast, since rounding changes the codes
         with torch.autocast(z.device.type, enabled=False):
             return _nearest(_rows(z.float()), self.embedding.weight).view(z.shape[0], -1)
 
     @torch.no_grad()
     def initialize(self, z: Tensor, generator: torch.Generator, iterations: int = KMEANS_ITERATIONS) -> None:
-        """Set the codes to the k-means centres of a batch of latents: a start that uses them all.
+        """Set the codes to the k-means centers of a batch of latents, so that all of them are used.
 
-        Not in the released recipe, where the codes start near zero and most are never chosen at small sizes.
+        Not in the released recipe, where the codes start near zero and small networks never choose most of them.
 
         Args:
-            z: (B, C, H, W). With fewer than K positions, positions serve several codes, slightly moved apart.
-            generator: draws the starting centres; the same seed and latents give the same codes.
-            iterations: rounds of k-means.
+            z: (B, C, H, W). With fewer than K positions, some are used for several codes, with noise added.
+            generator: draws the initial centers; the same seed and latents give the same codes.
+            iterations: iterations of k-means.
 
         """
         rows = _rows(z.float())
-        centres = self._draw(rows, self.codes, generator)
+        centers = self._draw(rows, self.codes, generator)
         for _ in range(iterations):
-            nearest = _nearest(rows, centres)
+            nearest = _nearest(rows, centers)
             counts = count_codes(nearest, self.codes).to(rows.dtype)
-            sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
-            # a centre that is nearest to nothing stays where it is
-            centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
-        self.embedding.weight.copy_(centres)
+            sums = torch.zeros_like(centers).index_add_(0, nearest, rows)
+            # centers without rows do not move
+            centers = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centers)
+        self.embedding.weight.copy_(centers)
 
     @torch.no_grad()
-    def restart_dead(self, z: Tensor, counts: Tensor, generator: torch.Generator) -> int:
-        """Move every code that was never chosen onto a random position of a latent; return how many moved.
+    def reset_dead_codes(self, z: Tensor, counts: Tensor, generator: torch.Generator) -> int:
+        """Set every code that was never chosen to a random position of a latent; return their number.
 
         Not in the released recipe.
 
@@ -118,27 +118,27 @@ class Quantizer(nn.Module):
 
     @staticmethod
     def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Return `count` rows (count, C) drawn from `rows` (M, C), each once where M allows it."""
+        """Return `count` rows (count, C) drawn from `rows` (M, C), without replacement if M is large enough."""
         order = torch.randperm(len(rows), generator=generator, device=generator.device)
         drawn = rows[order.repeat(-(-count // len(rows)))[:count].to(rows.device)]
         if count > len(rows):
             noise = torch.randn(drawn.shape, generator=generator, device=generator.device).to(rows.device)
-            # equal codes would never part again, as the first of them always wins
+            # of equal codes, only the first would ever be chosen
             drawn = drawn + SPREAD * rows.std() * noise
         return drawn
 
 
 def count_codes(indices: Tensor, codes: int) -> Tensor:
     """Return how often each of `codes` codes occurs in `indices` (any shape): (codes,) int64."""
-    # bincount does the same, but waits for a GPU to tell the largest index
+    # bincount would make the host wait for the GPU
     flat = indices.flatten()
     return torch.zeros(codes, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
 
 
 def codebook_usage(counts: Tensor) -> CodebookUsage:
-    """Measure how well the codes are used, from how often each was chosen: (K,), not all zero."""
-    share = counts.float() / counts.sum()
-    return CodebookUsage(torch.special.entr(share).sum().exp(), (counts == 0).float().mean())
+    """Return how a codebook is used, from how often each code was chosen: (K,), not all zero."""
+    frequencies = counts.float() / counts.sum()
+    return CodebookUsage(torch.special.entr(frequencies).sum().exp(), (counts == 0).float().mean())
 
 
 def _rows(z: Tensor) -> Tensor:
@@ -147,5 +147,5 @@ def _rows(z: Tensor) -> Tensor:
 
 
 def _nearest(rows: Tensor, codes: Tensor) -> Tensor:
-    """(M, C), (K, C) -> (M,). |row|^2 is left out: it is the same for every code."""
+    """(M, C), (K, C) -> (M,). |row|^2 is omitted, because it is the same for every code."""
     return torch.addmm(codes.square().sum(1), rows, codes.t(), alpha=-2).argmin(1)

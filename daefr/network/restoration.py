@@ -1,4 +1,4 @@
-"""The restoration network (paper section 3.3), and the frozen network that says what it should predict."""
+"""The restoration network (paper section 3.3), and the frozen network that computes its targets."""
 
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ from daefr.settings.network import RestorationConfig
 
 
 class RestorationOutput(NamedTuple):
-    """What the losses of stage 3 need."""
+    """The output of the restoration network, for the losses of stage 3."""
 
     logits: Tensor
-    """(B, N, K): one score a code at each position."""
+    """(B, N, K): the scores of the codes at each position."""
     feature: Tensor
-    """(B, C, S, S): the fused feature, which training pulls towards the quantized HQ latent."""
+    """(B, C, S, S): the fused feature, whose target is the quantized HQ latent."""
 
 
 class Restored(NamedTuple):
@@ -33,19 +33,19 @@ class Restored(NamedTuple):
 
 
 class CodeTargets(NamedTuple):
-    """What a perfect prediction would be."""
+    """The targets of stage 3."""
 
     indices: Tensor
-    """(B, N) int64: codes of the HQ image."""
+    """(B, N) int64: the indices of the HQ image's codes."""
     quantized: Tensor
-    """(B, C, S, S): those codes themselves."""
+    """(B, C, S, S): those codes."""
 
 
 class RestorationModel(nn.Module):
-    """Everything that inference needs; codebook, `post_quant_conv` and decoder are frozen.
+    """The network for inference; codebook, `post_quant_conv` and decoder are frozen.
 
-    Both encoders look at the degraded image. Their features are fused by cross-attention, in which the LQ branch
-    asks and the HQ branch answers, and a transformer predicts the codes that the decoder of stage 1a renders.
+    Both encoders get the degraded image. Their features are fused by cross-attention, with queries from the LQ branch
+    and keys and values from the HQ branch, and a transformer predicts the codes for the decoder of stage 1a.
     """
 
     def __init__(self, config: RestorationConfig) -> None:
@@ -63,16 +63,16 @@ class RestorationModel(nn.Module):
         self.post_quant_conv.requires_grad_(False)
         self.decoder = Decoder(sizes).requires_grad_(False)
 
-    def start_from(self, codebook: VQGAN, hq: VQGAN, lq: VQGAN) -> None:
-        """Copy the weights that the earlier stages trained; fusion and predictor keep theirs.
+    def load_upstream(self, codebook: VQGAN, hq: VQGAN, lq: VQGAN) -> None:
+        """Copy the weights of the upstream stages; fusion and predictor are unchanged.
 
         Args:
-            codebook: stage 1a, which gives codebook, `post_quant_conv` and decoder.
-            hq: the HQ side of stage 2, which gives an encoder and its `quant_conv`.
-            lq: the LQ side of stage 2, likewise.
+            codebook: stage 1a: codebook, `post_quant_conv` and decoder.
+            hq: the HQ branch of stage 2: encoder and `quant_conv`.
+            lq: the LQ branch of stage 2, likewise.
 
         Raises:
-            RuntimeError: when the sizes differ.
+            RuntimeError: if the sizes differ.
 
         """
         for target, source in (
@@ -90,33 +90,33 @@ class RestorationModel(nn.Module):
         """Predict the codes of degraded faces (B, 3, R, R) in [-1, 1]; no image is decoded.
 
         Raises:
-            UserError: when the images are not R x R, as the position embedding is learned for one size.
+            UserError: if the images are not R x R, since the position embedding is learned for one size.
 
         """
         side = self.config.autoencoder.resolution
         if lq.shape[2:] != (side, side):
             raise UserError(
-                f"the images are {lq.shape[3]}x{lq.shape[2]} pixels (width x height), but this network restores "
-                f"{side}x{side}: resize them first"
+                f"the images have {lq.shape[3]}x{lq.shape[2]} pixels (width x height), but this network restores "
+                f"{side}x{side}; resize them first"
             )
         feature = self.fusion(
             self.hq_quant_conv(self.hq_encoder(lq)),
             self.lq_quant_conv(self.lq_encoder(lq)),
         )
-        # float32 even under autocast: what the losses compare
+        # float32 even under autocast, for the losses
         return RestorationOutput(self.predictor(feature).float(), feature.float())
 
     def decode(self, indices: Tensor) -> Tensor:
-        """Render codes (B, N): (B, 3, R, R)."""
+        """Decode codes (B, N) to images (B, 3, R, R)."""
         quantized = self.codebook.lookup(indices, self.config.autoencoder.latent_side)
         return self.decoder(self.post_quant_conv(quantized)).float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def restore(self, lq: Tensor) -> Restored:
-        """Restore degraded faces (B, 3, R, R) in [-1, 1] with the likeliest code at each position.
+        """Restore degraded faces (B, 3, R, R) in [-1, 1] with the most likely code at each position.
 
         Raises:
-            UserError: when the images are not R x R.
+            UserError: if the images are not R x R.
 
         """
         indices = self(lq).logits.argmax(2)
@@ -124,12 +124,12 @@ class RestorationModel(nn.Module):
 
 
 class CodeTarget(nn.Module):
-    """The frozen stage-1a encoder, which tells training the codes of the HQ image; inference does without it.
+    """The frozen encoder of stage 1a, which computes the codes of HQ images for training.
 
     Args:
-        encoder: of stage 1a; it is frozen in place, as are the other two.
+        encoder: of stage 1a; all arguments are frozen in place.
         quant_conv: of stage 1a.
-        codebook: of stage 1a; may be the restoration model's own.
+        codebook: of stage 1a, which the restoration model may share.
 
     """
 

@@ -10,7 +10,7 @@ from daefr.settings.network import AutoencoderConfig
 
 
 class VQGANOutput(NamedTuple):
-    """What one forward pass yields, enough for every loss of the stages 1a, 1b and 2."""
+    """The output of a forward pass, for the losses of stages 1a, 1b and 2."""
 
     reconstruction: Tensor
     """(B, 3, R, R), about [-1, 1] but not clipped."""
@@ -44,7 +44,7 @@ class VQGAN(nn.Module):
 
     def forward(self, image: Tensor) -> VQGANOutput:
         """Reconstruct `image` (B, 3, R, R) through the codebook."""
-        # float32 even under autocast: what the losses compare
+        # float32 even under autocast, for the losses
         z = self.encode(image).float()
         quantized, loss, indices = self.quantize(z)
         return VQGANOutput(self.decode(quantized).float(), z, loss, indices)

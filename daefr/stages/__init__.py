@@ -1,6 +1,6 @@
-"""The four training stages of DAEFR: what each trains, from which images, towards which loss, and from what start.
+"""The four training stages of DAEFR: their networks, inputs, losses and initial weights.
 
-Their settings (`daefr.settings.training`) load without PyTorch, which is imported with the first stage asked for.
+PyTorch is imported when an attribute is first used.
 """
 
 from importlib import import_module
@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daefr.stages.autoencoder import AutoencoderStage
     from daefr.stages.base import Loss, Stage
-    from daefr.stages.build import STAGES, UPSTREAM, build_stage, continue_from, stage_from_checkpoint, start_from
+    from daefr.stages.build import (
+        STAGES,
+        UPSTREAM,
+        build_stage,
+        init_from_checkpoint,
+        init_from_upstream,
+        stage_from_checkpoint,
+    )
     from daefr.stages.restoration import RestorationStage
 
 __all__ = [
@@ -20,14 +27,14 @@ __all__ = [
     "RestorationStage",
     "Stage",
     "build_stage",
-    "continue_from",
+    "init_from_checkpoint",
+    "init_from_upstream",
     "stage_from_checkpoint",
-    "start_from",
 ]
-_HOMES = {"AutoencoderStage": "autoencoder", "Loss": "base", "RestorationStage": "restoration", "Stage": "base"}
+_MODULES = {"AutoencoderStage": "autoencoder", "Loss": "base", "RestorationStage": "restoration", "Stage": "base"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'build')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'build')}"), name)

@@ -1,4 +1,4 @@
-"""Stages 1a, 1b and 2: autoencoders with discriminators, one alone or two that are associated (paper 3.1 and 3.2)."""
+"""Stages 1a, 1b and 2: one autoencoder, or two that are associated, with discriminators (paper 3.1 and 3.2)."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -26,12 +26,12 @@ Scores = dict[str, tuple[Tensor, Tensor]]
 
 
 class Autoencoders(nn.ModuleDict):
-    """One VQGAN a branch, called together so that distributed training sees one module."""
+    """One VQGAN per branch, as one module for distributed training."""
 
     def branch(self, name: str) -> VQGAN:
         """Return the VQGAN of one branch."""
         vqgan = self[name]
-        assert isinstance(vqgan, VQGAN)  # noqa: S101  # the container's type forgets it
+        assert isinstance(vqgan, VQGAN)  # noqa: S101  # for the type checker
         return vqgan
 
     def forward(self, images: dict[str, Tensor]) -> Outputs:
@@ -40,18 +40,18 @@ class Autoencoders(nn.ModuleDict):
 
 
 class Discriminators(nn.ModuleDict):
-    """One discriminator a branch, and where that term is on, those of the facial components."""
+    """One discriminator per branch, and optionally those of the facial components."""
 
     components: ComponentDiscriminators | None
 
-    def __init__(self, critics: dict[str, Discriminator], components: ComponentDiscriminators | None = None) -> None:
-        super().__init__(critics)
+    def __init__(self, branches: dict[str, Discriminator], components: ComponentDiscriminators | None = None) -> None:
+        super().__init__(branches)
         self.components = components
 
     def forward(self, real: dict[str, Tensor], generated: dict[str, Tensor], boxes: Tensor | None = None) -> Scores:
-        """Return the scores of (real, generated) images of every branch, each a batch of its own to the BatchNorm.
+        """Return the scores of (real, generated) images of every branch, in separate batches for the BatchNorm.
 
-        With the component term on and the components' `boxes`, also those of the crops; see its module.
+        With component discriminators and `boxes`, also those of the crops; see `ComponentDiscriminators`.
         """
         scores = {name: (self[name](real[name]), self[name](generated[name])) for name in real}
         if self.components is not None and boxes is not None:
@@ -80,12 +80,12 @@ class AutoencoderStage(Stage):
         self.compares_samples = len(self.branches) > 1
         self.parts = tuple(self.PARTS[branch] for branch in self.branches)
         self.generator = Autoencoders({branch: VQGAN(network.autoencoder) for branch in self.branches})
-        critics = {branch: Discriminator(network.discriminator) for branch in self.branches}
+        discriminators = {branch: Discriminator(network.discriminator) for branch in self.branches}
         components: ComponentDiscriminators | None = None
         if training.components.weight:
             self.parts = (*self.parts, "components")
             components = ComponentDiscriminators(self.branches, network, training.components)
-        self.discriminator = Discriminators(critics, components)
+        self.discriminator = Discriminators(discriminators, components)
         if training.adversarial.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.discriminator)  # type: ignore[no-untyped-call]
         self.perceptual: PerceptualLoss | None = None
@@ -96,7 +96,7 @@ class AutoencoderStage(Stage):
             self.register_buffer(f"counts_{branch}", torch.zeros(network.autoencoder.codes, dtype=torch.int64))
 
     def is_adversarial(self, step: int) -> bool:
-        """See `Stage`: from `adversarial.start_step` on, unless the term is off."""
+        """See `Stage`: from `adversarial.start_step`, unless the weight is 0."""
         return self._training.adversarial.weight > 0 and step >= self._training.adversarial.start_step
 
     def generator_input(self, batch: Batch) -> dict[str, Tensor]:
@@ -111,11 +111,11 @@ class AutoencoderStage(Stage):
             loss = self._branch_loss(branch, output[branch], batch[branch], adversarial=adversarial, average=average)
             total_loss = total_loss + loss.total
             terms |= {self._label(branch, name): term for name, term in loss.terms.items()}
-            for extra in self._family_losses(branch, output[branch].reconstruction, batch, adversarial=adversarial):
+            for extra in self._optional_losses(branch, output[branch].reconstruction, batch, adversarial=adversarial):
                 total_loss = total_loss + extra.total
                 terms |= {self._label(branch, name): term for name, term in extra.terms.items()}
         if len(self.branches) > 1:
-            # in validation, one rank has all samples of the batch
+            # in validation, a rank has complete batches
             gather = self._gather and self.training
             contrastive, accuracy = contrastive_loss(output["hq"].z, output["lq"].z, gather=gather)
             total_loss = total_loss + contrastive
@@ -133,7 +133,7 @@ class AutoencoderStage(Stage):
             terms["perceptual"] = self.perceptual(image, target).mean()
             reconstruction = l1 + self._training.perceptual.weight * terms["perceptual"]
         if adversarial:
-            # the gradients at the image, once: the weight needs them, and the decoder's backward pass starts there
+            # computed once, for the adaptive weight and for the decoder's backward pass
             (reconstruction_grad,) = torch.autograd.grad(reconstruction, image)
             terms["generator"] = generator_loss(self._score_frozen(branch, image))
             (adversarial_grad,) = torch.autograd.grad(terms["generator"], image)
@@ -147,10 +147,10 @@ class AutoencoderStage(Stage):
             )
         return Loss(reconstruction + output.loss, {name: term.detach() for name, term in terms.items()})
 
-    def _family_losses(self, branch: str, image: Tensor, batch: Batch, *, adversarial: bool) -> Iterator[Loss]:
-        """Yield the terms of related methods that DAEFR does not have; none by default.
+    def _optional_losses(self, branch: str, image: Tensor, batch: Batch, *, adversarial: bool) -> Iterator[Loss]:
+        """Yield losses of related methods that are not in DAEFR's recipe.
 
-        As in those methods, the adaptive weight does not include them in the reconstruction loss.
+        As in those methods, they do not affect the adaptive weight.
         """
         if self.identity is not None:
             identity = self.identity(image, batch[branch]).mean()
@@ -159,14 +159,14 @@ class AutoencoderStage(Stage):
             yield self.discriminator.components.generator_loss(branch, image, batch[branch], batch["components"])
 
     def _score_frozen(self, branch: str, image: Tensor) -> Tensor:
-        """Score an image with gradients to the image alone: the discriminator has a backward pass of its own."""
-        critic = self.discriminator[branch]
-        frozen = {name: parameter.detach() for name, parameter in critic.named_parameters()}
-        scores: Tensor = torch.func.functional_call(critic, frozen, (image,))
+        """Score an image with gradients to the image only."""
+        discriminator = self.discriminator[branch]
+        frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+        scores: Tensor = torch.func.functional_call(discriminator, frozen, (image,))
         return scores
 
     def discriminator_input(self, output: Outputs, batch: Batch) -> tuple[Any, ...]:
-        """See `Stage`: the real and the generated images of the generator's own pass, and the components' boxes."""
+        """See `Stage`: the real images, the generator's output, and the components' boxes."""
         generated = {branch: output[branch].reconstruction.detach() for branch in self.branches}
         boxes = () if self.discriminator.components is None else (batch["components"],)
         return self.generator_input(batch), generated, *boxes
@@ -175,15 +175,15 @@ class AutoencoderStage(Stage):
         """Sum the branches' hinge losses, and the losses of the facial components."""
         losses: dict[str, Tensor] = {}
         for branch in self.branches:
-            mine = {"discriminator": discriminator_loss(*scores[branch])}
+            branch_losses = {"discriminator": discriminator_loss(*scores[branch])}
             if self.discriminator.components is not None:
-                mine |= self.discriminator.components.discriminator_losses(branch, scores)
-            losses |= {self._label(branch, name): loss for name, loss in mine.items()}
+                branch_losses |= self.discriminator.components.discriminator_losses(branch, scores)
+            losses |= {self._label(branch, name): loss for name, loss in branch_losses.items()}
         return Loss(torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()})
 
     @torch.no_grad()
     def before_training(self, batch: Batch, seed: int) -> None:
-        """Start the codes at the k-means centres of the first batch, where that is asked for."""
+        """See `Stage`: initialize the codes with k-means, if configured."""
         if not self._training.codebook.kmeans_init:
             return
         for branch in self.branches:
@@ -193,22 +193,22 @@ class AutoencoderStage(Stage):
 
     @torch.no_grad()
     def after_step(self, step: int, output: Outputs, indices: dict[str, Tensor], seed: int) -> None:
-        """Move codes that nobody used for a while onto positions of the batch, where that is asked for."""
-        remedies = self._training.codebook
-        if not remedies.reset_every_n_steps or (remedies.reset_until_step and step > remedies.reset_until_step):
+        """See `Stage`: reset dead codes, if configured."""
+        reset = self._training.codebook
+        if not reset.reset_every_n_steps or (reset.reset_until_step and step > reset.reset_until_step):
             return
         for branch in self.branches:
             quantizer, counts = self.generator.branch(branch).quantize, self.get_buffer(f"counts_{branch}")
-            # of all ranks at every step: a checkpoint has room for one count
+            # summed over the ranks at every step, because a checkpoint has one count
             counts += total(count_codes(indices[self._codebook(branch)], quantizer.codes))
-            if step % remedies.reset_every_n_steps == 0:
+            if step % reset.reset_every_n_steps == 0:
                 generator = torch.Generator().manual_seed(seed + step)
-                quantizer.restart_dead(concatenate(output[branch].z), counts, generator)
+                quantizer.reset_dead_codes(concatenate(output[branch].z), counts, generator)
                 broadcast(quantizer.embedding.weight)
                 counts.zero_()
 
     def pictures(self, output: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """See `Stage`: each branch's images beside their reconstructions."""
+        """See `Stage`: each branch's images and their reconstructions."""
         return {
             title: image
             for branch in self.branches

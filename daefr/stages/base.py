@@ -1,4 +1,4 @@
-"""What the training loop knows of a stage."""
+"""The interface of a stage for the training loop."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,17 +18,17 @@ Average = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss: `total` is what is differentiated, `terms` its parts and other scalars by name, detached, for the log."""
+    """A loss: `total` for the backward pass, and its terms and other scalars by name, detached, for logging."""
 
     total: Tensor
     terms: dict[str, Tensor]
 
 
 class Stage(nn.Module, ABC):
-    """One stage: the networks it trains and the losses they are trained with.
+    """A training stage: its networks and losses.
 
-    The loop calls `generator` once a step, possibly wrapped for distributed training, then `generator_loss` on its
-    output; where the stage is adversarial at that step, the same for `discriminator`.
+    In each step, the loop calls `generator`, possibly wrapped for distributed training, and `generator_loss` on its
+    output; if the stage is adversarial at that step, likewise `discriminator`.
     """
 
     parts: tuple[Part, ...]
@@ -43,43 +43,43 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def generator_input(self, batch: Batch) -> Any:
-        """Return what `generator` is called with."""
+        """Return the input of `generator`."""
 
     @abstractmethod
     def generator_loss(self, output: Any, batch: Batch, *, adversarial: bool, average: Average) -> Loss:
-        """Return the loss of what `generator` returned."""
+        """Return the loss of the output of `generator`."""
 
     @abstractmethod
     def pictures(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Return columns for people to look at, by title: (B, 3, R, R) in [-1, 1]."""
+        """Return the columns of an image grid for logging, by title: (B, 3, R, R) in [-1, 1]."""
 
     @abstractmethod
     def code_indices(self, output: Any) -> dict[str, Tensor]:
-        """Return the codes that the output uses, by the name of their codebook (empty where there is only one)."""
+        """Return the codes that the output uses, by the name of their codebook (empty if there is only one)."""
 
-    def is_adversarial(self, step: int) -> bool:  # noqa: ARG002  # an answer by default
-        """Tell whether a discriminator takes part at `step`."""
+    def is_adversarial(self, step: int) -> bool:  # noqa: ARG002
+        """Return whether a discriminator is trained at `step`."""
         return False
 
     def discriminator_input(self, output: Any, batch: Batch) -> tuple[Any, ...]:
-        """Return what `discriminator` is called with, cut off from the generator's graph."""
+        """Return the input of `discriminator`, detached from the generator's graph."""
         raise NotImplementedError(f"{self.name} has no discriminator")
 
     def discriminator_loss(self, scores: Any) -> Loss:
-        """Return the loss of what `discriminator` returned."""
+        """Return the loss of the output of `discriminator`."""
         raise NotImplementedError(f"{self.name} has no discriminator")
 
     def before_training(self, batch: Batch, seed: int) -> None:
-        """Prepare with the first batch of the whole training; every rank must come to the same."""
+        """Initialize with the first batch of the training, identically on every rank."""
 
     def after_step(self, step: int, output: Any, indices: dict[str, Tensor], seed: int) -> None:
-        """Do what is due once the optimizers have stepped; every rank must come to the same.
+        """Update after a step of the optimizers, identically on every rank.
 
-        `output` is that of the batch's last part, `indices` are the `code_indices` of the whole batch.
+        `output` is that of the last micro-batch; `indices` are the `code_indices` of the batch.
         """
 
     def weights(self) -> dict[str, Tensor]:
-        """Return what a checkpoint holds, by name; no tensor twice."""
+        """Return the tensors for a checkpoint, by name, each of them once."""
         return {
             name: tensor
             for name, tensor in self.state_dict().items()
@@ -87,9 +87,9 @@ class Stage(nn.Module, ABC):
         }
 
     def load_weights(self, tensors: dict[str, Tensor], source: str) -> None:
-        """Fill in every tensor of `weights`.
+        """Load every tensor of `weights`.
 
-        Raises `UserError` with the name of the first tensor that is missing, unknown or of another shape.
+        Raises `UserError` with the name of a tensor that is missing, unknown or of another shape.
         """
         mine = self.weights()
         for problem, names in (("lacks", mine.keys() - tensors.keys()), ("has unknown", tensors.keys() - mine.keys())):

@@ -1,4 +1,4 @@
-"""Building a stage, from scratch, from earlier stages, or from its own checkpoint."""
+"""Builds stages with new weights, and initializes them from upstream stages or from a checkpoint of the same stage."""
 
 from collections.abc import Mapping
 from typing import get_args
@@ -30,11 +30,11 @@ UPSTREAM: dict[StageName, tuple[StageName, ...]] = {
     "association": ("hq_codebook", "lq_codebook"),
     "restoration": ("hq_codebook", "association"),
 }
-"""What each stage starts from."""
+"""The stages that each stage is initialized from."""
 
 
 def build_stage(name: StageName, network: NetworkConfig, training: TrainingConfig, seed: int = 0) -> Stage:
-    """Build a stage with fresh weights, drawn from `seed`. The caller's random state is left as it was."""
+    """Build a stage with random weights from `seed`, without changing the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(training, RestorationTraining):
@@ -44,21 +44,23 @@ def build_stage(name: StageName, network: NetworkConfig, training: TrainingConfi
     raise TypeError(f"{name} cannot be trained with {type(training).__name__}")
 
 
-def start_from(stage: Stage, upstream: Mapping[StageName, Checkpoint]) -> None:
-    """Give a fresh stage the weights of the stages before it.
+def init_from_upstream(stage: Stage, upstream: Mapping[StageName, Checkpoint]) -> None:
+    """Initialize a new stage with the weights of its upstream stages.
 
-    Association takes both codebooks whole, with their discriminators; those of the facial components too, where it and
-    the codebook have them (see `match_components`). Restoration takes the frozen parts from the HQ codebook and the
-    encoders from the association. Raises `UserError` when a checkpoint is of another stage or network.
+    The association gets both codebooks with their discriminators, including those of facial components if both stages
+    have them (see `match_components`). The restoration gets the frozen modules from the HQ codebook and the encoders
+    from the association. Raises `UserError` if a checkpoint is of another stage or network.
     """
     for name in UPSTREAM[stage.name]:
         if upstream[name].stage != name:
-            raise UserError(f"{stage.name} starts from {name}, but {upstream[name].path} is of {upstream[name].stage}")
+            raise UserError(
+                f"{stage.name} requires a checkpoint of {name}, but {upstream[name].path} is of {upstream[name].stage}"
+            )
         _check_autoencoder(stage, upstream[name])
     if isinstance(stage, RestorationStage):
         codebook = _autoencoders(upstream["hq_codebook"])
         association = _autoencoders(upstream["association"])
-        stage.start_from(codebook.branch("hq"), association.branch("hq"), association.branch("lq"))
+        stage.load_upstream(codebook.branch("hq"), association.branch("hq"), association.branch("lq"))
     elif UPSTREAM[stage.name]:
         _fill(
             stage,
@@ -67,19 +69,19 @@ def start_from(stage: Stage, upstream: Mapping[StageName, Checkpoint]) -> None:
         )
 
 
-def continue_from(stage: Stage, checkpoint: Checkpoint) -> None:
-    """Give a fresh stage the weights of a checkpoint of the same stage, to train it on with fresh optimizers.
+def init_from_checkpoint(stage: Stage, checkpoint: Checkpoint) -> None:
+    """Initialize a new stage with the weights of a checkpoint of the same stage.
 
-    Raises `UserError` when the checkpoint is of another stage or network.
+    Raises `UserError` if the checkpoint is of another stage or network.
     """
     if checkpoint.stage != stage.name:
-        raise UserError(f"{stage.name} cannot go on from {checkpoint.path}, a checkpoint of {checkpoint.stage}")
+        raise UserError(f"{stage.name} cannot start from {checkpoint.path}, a checkpoint of {checkpoint.stage}")
     _check_autoencoder(stage, checkpoint)
     _fill(stage, checkpoint.tensors(), str(checkpoint.path))
 
 
 def stage_from_checkpoint(checkpoint: Checkpoint, training: TrainingConfig | None = None) -> Stage:
-    """Build the stage that a checkpoint holds. Without `training`, one for evaluation: no perceptual or GAN terms."""
+    """Build the stage of a checkpoint, by default for evaluation, without perceptual and adversarial losses."""
     stage = build_stage(checkpoint.stage, checkpoint.network, training or _for_evaluation(checkpoint.stage))
     _fill(stage, checkpoint.tensors(), str(checkpoint.path))
     return stage.eval()
@@ -106,7 +108,7 @@ def _autoencoders(checkpoint: Checkpoint) -> Autoencoders:
 def _check_autoencoder(stage: Stage, checkpoint: Checkpoint) -> None:
     if checkpoint.network.autoencoder != stage.network.autoencoder:
         raise UserError(
-            f"{stage.name} cannot start from {checkpoint.path}: its autoencoder is "
+            f"{stage.name} cannot start from {checkpoint.path}: its autoencoder has "
             f"{_difference(checkpoint.network, stage.network)}"
         )
 

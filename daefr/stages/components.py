@@ -1,6 +1,6 @@
-"""The facial-component term: crops of eyes and mouth, a discriminator for each, and their losses (GFP-GAN 3.4).
+"""The facial-component loss: discriminators for crops of eyes and mouth (GFP-GAN section 3.4).
 
-Off in the released recipe. The other members of the family crop the same way and weigh it as `ComponentsConfig` says.
+It is off in the released recipe; the defaults of `ComponentsConfig` are those of related methods.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from daefr.faces.components import COMPONENTS
 from daefr.losses.logistic import logistic_discriminator_loss, logistic_generator_loss
 from daefr.losses.style import style_loss
-from daefr.network.component_discriminator import ComponentDiscriminator, Judged
+from daefr.network.component_discriminator import ComponentDiscriminator, DiscriminatorOutput
 from daefr.settings.faces import CROP_SIDE
 from daefr.settings.network import NetworkConfig
 from daefr.settings.training import ComponentsConfig
 from daefr.stages.base import Loss
 
 PREFIX = "discriminator.components."
-"""Of the names in a checkpoint, which go on with branch and component."""
+"""Of the names in a checkpoint, followed by branch and component."""
 
 
 class ComponentDiscriminators(nn.ModuleDict):
-    """Three discriminators a branch: left eye, right eye and mouth."""
+    """Three discriminators per branch: left eye, right eye and mouth."""
 
     def __init__(self, branches: Sequence[str], network: NetworkConfig, config: ComponentsConfig) -> None:
         super().__init__(
@@ -39,33 +39,33 @@ class ComponentDiscriminators(nn.ModuleDict):
     def forward(
         self, real: Mapping[str, Tensor], generated: Mapping[str, Tensor], boxes: Tensor
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the scores of (real, generated) crops by `BRANCH.COMPONENT`, for the discriminators' own turn."""
+        """Return the scores of (real, generated) crops by `BRANCH.COMPONENT`, for the discriminators' losses."""
         scores = {}
         for branch in self:
             crops = zip(self.crop(real[branch], boxes), self.crop(generated[branch], boxes), strict=True)
             for name, pair in zip(COMPONENTS, crops, strict=True):
-                critic = self.get_submodule(f"{branch}.{name}")
-                scores[f"{branch}.{name}"] = (critic(pair[0]).scores, critic(pair[1]).scores)
+                discriminator = self.get_submodule(f"{branch}.{name}")
+                scores[f"{branch}.{name}"] = (discriminator(pair[0]).scores, discriminator(pair[1]).scores)
         return scores
 
     def discriminator_losses(self, branch: str, scores: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Return one loss a component of a branch, from what `forward` returned."""
+        """Return the loss of each component of a branch, from the scores of `forward`."""
         return {
             f"{name}_discriminator": logistic_discriminator_loss(*scores[f"{branch}.{name}"]) for name in COMPONENTS
         }
 
     def generator_loss(self, branch: str, image: Tensor, target: Tensor, boxes: Tensor) -> Loss:
-        """Return the weighted adversarial and style losses of a branch's image; gradients flow to `image` alone."""
+        """Return the weighted adversarial and style losses of a branch's image; gradients flow to `image` only."""
         terms: dict[str, Tensor] = {}
         crops = zip(COMPONENTS, self.crop(image, boxes), self.crop(target, boxes), strict=True)
         styles: list[Tensor] = []
         for name, crop, real in crops:
-            judged = self._judge_frozen(branch, name, crop)
-            terms[f"{name}_generator"] = logistic_generator_loss(judged.scores)
+            output = self._score_frozen(branch, name, crop)
+            terms[f"{name}_generator"] = logistic_generator_loss(output.scores)
             if self._config.style_weight:
                 with torch.no_grad():
-                    wanted = self._judge_frozen(branch, name, real)
-                styles.append(style_loss(judged.features, wanted.features))
+                    target_output = self._score_frozen(branch, name, real)
+                styles.append(style_loss(output.features, target_output.features))
         total = self._config.weight * torch.stack(list(terms.values())).sum()
         if styles:
             terms["style"] = torch.stack(styles).sum()
@@ -73,8 +73,8 @@ class ComponentDiscriminators(nn.ModuleDict):
         return Loss(total, {name: term.detach() for name, term in terms.items()})
 
     def crop(self, image: Tensor, boxes: Tensor) -> list[Tensor]:
-        """Cut every component out of images (B, 3, R, R) at its box (B, 3, 4): each (B, 3, S, S), S its side."""
-        from torchvision.ops import roi_align  # noqa: PLC0415  # takes seconds to import, for a term usually off
+        """Crop every component of images (B, 3, R, R) at its box (B, 3, 4): each (B, 3, S, S), S its side."""
+        from torchvision.ops import roi_align  # noqa: PLC0415  # takes seconds to import, and is usually not needed
 
         number = torch.arange(len(image), device=image.device, dtype=boxes.dtype)[:, None]
         return [
@@ -82,29 +82,29 @@ class ComponentDiscriminators(nn.ModuleDict):
             for index, name in enumerate(COMPONENTS)
         ]
 
-    def _judge_frozen(self, branch: str, name: str, crop: Tensor) -> Judged:
-        """Judge a crop with gradients to the crop alone: the discriminator learns in its own turn."""
-        critic = self.get_submodule(f"{branch}.{name}")
-        frozen = {key: parameter.detach() for key, parameter in critic.named_parameters()}
-        judged: Judged = torch.func.functional_call(critic, frozen, (crop,))
-        return judged
+    def _score_frozen(self, branch: str, name: str, crop: Tensor) -> DiscriminatorOutput:
+        """Score a crop with gradients to the crop only."""
+        discriminator = self.get_submodule(f"{branch}.{name}")
+        frozen = {key: parameter.detach() for key, parameter in discriminator.named_parameters()}
+        output: DiscriminatorOutput = torch.func.functional_call(discriminator, frozen, (crop,))
+        return output
 
 
 def without_components(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a checkpoint's tensors but for its component discriminators."""
+    """Return a checkpoint's tensors without its component discriminators."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
 
 
-def match_components(tensors: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return earlier stages' tensors with the component discriminators that the new stage's `fresh` weights have.
+def match_components(tensors: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors of earlier stages with the component discriminators that the `initial` weights of a stage have.
 
-    Those come and go with their term. Where the new stage has it, a branch takes over its earlier discriminators, or
-    keeps its fresh ones if there are none; where it has not, the earlier ones are left behind.
+    If the stage has component discriminators, each branch gets its earlier ones, or else its initial ones; if it has
+    none, the earlier ones are dropped.
     """
-    wanted = {name.removeprefix(PREFIX).partition(".")[0] for name in fresh if name.startswith(PREFIX)}
+    branches = {name.removeprefix(PREFIX).partition(".")[0] for name in initial if name.startswith(PREFIX)}
     matched = without_components(tensors)
-    for branch in wanted:
+    for branch in branches:
         prefix = f"{PREFIX}{branch}."
         earlier = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        matched |= earlier or {name: tensor for name, tensor in fresh.items() if name.startswith(prefix)}
+        matched |= earlier or {name: tensor for name, tensor in initial.items() if name.startswith(prefix)}
     return matched

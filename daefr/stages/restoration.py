@@ -26,21 +26,21 @@ class RestorationStage(Stage):
         codebook = VQGAN(network.autoencoder)
         self.target = CodeTarget(codebook.encoder, codebook.quant_conv, self.generator.codebook)
 
-    def start_from(self, codebook: VQGAN, hq: VQGAN, lq: VQGAN) -> None:
-        """Take over what the earlier stages trained.
+    def load_upstream(self, codebook: VQGAN, hq: VQGAN, lq: VQGAN) -> None:
+        """Copy the weights of the upstream stages.
 
         Args:
             codebook: stage 1a: the frozen encoder of the targets, codebook, `post_quant_conv` and decoder.
-            hq: the HQ side of stage 2: an encoder and its `quant_conv`, to be trained on.
-            lq: the LQ side of stage 2, likewise.
+            hq: the HQ branch of stage 2: encoder and `quant_conv`, which are trained further.
+            lq: the LQ branch of stage 2, likewise.
 
         """
-        self.generator.start_from(codebook, hq, lq)
+        self.generator.load_upstream(codebook, hq, lq)
         self.target.encoder.load_state_dict(codebook.encoder.state_dict())
         self.target.quant_conv.load_state_dict(codebook.quant_conv.state_dict())
 
     def train(self, mode: bool = True) -> "RestorationStage":
-        """Switch between training and evaluation; what is frozen stays in evaluation."""
+        """Set the mode, except for frozen modules, which stay in eval mode."""
         super().train(mode)
         for frozen in (self.target, self.generator.codebook, self.generator.post_quant_conv, self.generator.decoder):
             frozen.eval()
@@ -55,10 +55,10 @@ class RestorationStage(Stage):
         output: RestorationOutput,
         batch: Batch,
         *,
-        adversarial: bool,  # noqa: ARG002  # there is no discriminator
+        adversarial: bool,  # noqa: ARG002
         average: Average,  # noqa: ARG002
     ) -> Loss:
-        """Cross-entropy of the codes plus the weighted distance of the fused feature to the quantized HQ one."""
+        """See `Stage`: cross-entropy of the codes plus the weighted distance of the fused feature to its target."""
         target = self.target(batch["hq"])
         code = F.cross_entropy(output.logits.flatten(0, 1).float(), target.indices.flatten())
         feature = F.mse_loss(output.feature.float(), target.quantized)
@@ -68,7 +68,7 @@ class RestorationStage(Stage):
 
     @torch.no_grad()
     def pictures(self, output: RestorationOutput, batch: Batch) -> dict[str, Tensor]:
-        """See `Stage`: HQ, its reconstruction from the codes, LQ, and what is restored from it."""
+        """See `Stage`: HQ, its reconstruction from the codes, LQ, and the restored image."""
         return {
             "hq": batch["hq"],
             "hq codebook": self.generator.decode(self.target(batch["hq"]).indices),
@@ -81,5 +81,5 @@ class RestorationStage(Stage):
         return {"": output.logits.argmax(2)}
 
     def weights(self) -> dict[str, Tensor]:
-        """See `Stage`: the target's codebook is the generator's."""
+        """See `Stage`; the target's codebook is the generator's."""
         return {name: tensor for name, tensor in super().weights().items() if not name.startswith("target.codebook.")}

@@ -1,1 +1,1 @@
-"""The training loop, what it saves, and how it runs on several ranks. Knows neither Ray nor MLflow."""
+"""The training loop, on any number of ranks, without Ray and MLflow."""

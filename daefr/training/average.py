@@ -1,4 +1,4 @@
-"""The exponential moving average (EMA) of the weights, which often restores better than the weights themselves."""
+"""The exponential moving average (EMA) of the weights, which often gives better results than the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,12 +32,12 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Replace the weights by the averages while a block runs."""
-        kept = {name: weight.clone() for name, weight in self._weights.items()}
+        originals = {name: weight.clone() for name, weight in self._weights.items()}
         _copy(self.tensors, self._weights)
         try:
             yield
         finally:
-            _copy(kept, self._weights)
+            _copy(originals, self._weights)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restore averages from a checkpoint."""

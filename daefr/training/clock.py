@@ -1,4 +1,4 @@
-"""The time that each phase of a step takes, measured without making any step wait."""
+"""The duration of each phase of a step, measured without synchronizing with the device."""
 
 import time
 from collections import defaultdict
@@ -15,9 +15,9 @@ Mark = float | torch.cuda.Event
 
 
 class Clock:
-    """Times phases of steps: by the host's clock on a CPU, by events in the stream on a GPU.
+    """Times phases of steps: with the host's clock on a CPU, with CUDA events on a GPU.
 
-    `communication` is the exchange of gradients between ranks, which overlaps with `backward` as far as it can.
+    `communication` is the all-reduce of gradients, which overlaps with `backward`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,13 +36,13 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time how long the host waits for data, whatever the device does in that time."""
+        """Time how long the host waits for data."""
         start = time.perf_counter()
         yield
         self._spans["data"].append((start, time.perf_counter()))
 
-    def exchange(self, group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        """Average a bucket of gradients over the ranks, as DistributedDataParallel does by default, and time it."""
+    def all_reduce(self, group: dist.ProcessGroup | None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+        """Average a bucket of gradients like DistributedDataParallel's default hook, and time it."""
         start = self._mark()
 
         def done(averaged: torch.futures.Future[Tensor]) -> Tensor:
@@ -52,7 +52,7 @@ class Clock:
         return allreduce_hook(group, bucket).then(done)  # type: ignore[arg-type]
 
     def flush(self) -> dict[str, float]:
-        """Return the seconds of every phase since the last call. The device must have finished its work."""
+        """Return the seconds of every phase since the last call. The device must be synchronized."""
         spans, self._spans = self._spans, defaultdict(list)
         return {phase: _covered([self._seconds(span, spans[phase][0][0]) for span in spans[phase]]) for phase in spans}
 
@@ -69,7 +69,7 @@ class Clock:
 
 
 def _between(start: Mark, end: Mark) -> float:
-    # all marks of a phase are of the same type
+    # all marks of a phase have the same type
     if isinstance(start, float) and isinstance(end, float):
         return end - start
     assert isinstance(start, torch.cuda.Event) and isinstance(end, torch.cuda.Event)  # noqa: S101

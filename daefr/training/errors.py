@@ -2,7 +2,7 @@
 
 
 class NonFiniteLossError(Exception):
-    """A loss or gradient became infinite or NaN; no optimizer has stepped on it."""
+    """A loss or gradient is infinite or NaN; no optimizer has used it."""
 
 
 class HungRankError(Exception):
@@ -10,4 +10,4 @@ class HungRankError(Exception):
 
 
 class StoppedError(Exception):
-    """The training stopped on request; its last checkpoint is of its last step."""
+    """The training stopped on request, after a checkpoint of its last step."""

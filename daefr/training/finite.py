@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: found without making the host wait, and never stepped on."""
+"""Detects non-finite losses and gradients without host synchronization, before an optimizer uses them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from daefr.training.errors import NonFiniteLossError
 
 @dataclass(frozen=True)
 class NetworkLosses:
-    """One network's losses in a step: totals and terms, one of each per part of the batch."""
+    """One network's losses in a step: totals and terms, one of each per micro-batch."""
 
     totals: list[Tensor]
     terms: dict[str, list[Tensor]]
 
     def add(self, loss: Loss) -> None:
-        """Record the loss of one part."""
+        """Add the loss of one micro-batch."""
         self.totals.append(loss.total.detach())
         for name, term in loss.terms.items():
             self.terms[name].append(term)
@@ -33,28 +33,27 @@ class _Examined:
 
 
 class FiniteCheck:
-    """Examines every step; with `later`, the host looks at a step's result during the next one.
+    """Examines every step; with `later`, the host reads the result of a step during the next one.
 
-    Optimizers that are given the result of `examine` as `found_inf` leave weights and moments of such a step as they
-    are, on the device itself. So a step that is found late has changed neither; what must not come after it (reports,
-    validation, checkpoints) calls `raise_if_found` before.
+    Fused optimizers with the result as `found_inf` skip the step on the device, so a non-finite step that is detected
+    later has not changed weights or moments. Call `raise_if_found` before reporting, validating or saving anything.
     """
 
     def __init__(self, stage: str, *, later: bool) -> None:
-        """Examine the steps of a stage; errors name it."""
+        """Examine the steps of a stage, which errors name."""
         self._stage, self._later = stage, later
         self._examined: _Examined | None = None
 
     def examine(self, step: int, losses: Mapping[str, NetworkLosses], norms: Iterable[Tensor]) -> Tensor:
-        """Return a float32 scalar on the device, the same on all ranks: 1 where a number is not finite, 0 otherwise.
+        """Return a float32 scalar on the device, equal on all ranks: 1 if any value is not finite, otherwise 0.
 
         Args:
             step: its number, from 1.
             losses: of this rank, by network.
-            norms: of the networks' gradients, which are averages over the ranks already.
+            norms: of the networks' gradients, which are averaged over the ranks already.
 
         Raises:
-            NonFiniteLossError: for the step before, or without `later` for this one.
+            NonFiniteLossError: for the previous step, or without `later` for this one.
 
         """
         self.raise_if_found()
@@ -66,18 +65,18 @@ class FiniteCheck:
         return found
 
     def raise_if_found(self) -> None:
-        """Raise `NonFiniteLossError`, on all ranks, naming the terms and the step that was examined last."""
+        """Raise `NonFiniteLossError` on all ranks if the last examined step was not finite, naming the terms."""
         examined, self._examined = self._examined, None
         if examined is None or not examined.flag.read():
             return
-        mine = next(filter(None, map(_not_finite, examined.losses.values())), [])
-        names = [name for part in ranks.gather(mine) for name in part]
-        what = ", ".join(names) or "the gradients, while every term is finite"
-        raise NonFiniteLossError(f"{self._stage}: not a finite number at step {examined.step}: {what}")
+        own_terms = next(filter(None, map(_not_finite, examined.losses.values())), [])
+        terms = [term for rank_terms in ranks.gather(own_terms) for term in rank_terms]
+        what = ", ".join(terms) or "the gradients, although every term is finite"
+        raise NonFiniteLossError(f"{self._stage}: NaN or infinity at step {examined.step}: {what}")
 
 
 class _HostCopy:
-    """A scalar on its way from a device to the host."""
+    """An asynchronous copy of a scalar from a device to the host."""
 
     def __init__(self, scalar: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -90,7 +89,7 @@ class _HostCopy:
             self._copy = scalar
 
     def read(self) -> bool:
-        """Wait for the copy alone, not for what the device was given to do after it."""
+        """Wait for the copy, but not for later work of the device."""
         if self._event is not None:
             self._event.synchronize()
         return bool(self._copy)

@@ -1,4 +1,4 @@
-"""A picture of how a codebook is used."""
+"""A histogram of codebook usage."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,7 @@ BAR, BACK, INK = (40, 90, 160), (255, 255, 255), (0, 0, 0)
 
 
 def draw_usage(counts: Mapping[str, Tensor]) -> Image:
-    """Draw how often each code was chosen, for every codebook by its name: (K,) each.
-
-    The codes stand from the most frequent to the rarest; a bar's height is the logarithm of its count, so that what
-    was used at all can be told from what was not.
-    """
+    """Draw how often each code was chosen, (K,) for every codebook by name, in descending order and on a log scale."""
     return np.concatenate([_panel(name, each) for name, each in counts.items()])
 
 

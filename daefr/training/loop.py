@@ -41,19 +41,19 @@ def train(
     fetch: Fetch | None = None,
     timeout_seconds: float = 1800,
 ) -> dict[str, float]:
-    """Train a stage to its last step, and return its last validation.
+    """Train a stage to its last step, and return the last validation metrics.
 
-    Runs alone or on every rank of an initialized process group. `from_scratch` says that the stage's weights are
-    fresh, to be prepared with the first batch. `resume` continues a training exactly where that checkpoint left it;
+    Runs in one process or on every rank of an initialized process group. `from_scratch` says that the stage has random
+    weights, which are initialized with the first batch. `resume` is a checkpoint to resume from, exactly;
     `dataloader_workers` is the number of processes that decode images; `refresh`, `check_digests` and `fetch` are those
     of `daefr.data.dataset.FaceDataset`. `timeout_seconds` is how long the ranks wait for each other; that of an NCCL
-    process group has to be longer (see `daefr.training.rank_vote.nccl_timeout_seconds`).
+    process group must be longer (see `daefr.training.rank_vote.nccl_timeout_seconds`).
 
     Raises:
-        UserError: when the dataset does not suit the stage, or the device the settings.
-        NonFiniteLossError: naming the term and the step, on every rank; no optimizer has stepped on it, and no
-            checkpoint is of that step or a later one.
-        StoppedError: when the reporter asked to stop; there is a checkpoint of the last step.
+        UserError: if the dataset does not match the stage, or the settings the device.
+        NonFiniteLossError: naming the term and the step, on every rank; no optimizer has used that loss, and there is
+            no checkpoint of that step or a later one.
+        StoppedError: if the reporter asked to stop; there is a checkpoint of the last step.
         HungRankError: naming a rank that did not answer.
 
     """
@@ -78,18 +78,18 @@ def train(
     optimization = Optimization(state, device, clock)
     window = MetricWindow(stage.network.autoencoder.codes, clock, device)
     validation = Validation(state, validation_set, reporter, device, rank_vote)
-    measured: dict[str, float] = {}
+    metrics: dict[str, float] = {}
 
-    for parts in islice(_steps(batches, training, device, clock), training.last_step - state.step):
+    for micro_batches in islice(_steps(batches, training, device, clock), training.last_step - state.step):
         if state.step == 0 and from_scratch:
-            _prepare_fresh_weights(stage, parts[0], seed, device)
+            _initialize_weights(stage, micro_batches[0], seed, device)
         with rank_vote.watching(f"{stage.name}, step {state.step + 1}"):
-            # before the step's work: no host is blocked by a GPU that waits for another rank's
-            stop, save = rank_vote.any(reporter.should_stop(), saving.is_time())
-            taken = optimization.compute_gradients(parts)
-            optimization.apply(taken)
-        stage.after_step(state.step, taken.output, taken.indices, seed)
-        window.add(taken.terms, taken.indices, training.global_batch_size)
+            # before the step's work, so that no host is blocked by a GPU that waits for another rank's
+            stop, save = rank_vote.any(reporter.should_stop(), saving.is_due())
+            result = optimization.compute_gradients(micro_batches)
+            optimization.apply(result)
+        stage.after_step(state.step, result.output, result.indices, seed)
+        window.add(result.terms, result.indices, training.global_batch_size)
 
         step, last = state.step, state.step == training.last_step
         logs, validates, saves = _is_due(training, step, stop=stop, save=save)
@@ -105,29 +105,29 @@ def train(
             reporter.metrics(step, values | saving.flush())
         with window.paused():
             if validates:
-                measured, is_best = validation()
+                metrics, is_best = validation()
                 saves = saves or is_best
             if saves:
                 saving()
         if stop and not last:
             saving.finish()
-            raise StoppedError(f"{stage.name}: stopped as asked, after step {step}")
-    if not measured:  # no step was left to take
+            raise StoppedError(f"{stage.name}: stopped on request after step {step}")
+    if not metrics:  # all steps were done before
         if resume is None:
             saving()
-        measured, _ = validation()
+        metrics, _ = validation()
     saving.finish()
-    return measured
+    return metrics
 
 
-def _prepare_fresh_weights(stage: Stage, images: Batch, seed: int, device: torch.device) -> None:
-    # a single pass, which is not worth compiling for
+def _initialize_weights(stage: Stage, images: Batch, seed: int, device: torch.device) -> None:
+    # not compiled for a single pass
     with evaluation_precision(device):
         stage.before_training(images, seed)
 
 
 def _is_due(training: TrainingConfig, step: int, *, stop: bool, save: bool) -> tuple[bool, bool, bool]:
-    """Return whether a step is followed by logging, by validation, and by a checkpoint."""
+    """Return whether logging, validation and a checkpoint are due after a step."""
     last = step == training.last_step
     return (
         last or stop or step % training.log_every_n_steps == 0,
@@ -139,9 +139,9 @@ def _is_due(training: TrainingConfig, step: int, *, stop: bool, save: bool) -> t
 def _steps(
     batches: Iterable[Batch], training: TrainingConfig, device: torch.device, clock: Clock
 ) -> Iterator[list[Batch]]:
-    """Yield the parts of each step's batch, on the device."""
+    """Yield the micro-batches of each step, on the device."""
     source = iter(batches)
     while True:
         with clock.waiting():
-            parts = [next(source) for _ in range(training.gradient_accumulation_steps)]
-        yield [arrange_batch(part, training.speed, device) for part in parts]
+            micro_batches = [next(source) for _ in range(training.gradient_accumulation_steps)]
+        yield [arrange_batch(each, training.speed, device) for each in micro_batches]

@@ -1,4 +1,4 @@
-"""One optimizer step of a stage, of any number of parts of its batch and on any number of ranks."""
+"""The optimizer step of a stage, with gradient accumulation and on any number of ranks."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,21 +20,21 @@ from daefr.training.state import TrainingState
 
 
 @dataclass(frozen=True)
-class Step:
-    """The results of a step, all of them on the device."""
+class StepResult:
+    """The results of a step, on the device."""
 
     output: Any
-    """The generator's, of the last part."""
+    """The generator's output for the last micro-batch."""
     indices: dict[str, Tensor]
-    """The codes that were used, by codebook."""
+    """The chosen codes, by codebook."""
     terms: dict[str, Tensor]
-    """Every scalar worth logging, averaged over the parts."""
+    """The scalars to log, averaged over the micro-batches."""
 
 
 class Optimization:
-    """Takes optimizer steps: one forward pass of each part of a batch, and its losses' backward passes.
+    """Performs optimizer steps: a forward pass and the losses' backward passes for each micro-batch.
 
-    On a GPU, the host only gives out work and waits for none of it: see `FiniteCheck`.
+    On a GPU, the host does not wait for the device; see `FiniteCheck`.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Optimization:
     ) -> None:
         """Wrap the stage's networks for distributed training.
 
-        With `check_later`, by default on a GPU, a loss that is not finite raises at the next step or in `check_finite`.
+        With `check_later`, the default on a GPU, a non-finite loss raises in the next step or in `check_finite`.
         """
         self._state, self._device, self._clock = state, device, clock or Clock(device)
         self._networks = {
-            name: ranks.wrap(module, device, self._clock.exchange)
+            name: ranks.wrap(module, device, self._clock.all_reduce)
             for name, module in (("generator", state.stage.generator), ("discriminator", state.stage.discriminator))
             if module is not None
         }
@@ -54,14 +54,14 @@ class Optimization:
         self._check_later = device.type == "cuda" if check_later is None else check_later
         self._finite = FiniteCheck(state.stage.name, later=self._check_later)
 
-    def step(self, *parts: Batch) -> tuple[Any, dict[str, Tensor]]:
-        """Train on one batch; return the generator's output of the last part, and the scalars."""
-        taken = self.compute_gradients(parts)
-        self.apply(taken)
-        return taken.output, taken.terms
+    def step(self, *micro_batches: Batch) -> tuple[Any, dict[str, Tensor]]:
+        """Train on one batch; return the generator's output for the last micro-batch, and the scalars."""
+        result = self.compute_gradients(micro_batches)
+        self.apply(result)
+        return result.output, result.terms
 
-    def compute_gradients(self, parts: Sequence[Batch]) -> Step:
-        """Compute the gradients of one batch, given in equal parts, for every network that is trained at this step."""
+    def compute_gradients(self, micro_batches: Sequence[Batch]) -> StepResult:
+        """Compute the gradients of one batch, given as equal micro-batches, for every network trained at this step."""
         stage, adversarial = self._state.stage, self._state.stage.is_adversarial(self._state.step)
         names = self._networks if adversarial else ("generator",)
         self._losses = {name: NetworkLosses([], defaultdict(list)) for name in names}
@@ -69,44 +69,43 @@ class Optimization:
             self._state.optimizers[name].zero_grad(set_to_none=True)
         indices: dict[str, list[Tensor]] = defaultdict(list)
         output = None
-        for number, part in enumerate(parts, 1):
-            # the ranks exchange the gradients of all parts at once, with the last
-            with self._without_exchange() if number < len(parts) else nullcontext():
-                output = self._compute_part(part, 1 / len(parts))
-            for name, used in stage.code_indices(output).items():
-                indices[name].append(used)
+        for number, micro_batch in enumerate(micro_batches, 1):
+            # gradients are reduced over the ranks once, with the last micro-batch
+            with self._no_sync() if number < len(micro_batches) else nullcontext():
+                output = self._compute(micro_batch, 1 / len(micro_batches))
+            for name, chosen in stage.code_indices(output).items():
+                indices[name].append(chosen)
         terms = {
             name: torch.stack(values).mean()
             for losses in self._losses.values()
             for name, values in losses.terms.items()
         }
         terms["loss"] = torch.stack(self._losses["generator"].totals).mean()
-        return Step(output, {name: torch.cat(used) for name, used in indices.items()}, terms)
+        return StepResult(output, {name: torch.cat(chosen) for name, chosen in indices.items()}, terms)
 
-    def _compute_part(self, images: Batch, share: float) -> Any:
+    def _compute(self, images: Batch, weight: float) -> Any:
         stage, precision = self._state.stage, autocast(self._state.training.speed, self._device)
         adversarial = "discriminator" in self._losses
         with self._clock("forward"), precision:
             output = self._networks["generator"](stage.generator_input(images))
             loss = stage.generator_loss(output, images, adversarial=adversarial, average=ranks.average)
-        self._backward("generator", loss, share)
+        self._backward("generator", loss, weight)
         if adversarial:
             with self._clock("forward"), precision:
                 scores = self._networks["discriminator"](*stage.discriminator_input(output, images))
                 loss = stage.discriminator_loss(scores)
-            self._backward("discriminator", loss, share)
+            self._backward("discriminator", loss, weight)
         return output
 
-    def _backward(self, name: str, loss: Loss, share: float) -> None:
+    def _backward(self, name: str, loss: Loss, weight: float) -> None:
         with self._clock("backward"):
-            torch.autograd.backward(loss.total * share)
+            torch.autograd.backward(loss.total * weight)
         self._losses[name].add(loss)
 
-    def apply(self, taken: Step) -> None:
-        """Let the optimizers step on the gradients, clipped if the settings say so.
+    def apply(self, result: StepResult) -> None:
+        """Clip the gradients, if configured, and step the optimizers unless a value is not finite.
 
-        No optimizer steps on what is not finite. Raises `NonFiniteLossError`, on all ranks: for this step, or where
-        the check comes later, for the step before.
+        Raises `NonFiniteLossError` on all ranks, for this step, or with `check_later` for the previous one.
         """
         state, training = self._state, self._state.training
         with self._clock("optimizer"):
@@ -122,25 +121,25 @@ class Optimization:
                 for group in state.optimizers[name].param_groups:
                     group["lr"] = training.learning_rate_at(state.step)
                 if self._check_later:
-                    # as GradScaler does: fused optimizers skip the step on the device where this is 1
+                    # like GradScaler: fused optimizers skip the step on the device if this is 1
                     state.optimizers[name].found_inf = found  # type: ignore[attr-defined]
                 state.optimizers[name].step()
             state.step += 1
             if state.average is not None:
                 state.average.update(state.step)
         for name, norm in norms.items():
-            taken.terms["gradient_norm" if name == "generator" else f"{name}_gradient_norm"] = norm
+            result.terms["gradient_norm" if name == "generator" else f"{name}_gradient_norm"] = norm
 
     def check_finite(self) -> None:
-        """Wait for the last step, and raise `NonFiniteLossError` unless it was finite.
+        """Wait for the last step, and raise `NonFiniteLossError` if it was not finite.
 
-        To be called, on every rank, before anything of the training is reported, validated or saved.
+        Every rank must call it before reporting, validating or saving.
         """
         self._finite.raise_if_found()
 
     @contextmanager
-    def _without_exchange(self) -> Iterator[None]:
-        """Keep gradients on their rank while a block runs."""
+    def _no_sync(self) -> Iterator[None]:
+        """Do not reduce gradients over the ranks while the block runs."""
         with ExitStack() as stack:
             for network in self._networks.values():
                 if isinstance(network, DistributedDataParallel):

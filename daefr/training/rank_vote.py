@@ -1,4 +1,4 @@
-"""Where the ranks agree once per step on what all of them do, and where a rank that does not come is found."""
+"""A vote of all ranks once per step, which also detects ranks that hang."""
 
 import re
 from collections.abc import Iterator
@@ -21,25 +21,24 @@ _TIMEOUT_PHRASES = ("timed out", "timing out", "timeout")
 def nccl_timeout_seconds(timeout_seconds: float) -> float:
     """Return the timeout for an NCCL process group whose ranks wait `timeout_seconds` for each other in `RankVote`.
 
-    NCCL's watchdog aborts the process when a collective takes longer, and with it the error that names the missing
-    rank. So it has to be the slower of the two, by what it takes to find that rank, raise, and report the error.
+    NCCL's watchdog aborts the process on a timeout, so its timeout must be longer, by the time that it takes to find
+    the missing rank and to report the error.
     """
     return timeout_seconds + FIND_MISSING_SECONDS + NCCL_MARGIN_SECONDS
 
 
 class RankVote:
-    """Votes over gloo groups of its own, between CPUs, so that no host waits for a GPU.
+    """Votes over separate gloo groups, between CPUs, so that no host waits for a GPU.
 
-    With NCCL, a collective returns before it has run; a host only blocks where it reads a result, or once the queue of
-    its GPU is full. The vote comes before all of a step's work: whatever rank hung in the step before, and wherever,
-    the others arrive here and wait with a timeout of their own.
+    With NCCL, a collective returns before it has run; a host only blocks when it reads a result, or when the queue of
+    its GPU is full. The vote comes before all of a step's work, so if a rank hung in the previous step, the others wait
+    here, with a timeout.
     """
 
     def __init__(self, timeout_seconds: float, find_missing_seconds: float = FIND_MISSING_SECONDS) -> None:
         """Connect all ranks. Every rank must call it.
 
-        `timeout_seconds` is how long they wait for each other, and `find_missing_seconds` how much longer for a rank
-        that is late.
+        After a timeout of `timeout_seconds`, the ranks wait for `find_missing_seconds` to find the missing ones.
         """
         self._timeout_seconds, self._find_missing_seconds = timeout_seconds, find_missing_seconds
         if ranks.count() > 1:
@@ -48,7 +47,7 @@ class RankVote:
             self._second_group = _connect(find_missing_seconds)
 
     def any(self, *votes: bool) -> tuple[bool, ...]:
-        """Return for each vote whether any rank has cast it; the same on every rank."""
+        """Return for each vote whether it is true on any rank."""
         if ranks.count() == 1:
             return votes
         counts = torch.tensor(votes, dtype=torch.int32)
@@ -56,12 +55,12 @@ class RankVote:
         return tuple(counts.bool().tolist())
 
     def wait(self) -> None:
-        """Wait for all ranks, before something that makes the host wait for its GPU, and that for another rank's."""
+        """Wait for all ranks, before the host waits for its GPU, which may wait for other ranks."""
         self.any(False)
 
     @contextmanager
     def watching(self, what: str) -> Iterator[None]:
-        """Turn the timeout of a collective into a `HungRankError` that names the rank that is missing."""
+        """Turn the timeout of a collective into a `HungRankError` that names the missing rank."""
         try:
             yield
         except RuntimeError as error:
@@ -70,7 +69,7 @@ class RankVote:
             raise HungRankError(f"{what}: after {self._timeout_seconds:g} s {self._find_missing_ranks()}") from error
 
     def _find_missing_ranks(self) -> str:
-        # all that wait time out at the same time, and come here; one that hangs does not
+        # all waiting ranks time out at the same time and get here
         try:
             dist.monitored_barrier(
                 self._second_group, timedelta(seconds=self._find_missing_seconds), wait_all_ranks=True
@@ -78,13 +77,13 @@ class RankVote:
         except RuntimeError as error:
             named = re.search(r"Ranks ([\d, ]+) failed to pass", str(error))
             if named is None:
-                return "no answer from rank 0: it hangs, or it names the rank that does"
+                return "no answer from rank 0, which hangs or reports the hung rank"
             return f"no answer from rank {named[1]}"
-        return "every rank answers again, so one was late"
+        return "all ranks answer again, so one was late"
 
 
 def is_timeout(error: BaseException) -> bool:
-    """Return whether an error of a collective says that its time was up, rather than that a rank was lost.
+    """Return whether an error of a collective is a timeout, rather than a lost rank.
 
     PyTorch's `DistBackendError` and `DistNetworkError` are `RuntimeError`s; both occur for either.
     """

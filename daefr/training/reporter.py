@@ -1,4 +1,4 @@
-"""Where a training reports to."""
+"""The interface to which a training reports its results, and an implementation for a folder."""
 
 import json
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from threading import Event
 from typing import Any, Protocol
 
 from daefr import ranks
-from daefr.checkpoint import MANIFEST, Checkpoint, newest_whole, remove_checkpoint
+from daefr.checkpoint import MANIFEST, Checkpoint, load_newest, remove_checkpoint
 from daefr.files import new_folder
 from daefr.images import Image
 
 BEST = "best.json"
 
 Save = Callable[[Path], None]
-"""Writes a checkpoint into a directory, on any thread, also while training continues."""
+"""Writes a checkpoint into a directory, on any thread, while training continues."""
 
 
 class Reporter(Protocol):
@@ -41,42 +41,36 @@ class Reporter(Protocol):
 
 
 class FolderReporter:
-    """Keeps checkpoints in a folder and the metrics in memory: for training without a cluster.
+    """Keeps the newest checkpoints and the best one in a folder, and metrics in memory.
 
-    Kept are the newest ones and the one of the lowest validation loss. They are written while the training goes on.
+    Checkpoints are written while training continues. The best one has the lowest validation loss.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        """Report into `folder`, and keep the `keep` newest checkpoints."""
+        """Write to `folder`, and keep the `keep` newest checkpoints."""
         self._folder, self._keep = folder, keep
         self._writer, self._writing = ThreadPoolExecutor(1, "checkpoint"), Future[None]()
         self._writing.set_result(None)
         self.history: list[tuple[int, dict[str, float]]] = []
         self.stop = Event()
-        """Set it to end the training at the next step, with a checkpoint."""
-
-    @property
-    def latest(self) -> Path | None:
-        """The newest checkpoint, None before the first."""
-        self.finish()
-        found = self._checkpoints()
-        return found[-1] if found else None
+        """If set, the training stops at the next step, with a checkpoint."""
 
     def resume(self) -> Checkpoint | None:
-        """Open the newest checkpoint that is whole, None before the first; see `newest_whole`."""
-        return newest_whole(self._checkpoints())
+        """Open the newest undamaged checkpoint, None before the first. Raises like `load_newest`."""
+        self.finish()
+        return load_newest(self._checkpoints())
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Remember the numbers."""
+        """Store the metrics."""
         self.history.append((step, values))
 
     def image(self, step: int, name: str, image: Image) -> None:
         """Ignore the picture."""
 
     def checkpoint(self, step: int, save: Save) -> None:
-        """Have the checkpoint written aside, renamed, and only then old ones deleted."""
+        """Write the checkpoint in the background, then delete old ones."""
         if ranks.rank() == 0:
-            self.finish()  # of two at a time, the older could end last
+            self.finish()  # one at a time, in order
             loss = dict(self.history[-1:]).get(step, {}).get("validation_loss")
             self._writing = self._writer.submit(self._write, step, save, loss)
 
@@ -85,7 +79,7 @@ class FolderReporter:
         return self.stop.is_set()
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written; raises what went wrong with it."""
+        """Wait until the last checkpoint is written, and raise its error, if any."""
         self._writing.result()
 
     def _write(self, step: int, save: Save, loss: float | None) -> None:

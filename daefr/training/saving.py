@@ -9,7 +9,7 @@ from daefr.training.state import TrainingState
 
 
 class Saving:
-    """Gives checkpoints to the reporter: copies of the training state, written while training continues."""
+    """Passes checkpoints to the reporter: copies of the training state, written while training continues."""
 
     def __init__(self, state: TrainingState, reporter: Reporter) -> None:
         """Start the timer of `checkpoint_every_n_minutes`."""
@@ -17,21 +17,21 @@ class Saving:
         self._last = time.monotonic()
         self._costs: dict[str, float] = {}
 
-    def is_time(self) -> bool:
-        """Return whether a checkpoint is due by time; rank 0's clock decides."""
+    def is_due(self) -> bool:
+        """Return whether a checkpoint is due by rank 0's clock."""
         minutes = self._state.training.checkpoint_every_n_minutes
         return minutes is not None and ranks.rank() == 0 and time.monotonic() - self._last >= 60 * minutes
 
     def __call__(self) -> None:
         """Save a checkpoint. Every rank must call it at the same step."""
         start = time.monotonic()
-        save = self._watch(self._state.snapshot()) if ranks.rank() == 0 else _save_elsewhere
+        save = self._timed(self._state.snapshot()) if ranks.rank() == 0 else _not_rank_0
         self._reporter.checkpoint(self._state.step, save)
         self._last = time.monotonic()
         self._costs["checkpoint_wait_seconds"] = self._last - start
 
     def flush(self) -> dict[str, float]:
-        """Return the metrics of checkpoints since the last call: seconds of waiting, seconds of writing, size."""
+        """Return the metrics of checkpoints since the last call: seconds of waiting and of writing, and size."""
         costs, self._costs = self._costs, {}
         return costs
 
@@ -42,7 +42,7 @@ class Saving:
         if costs and ranks.rank() == 0:
             self._reporter.metrics(self._state.step, costs)
 
-    def _watch(self, write: Save) -> Save:
+    def _timed(self, write: Save) -> Save:
         def save(directory: Path) -> None:
             start = time.monotonic()
             write(directory)
@@ -52,5 +52,5 @@ class Saving:
         return save
 
 
-def _save_elsewhere(directory: Path) -> None:
-    raise RuntimeError(f"rank 0 writes the checkpoints, not rank {ranks.rank()}: {directory}")
+def _not_rank_0(directory: Path) -> None:
+    raise RuntimeError(f"only rank 0 writes checkpoints, not rank {ranks.rank()}: {directory}")

@@ -1,4 +1,4 @@
-"""The state of a training that its checkpoints hold."""
+"""The state of a training that its checkpoints store."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,10 @@ from daefr.training.average import WeightAverage
 
 
 class TrainingState:
-    """A stage's weights, their average, its optimizers, the step and the best validation.
+    """A stage's weights, their average, its optimizers, the step and the best validation loss.
 
-    That is all: the learning rate, the position in the data, flips, variants and every other random choice are
-    functions of the seed and the step (see `daefr.data.order`), so there is no random generator to save.
+    The learning rate, the position in the data, flips, variants and all other random choices are functions of the seed
+    and the step (see `daefr.data.order`), so there is no random generator to save.
     """
 
     def __init__(self, stage: Stage, training: TrainingConfig) -> None:
@@ -40,7 +40,7 @@ class TrainingState:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Resume from a checkpoint of this stage.
 
-        Raises `UserError` when it is of another stage, or lacks the training state or the averages.
+        Raises `UserError` if it is of another stage, or has no training state or averages.
         """
         self.stage.load_weights(checkpoint.tensors(), str(checkpoint.path))
         saved = checkpoint.trainer()
@@ -52,11 +52,11 @@ class TrainingState:
         if self.average is not None:
             average = checkpoint.average()
             if not average:
-                raise UserError(f"{checkpoint.path} has no averaged weights to resume from: it was trained without ema")
+                raise UserError(f"{checkpoint.path} has no averaged weights, because it was trained without ema_decay")
             self.average.load(average)
 
     def snapshot(self) -> Callable[[Path], None]:
-        """Copy the state to the CPU; the result writes the copy as a checkpoint, at any time and on any thread."""
+        """Copy the state to the CPU, and return a function that writes the copy as a checkpoint, on any thread."""
         stage = self.stage
         trainer = {
             "step": self.step,
@@ -79,12 +79,12 @@ class TrainingState:
 
 
 def _copy(value: Any) -> Any:
-    """Return dictionaries, lists and tuples of tensors and other values with each tensor as a copy on the CPU.
+    """Return nested dictionaries, lists and tuples with copies of all tensors on the CPU.
 
-    Copies from a GPU are complete once its stream is.
+    Copies from a GPU are complete when its stream is synchronized.
     """
     if isinstance(value, Tensor):
-        # into pinned memory, which PyTorch keeps for the next time: all copies at the speed of the bus, with one wait
+        # pinned memory, which PyTorch caches, allows asynchronous copies
         copy = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
         return copy.copy_(value.detach(), non_blocking=value.is_cuda)
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Validation losses of a stage, and the pictures that are shown beside them.
+"""Validation metrics and images of a stage.
 
-They are computed in `daefr.precision.evaluation_precision`: what compares models reads them.
+They are computed in `daefr.precision.evaluation_precision`, because promotion compares models by them.
 """
 
 from collections import defaultdict
@@ -24,11 +24,11 @@ from daefr.training.state import TrainingState
 
 PICTURES = 8
 INDEPENDENT_BATCH = 4
-"""Images per batch where the loss of each is its own: few, so that the batches spread evenly over many ranks."""
+"""Batch size if the loss of a sample does not depend on others: small, so that batches spread evenly over ranks."""
 
 
 class Validation:
-    """Validates a training, its weights and then their average, and reports what comes out."""
+    """Validates the weights of a training and their average, and reports the results."""
 
     def __init__(
         self,
@@ -38,27 +38,26 @@ class Validation:
         device: torch.device,
         rank_vote: RankVote,
     ) -> None:
-        """Validate on `dataset`, which is computed on `device`; the ranks wait for each other in `rank_vote`."""
+        """Validate on `dataset`, computing on `device`; the ranks wait for each other with `rank_vote`."""
         self._state, self._dataset, self._reporter, self._device = state, dataset, reporter, device
         self._rank_vote = rank_vote
 
     def __call__(self) -> tuple[dict[str, float], bool]:
-        """Return what was measured, and whether the loss is the lowest so far. Every rank must call it."""
+        """Return the metrics, and whether the loss is the lowest so far. Every rank must call it."""
         state = self._state
-        stage = state.stage
-        measured, pictures = self._validate()
+        metrics, pictures = self._validate()
         if state.average is not None:
             with state.average.in_place():
-                averaged, more = self._validate()
-            measured |= {f"ema_{name}": value for name, value in averaged.items()}
-            pictures |= {f"{name}_ema": picture for name, picture in more.items()}
-        is_best = measured["validation_loss"] < state.best_loss
-        state.best_loss = min(measured["validation_loss"], state.best_loss)
+                ema_metrics, ema_pictures = self._validate()
+            metrics |= {f"ema_{name}": value for name, value in ema_metrics.items()}
+            pictures |= {f"{name}_ema": picture for name, picture in ema_pictures.items()}
+        is_best = metrics["validation_loss"] < state.best_loss
+        state.best_loss = min(metrics["validation_loss"], state.best_loss)
         if ranks.rank() == 0:
-            self._reporter.metrics(state.step, measured)
+            self._reporter.metrics(state.step, metrics)
             for name, picture in pictures.items():
-                self._reporter.image(state.step, f"{stage.name}{name}", picture)
-        return measured, is_best
+                self._reporter.image(state.step, f"{state.stage.name}{name}", picture)
+        return metrics, is_best
 
     def _validate(self) -> tuple[dict[str, float], dict[str, Image]]:
         state = self._state
@@ -76,11 +75,10 @@ def validate(
     device: torch.device,
     wait: Callable[[], None] | None = None,
 ) -> tuple[dict[str, float], dict[str, Image]]:
-    """Measure a stage on all validation samples, on all ranks together; they `wait` for each other before the end.
+    """Validate a stage on all validation samples, on all ranks together, which `wait` for each other before the end.
 
-    Returns the losses and the codebooks' usage, under names that begin with `validation_`, the same on every rank and
-    for any number of ranks. On rank 0 also pictures, by what follows the stage in their name: the first samples, a
-    column each, and how often each code was used.
+    Returns the losses and the codebook usage, with names that begin with `validation_`, equal on every rank and for any
+    number of ranks; on rank 0 also images of the first samples and of the codebook usage, by the suffix of their name.
     """
     batch = batch if stage.compares_samples else min(batch, INDEPENDENT_BATCH)
     sums: dict[str, Tensor] = {}
@@ -93,7 +91,7 @@ def validate(
             output = stage.generator(stage.generator_input(images))
             loss = stage.generator_loss(output, images, adversarial=False, average=ranks.average)
             samples = len(next(iter(images.values())))
-            # on the device: reading a value would make the host wait for every batch
+            # kept on the device, so that the host does not wait for every batch
             for name, term in ({"loss": loss.total} | loss.terms).items():
                 _add(sums, name, to_float64(term) * samples)
             for name, indices in stage.code_indices(output).items():
@@ -103,23 +101,23 @@ def validate(
     stage.train()
     if wait is not None:
         wait()
-    # a rank may have had no batch at all, so the ranks exchange what they have by name
-    everyone = ranks.gather((_to_floats(sums), {name: count.cpu() for name, count in counts.items()}))
-    measured: dict[str, float] = defaultdict(float)
-    for part, _ in everyone:
-        for name, value in part.items():
-            measured[name] += value / len(dataset)
-    used = {
-        name: torch.stack([part[name] for _, part in everyone if name in part]).sum(0)
-        for name in sorted({name for _, part in everyone for name in part})
+    # gathered by name, because a rank may have had no batch
+    gathered = ranks.gather((_to_floats(sums), {name: count.cpu() for name, count in counts.items()}))
+    metrics: dict[str, float] = defaultdict(float)
+    for rank_sums, _ in gathered:
+        for name, value in rank_sums.items():
+            metrics[name] += value / len(dataset)
+    totals = {
+        name: torch.stack([rank_counts[name] for _, rank_counts in gathered if name in rank_counts]).sum(0)
+        for name in sorted({name for _, rank_counts in gathered for name in rank_counts})
     }
-    for name, total in used.items():
+    for name, total in totals.items():
         usage = codebook_usage(total)
-        measured[label(name, "codebook_perplexity")] = float(usage.perplexity)
-        measured[label(name, "dead_codes")] = float(usage.dead_share)
+        metrics[label(name, "codebook_perplexity")] = float(usage.perplexity)
+        metrics[label(name, "dead_codes")] = float(usage.dead_fraction)
     if ranks.rank() == 0:
-        pictures["_codebook"] = draw_usage(used)
-    return {f"validation_{name}": value for name, value in measured.items()}, pictures
+        pictures["_codebook"] = draw_usage(totals)
+    return {f"validation_{name}": value for name, value in metrics.items()}, pictures
 
 
 def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:

@@ -1,6 +1,6 @@
-"""What training, restoring and samples cost, beside the way of the public reference.
+"""Benchmarks of training, restoration and data, compared with an imitation of the public reference.
 
-`training` runs each side of a case in a process of its own (`worker`) and alternates the two (`measure`);
-`reference_way` computes the network as the reference does. `data` measures what samples cost to make, to keep and to
-read, `loader` whether training waits for them.
+`training` runs each side of a case in a separate process (`worker`) and alternates between them (`measure`);
+`reference` imitates the computations of the reference. `data` measures making, storing and reading samples, and
+`loader` whether training waits for data.
 """

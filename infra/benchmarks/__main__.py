@@ -10,7 +10,7 @@ COMMANDS = {"training": training, "data": data, "loader": loader}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a benchmark and return its exit code: 0, or 2 for the user's mistake."""
+    """Run a benchmark and return its exit code: 0, or 2 for a user error."""
     parser = argparse.ArgumentParser(prog="python -m infra.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():

@@ -1,9 +1,8 @@
-"""Measure the speed of making and reading samples, beside the plain way to do it.
+"""Measure the speed of making and reading samples, compared with a plain implementation.
 
-Plain is how the public reference degrades: a full `filter2D` for every LQ image, and all of it again each time that a
-sample is read, from the PNG file of its face to float tensors. Our loader reads a shard and stops at 8 bits, which the
-device turns into floats. Both sides use the same drawn values and take turns on one core; seconds are the processor's
-own.
+The plain implementation degrades like the public reference: a full `filter2D` for every LQ image, repeated each time
+that a sample is read, from a PNG file to float tensors. Our loader reads shards to 8-bit tensors, which the device
+converts to floats. Both sides use the same random values and alternate on one core; times are CPU times.
 """
 
 import argparse
@@ -47,24 +46,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SampleCosts:
-    """What is printed. Rates are by second and core."""
+    """The results. Rates are per second and core."""
 
     synthesis_speedup: float
-    """HQ faces degraded, over the same degraded plainly."""
+    """Speed of degrading faces, relative to the plain implementation."""
     bytes_ratio: float
-    """Bytes of a sample's images, over those of the same images as PNG files of the full side."""
+    """Size of a sample's images, relative to PNG files of the full resolution."""
     loader_speedup: float
-    """Samples of the restoration stage read into batches, over the same degraded plainly whenever they are read."""
+    """Speed of reading samples of the restoration stage, relative to the plain implementation."""
     faces_per_second: float
     plain_faces_per_second: float
     samples_per_second: float
     plain_samples_per_second: float
     largest_difference: int
-    """Between both sides, of any pixel before its JPEG, in levels of 255."""
+    """Largest difference of a pixel between both sides before the JPEG, in levels of 255."""
 
 
 @dataclass(frozen=True)
-class Made:
+class DegradedFace:
     """A face and its LQ images by kind."""
 
     face: Image
@@ -77,7 +76,7 @@ class Made:
 
 
 class Stopwatch:
-    """Adds up the processor's seconds of both sides."""
+    """Sums the CPU times of both sides."""
 
     def __init__(self) -> None:
         """Start at 0."""
@@ -98,22 +97,22 @@ class Stopwatch:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options; the defaults take about half a minute."""
     parser.add_argument("folder", metavar="FACES", type=Path, nargs="?", help="square crops (default: drawn portraits)")
-    parser.add_argument("--faces", type=int, default=24, help="how many of them (default %(default)s)")
-    parser.add_argument("--variants", type=int, default=4, help="LQ images of each recipe (default %(default)s)")
+    parser.add_argument("--faces", type=int, default=24, help="number of faces (default %(default)s)")
+    parser.add_argument("--variants", type=int, default=4, help="LQ images per recipe (default %(default)s)")
     parser.add_argument("--resolution", type=int, default=512, help="side of the images (default %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print one JSON object; return 0. Raises `UserError` where there is nothing to measure."""
+    """Measure and print one JSON object; return 0. Raises `UserError` if there are no faces."""
     for name in ("faces", "variants", "resolution"):
         if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}; it must be 1 or more")
+            raise UserError(f"--{name}={getattr(options, name)} must be at least 1")
     faces = list(itertools.islice(_faces(options.folder, options.resolution), options.faces))
     if not faces:
-        raise UserError(f"{options.folder} holds no square image of {options.resolution} pixels or more")
+        raise UserError(f"{options.folder} has no square images of at least {options.resolution} pixels")
     with _one_core(), tempfile.TemporaryDirectory() as folder:
-        figures = measure_samples(faces, options.variants, Path(folder))
-    sys.stdout.write(json.dumps({name: round(value, 4) for name, value in asdict(figures).items()}, indent=2) + "\n")
+        costs = measure_samples(faces, options.variants, Path(folder))
+    sys.stdout.write(json.dumps({name: round(value, 4) for name, value in asdict(costs).items()}, indent=2) + "\n")
     return 0
 
 
@@ -122,7 +121,7 @@ def _faces(folder: Path | None, resolution: int) -> Iterator[Image]:
         yield from (draw_portrait(seed, resolution).image for seed in itertools.count())
         return
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give one of square face crops, or none for drawn portraits")
+        raise UserError(f"{folder} is not a folder of square face crops")
     for found in walk(folder):
         try:
             image = read_srgb((folder / found.name).read_bytes() if found.kind == "image" else b"")
@@ -145,36 +144,36 @@ def _one_core() -> Iterator[None]:
 
 
 def measure_samples(faces: list[Image], variants: int, folder: Path) -> SampleCosts:
-    """Measure both sides on (R, R, 3) uint8 RGB faces; the samples to be read are put into `folder`."""
-    _make(faces[:1], variants, Stopwatch())  # to warm up
-    making = Stopwatch()
-    made = _make(faces, variants, making)
+    """Measure both sides on (R, R, 3) uint8 RGB faces; samples are written to `folder`."""
+    _degrade(faces[:1], variants, Stopwatch())  # warm-up
+    degrading = Stopwatch()
+    degraded = _degrade(faces, variants, degrading)
     reading = Stopwatch()
-    read = _read(made, folder, reading)
+    read = _read(degraded, folder, reading)
     return SampleCosts(
-        synthesis_speedup=making.plain / making.ours,
-        bytes_ratio=sum(map(_stored, made)) / sum(map(_stored_plainly, made)),
+        synthesis_speedup=degrading.plain / degrading.ours,
+        bytes_ratio=sum(map(_size, degraded)) / sum(map(_plain_size, degraded)),
         loader_speedup=reading.plain / reading.ours,
-        faces_per_second=len(faces) / making.ours,
-        plain_faces_per_second=len(faces) / making.plain,
+        faces_per_second=len(faces) / degrading.ours,
+        plain_faces_per_second=len(faces) / degrading.plain,
         samples_per_second=read / reading.ours,
         plain_samples_per_second=read / reading.plain,
-        largest_difference=max(_difference(each.face, lq.params["steps"]) for each in made for lq in each.lqs),
+        largest_difference=max(_difference(each.face, lq.params["steps"]) for each in degraded for lq in each.lqs),
     )
 
 
-def _make(faces: list[Image], variants: int, watch: Stopwatch) -> list[Made]:
-    made = []
+def _degrade(faces: list[Image], variants: int, watch: Stopwatch) -> list[DegradedFace]:
+    results = []
     for number, face in enumerate(faces):
-        made.append(watch.time(lambda: degrade_face(face, variants, number), ours=True))  # noqa: B023  # called at once
-        watch.time(lambda: [_degrade_plainly(face, lq.params["steps"]) for lq in made[-1].lqs], ours=False)  # noqa: B023
-    return made
+        results.append(watch.time(lambda: degrade_face(face, variants, number), ours=True))  # noqa: B023  # called at once
+        watch.time(lambda: [_degrade_plainly(face, lq.params["steps"]) for lq in results[-1].lqs], ours=False)  # noqa: B023
+    return results
 
 
-def degrade_face(face: Image, variants: int, number: int) -> Made:
-    """Make the LQ variants of the face of some number, as a dataset has them."""
+def degrade_face(face: Image, variants: int, number: int) -> DegradedFace:
+    """Degrade a face as in a dataset; `number` seeds the random values."""
     shared = Face(face)
-    return Made(
+    return DegradedFace(
         face,
         {
             kind: [
@@ -190,7 +189,7 @@ def _degrade_plainly(face: Image, steps: list[Params]) -> bytes:
 
 
 def _before_jpeg(face: Image, steps: list[Params]) -> Image:
-    """Run the steps but the last, which is a JPEG, blurring as the reference does; (r, r, 3) uint8 RGB."""
+    """Run the steps except for the last, the JPEG, with the reference's blur; returns (r, r, 3) uint8 RGB."""
     image = to_float(face)
     for step in steps[:-1]:
         values = {name: value for name, value in step.items() if name != "op"}
@@ -207,57 +206,57 @@ def _difference(face: Image, steps: list[Params]) -> int:
     return int(np.abs(ours.astype(int) - _before_jpeg(face, steps)).max())
 
 
-def _stored(made: Made) -> int:
-    return len(encode_lossless(made.face)) + sum(len(lq.file) for lq in made.lqs)
+def _size(degraded: DegradedFace) -> int:
+    return len(encode_lossless(degraded.face)) + sum(len(lq.file) for lq in degraded.lqs)
 
 
-def _stored_plainly(made: Made) -> int:
-    images = [made.face, *(enlarge(decode_image(lq.file), made.face.shape[0]) for lq in made.lqs)]
+def _plain_size(degraded: DegradedFace) -> int:
+    images = [degraded.face, *(enlarge(decode_image(lq.file), degraded.face.shape[0]) for lq in degraded.lqs)]
     return sum(len(encode_png(image)) for image in images)
 
 
-def _read(made: list[Made], folder: Path, watch: Stopwatch) -> int:
+def _read(faces: list[DegradedFace], folder: Path, watch: Stopwatch) -> int:
     """Read every LQ image of the restoration stage once, on both sides; return the number of samples."""
-    write_dataset(made, folder)
+    write_dataset(faces, folder)
     options: dict[str, Any] = {"parts": ("hq", "severe"), "flip": True, "draw": True}
-    datasets = FaceDataset(folder, "train", **options), PlainDataset(made, folder, "train", **options)
+    datasets = FaceDataset(folder, "train", **options), PlainDataset(faces, folder, "train", **options)
     ours, plain = (iter(training_batches(each, seed=0, batch=BATCH, rank=0, ranks=1, step=0)) for each in datasets)
     for each in (ours, plain):
-        next(each)  # to warm up
-    batches = max(1, len(made) * len(made[0].variants["severe"]) // BATCH)
+        next(each)  # warm-up
+    batches = max(1, len(faces) * len(faces[0].variants["severe"]) // BATCH)
     for _ in range(batches):
         watch.time(lambda: next(ours), ours=True)
         watch.time(lambda: next(plain), ours=False)
     return batches * BATCH
 
 
-def write_dataset(made: list[Made], folder: Path) -> None:
+def write_dataset(faces: list[DegradedFace], folder: Path) -> None:
     """Write degraded faces as a dataset of one shard."""
     write_dataset_manifest(
         folder,
-        resolution=made[0].face.shape[0],
+        resolution=faces[0].face.shape[0],
         recipes=RECIPES,
-        variants={kind: len(lqs) for kind, lqs in made[0].variants.items()},
+        variants={kind: len(lqs) for kind, lqs in faces[0].variants.items()},
         seed=0,
-        train=[write_shard(folder / "train-000000.tar", (_sample(number, each) for number, each in enumerate(made)))],
+        train=[write_shard(folder / "train-000000.tar", (_sample(number, each) for number, each in enumerate(faces)))],
         validation=[],
     )
 
 
-def _sample(number: int, made: Made) -> Sample:
+def _sample(number: int, degraded: DegradedFace) -> Sample:
     origin = FaceOrigin(source=str(number), sha256="", seed=0)
-    return encode_sample(f"{number:08d}", made.face, made.variants, origin)
+    return encode_sample(f"{number:08d}", degraded.face, degraded.variants, origin)
 
 
 class PlainDataset(FaceDataset):
-    """The same samples, degraded plainly whenever they are read; images are (3, R, R) float32 in [-1, 1]."""
+    """The same samples, degraded by the plain implementation on reading; images are (3, R, R) float32 in [-1, 1]."""
 
-    def __init__(self, made: list[Made], folder: Path, *arguments: Any, **options: Any) -> None:
-        """Open the dataset in `folder` that `made` was written to; the rest is passed on."""
+    def __init__(self, faces: list[DegradedFace], folder: Path, *arguments: Any, **options: Any) -> None:
+        """Open the dataset in `folder` that `faces` was written to; other arguments are those of `FaceDataset`."""
         super().__init__(folder, *arguments, **options)
-        self._made = made
-        self._files = [folder / f"{number:08d}.png" for number in range(len(made))]
-        for file, each in zip(self._files, made, strict=True):
+        self._faces = faces
+        self._files = [folder / f"{number:08d}.png" for number in range(len(faces))]
+        for file, each in zip(self._files, faces, strict=True):
             file.write_bytes(encode_png(each.face))
 
     def __getitem__(self, position: Position) -> Batch:
@@ -268,6 +267,6 @@ class PlainDataset(FaceDataset):
         if part == "hq":
             self._hq = decode_image(self._files[position.sample].read_bytes())
             return self._hq
-        lqs = self._made[position.sample].variants[part]
+        lqs = self._faces[position.sample].variants[part]
         steps = lqs[int(choice * len(lqs))].params["steps"]
         return enlarge(decode_image(_degrade_plainly(self._hq, steps)), self._hq.shape[0])

@@ -1,4 +1,4 @@
-"""Measuring both sides of a case in turns."""
+"""Measures both sides of a case alternately."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from daefr.errors import UserError
 from daefr.profiling import Case
-from infra.benchmarks.reference_way import Side
+from infra.benchmarks.reference import Side
 from infra.benchmarks.worker import RUN, STOP, send_operations, serve_runs
 
 SIDES: tuple[Side, ...] = ("ours", "reference")
@@ -18,7 +18,7 @@ WorkerTask = Callable[[Connection, Case, Side], None]
 
 @dataclass(frozen=True)
 class CaseCost:
-    """What was measured of a case: medians, and the largest memory; of the reference None where it was left out."""
+    """The cost of a case: median seconds and peak memory; None for the reference if it was not run."""
 
     seconds: float
     reference_seconds: float | None
@@ -28,15 +28,15 @@ class CaseCost:
     peak_bytes: int
     reference_peak_bytes: int | None
     operations_per_second: float
-    """Of our side: operations of convolutions and matrix products that it needs, over its seconds."""
-    share_of_matrix_rate: float
+    """FLOP/s of our side, for convolutions and matrix products."""
+    fraction_of_matrix_rate: float
 
 
 def measure_sides(case: Case, repetitions: int, matrix_rate: float, sides: Sequence[Side] = SIDES) -> CaseCost:
-    """Run both sides in turns, so that whatever else the machine does strikes both alike; or ours alone.
+    """Run the sides alternately, so that other load on the machine affects them equally.
 
     Raises:
-        UserError: when a side cannot be run.
+        UserError: if a side cannot be run.
 
     """
     counter = Worker(send_operations, case, "ours")
@@ -53,7 +53,7 @@ def measure_sides(case: Case, repetitions: int, matrix_rate: float, sides: Seque
             worker.end()
     ours = median(seconds["ours"])
     reference = median(seconds["reference"]) if "reference" in sides else None
-    rate = counter.said / ours
+    rate = counter.first_message / ours
     return CaseCost(
         seconds=ours,
         reference_seconds=reference,
@@ -63,36 +63,36 @@ def measure_sides(case: Case, repetitions: int, matrix_rate: float, sides: Seque
         peak_bytes=peaks["ours"],
         reference_peak_bytes=peaks.get("reference"),
         operations_per_second=rate,
-        share_of_matrix_rate=rate / matrix_rate,
+        fraction_of_matrix_rate=rate / matrix_rate,
     )
 
 
 class Worker:
-    """A process that counts the operations of one side of a case, or holds it and runs it when told."""
+    """A process that counts the operations of one side of a case, or runs it on request."""
 
     def __init__(self, task: WorkerTask, case: Case, side: Side) -> None:
-        """Start it, and wait for the first that it says."""
+        """Start it, and wait for its first message."""
         context = multiprocessing.get_context("spawn")
         self._what = f"{case.name}, {side}"
         self._connection: Connection
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=task, args=(theirs, case, side), daemon=True)
+        self._connection, child_connection = context.Pipe()
+        self._process = context.Process(target=task, args=(child_connection, case, side), daemon=True)
         self._process.start()
-        theirs.close()
-        self.said = self._receive()
+        child_connection.close()
+        self.first_message = self._receive()
 
     def run(self) -> float:
-        """Run once; return the seconds it took."""
+        """Run once; return the seconds."""
         self._connection.send(RUN)
         return float(self._receive())
 
     def stop(self) -> int:
-        """Return the most memory that it took, in bytes."""
+        """Return the peak memory in bytes."""
         self._connection.send(STOP)
         return int(self._receive())
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """Terminate the process."""
         self._connection.close()
         self._process.terminate()
         self._process.join()
@@ -101,4 +101,4 @@ class Worker:
         try:
             return self._connection.recv()
         except EOFError:
-            raise UserError(f"{self._what}: the process that was to be measured failed; see above") from None
+            raise UserError(f"{self._what}: the process failed; see above") from None

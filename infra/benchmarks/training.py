@@ -1,4 +1,4 @@
-"""Measure training steps and restoring, in turns with the same network computed the way of the public reference."""
+"""Benchmark training steps and restoration, compared with an imitation of the public reference."""
 
 import argparse
 import json
@@ -9,26 +9,26 @@ from daefr.cli.bench import add_case_options, format_row, list_cases
 from daefr.device import resolve_device
 from daefr.profiling import matrix_rate, matrix_type
 from infra.benchmarks.measure import SIDES, CaseCost, measure_sides
-from infra.benchmarks.reference_way import Side
+from infra.benchmarks.reference import Side
 
 HEADER = ("", "seconds", "reference", "ratio", "samples/s", "peak MB", "reference", "GFLOP/s", "of matrix rate")
 WIDTH = 11
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options; the defaults measure the released width on a CPU in about a quarter of an hour."""
+    """Add the command's options; with the defaults, the released width takes about 15 minutes on a CPU."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--as-reference",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="beside it, the same network computed the way of the public reference (the default)",
+        help="also measure an imitation of the public reference (the default)",
     )
     add_case_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print; return 0. Raises `UserError` for sizes that do not fit together."""
+    """Measure and print; return 0. Raises `UserError` if the sizes are inconsistent."""
     device = resolve_device(options.device)
     cases = list_cases(options, str(device))
     rate = matrix_rate(device, matrix_type(cases[0]))
@@ -56,7 +56,7 @@ def _columns(measured: CaseCost) -> tuple[str, ...]:
         _megabytes(measured.peak_bytes),
         _megabytes(measured.reference_peak_bytes),
         f"{measured.operations_per_second / 1e9:.0f}",
-        f"{measured.share_of_matrix_rate:.0%}",
+        f"{measured.fraction_of_matrix_rate:.0%}",
     )
 
 

@@ -1,10 +1,10 @@
-"""Collects what a machine with PyTorch lacks to run `daefr`, as wheels of the pinned versions.
+"""Collects wheels, of the pinned versions, of the packages that a machine with PyTorch lacks to run `daefr`.
 
     python infra/gpu/collect_wheels.py FOLDER [--python 3.12] [--platform manylinux_2_28_x86_64 ...] [--with NAME ...]
 
-The wheels go without their dependencies: the list below is complete for a machine that already has torch, torchvision,
-numpy, scipy, pillow, OpenCV (or --with opencv-python-headless), numba, PyYAML, tqdm, safetensors and torchmetrics. What
-is published only as source is built here. Needs pip 23 or newer and a package index.
+The list of packages includes their dependencies, except for torch, torchvision, numpy, scipy, pillow, OpenCV (or --with
+opencv-python-headless), numba, PyYAML, tqdm, safetensors and torchmetrics. Packages that are published only as source
+are built. Requires pip 23 or newer and a package index.
 """
 
 import argparse
@@ -19,7 +19,7 @@ PACKAGES = (
     "pydantic",
     "pydantic_core",
     "typing-inspection",
-    "typing_extensions",  # a newer one than many images have, for pydantic
+    "typing_extensions",  # pydantic needs a newer one than many images have
     "braceexpand",
     "webdataset",
     "lpips",
@@ -38,9 +38,9 @@ LIMIT = 60 * 2**20
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Collect the wheels; return 0, or 1 when one is missing or all together are too large."""
+    """Collect the wheels; return 0, or 1 if one is missing or their total size is too large."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the wheels go")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder for the wheels")
     parser.add_argument("--python", default="3.12", help="Python version of the machine (default %(default)s)")
     parser.add_argument("--platform", nargs="+", default=PLATFORMS, help="its platform tags (default: Linux on x86-64)")
     parser.add_argument("--with", nargs="+", default=(), dest="more", metavar="NAME", help="packages beside the list")
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     size = sum(path.stat().st_size for path in options.folder.glob("*.whl"))
     sys.stdout.write(f"{len(list(options.folder.glob('*.whl')))} wheels, {size / 2**20:.1f} MiB, in {options.folder}\n")
     if size > LIMIT:
-        sys.stderr.write(f"error: the wheels are larger than {LIMIT / 2**20:.0f} MiB together\n")
+        sys.stderr.write(f"error: the total size of the wheels exceeds {LIMIT / 2**20:.0f} MiB\n")
     return 1 if missing or size > LIMIT else 0
 
 
@@ -77,7 +77,7 @@ def _collect(name: str, pins: dict[str, str], options: argparse.Namespace) -> bo
     download = [*pip, "download", *common, *target, "--dest", str(options.folder), requirement]
     if subprocess.run(download, stderr=subprocess.DEVNULL).returncode == 0:
         return True
-    # published as source only, which these packages are in pure Python: their wheels suit any version and platform
+    # packages that are published as source only are pure Python, so their wheels work on any platform
     build = [*pip, "wheel", *common, "--wheel-dir", str(options.folder), requirement]
     before = set(options.folder.glob("*.whl"))
     if subprocess.run(build).returncode:

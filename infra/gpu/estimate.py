@@ -1,12 +1,11 @@
-"""What a recipe takes on GPUs: hours by stage, from counted operations and a rate, and the bytes of its checkpoints.
+"""Estimates the cost of a recipe on GPUs: hours per stage, from FLOPs and an assumed rate, and checkpoint sizes.
 
     python -m infra.gpu.estimate [--config pipelines/configs/ffhq512.yaml] [--gpus 8] [--matrix-rate 989e12]
         [--share STAGE=0.4 ...] [--operations FILE]
 
-Operations are counted on tensors without content, so that no large machine is needed, nor a GPU. `--operations` keeps
-the counts in a file and takes them from there the next time.
+FLOPs are counted on fake tensors, which need no GPU and little memory. `--operations` caches the counts in a file.
 
-The share of the matrix rate that a training reaches is an assumption until `python -m daefr gpu-check` has measured it.
+The fraction of the matrix rate that training reaches is assumed until `python -m daefr gpu-check` has measured it.
 """
 
 import argparse
@@ -30,34 +29,34 @@ from pipelines.config import RunConfig, load_config
 RECIPE = Path(__file__).resolve().parents[2] / "pipelines/configs/ffhq512.yaml"
 FFHQ = 70_000
 H100 = 989e12
-"""Operations a second of an H100 SXM on dense bfloat16 matrices, from its data sheet."""
+"""FLOP/s of an H100 SXM for dense bfloat16 matrices, from its data sheet."""
 SHARE = 0.4
-"""NOT MEASURED: the share of that rate which a training reaches. Replace it by what `gpu-check` finds per stage."""
+"""NOT MEASURED: the fraction of that rate that training reaches. Replace it with the results of `gpu-check`."""
 CASE: dict[StageName, CaseName] = {
     "hq_codebook": "hq_codebook",
     "lq_codebook": "hq_codebook",  # the same network on other images
     "association": "association",
     "restoration": "restoration",
 }
-BYTES_OF_FLOAT = 4
+BYTES_PER_FLOAT = 4
 ADAM_MOMENTS = 2
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training step of a stage costs."""
+    """The cost of a training step of a stage."""
 
     flops: int
-    """Of convolutions and matrix products per sample, forward and backward."""
+    """FLOPs of convolutions and matrix products per sample, forward and backward."""
     weights: int
-    """Numbers in the stage's weights."""
+    """Number of weights."""
     trained: int
-    """Numbers that its optimizers change."""
+    """Number of trainable weights."""
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Of an intermediate checkpoint: weights and the optimizers' moments."""
-        return BYTES_OF_FLOAT * (self.weights + ADAM_MOMENTS * self.trained)
+        """The size of an intermediate checkpoint: weights and the optimizers' moments."""
+        return BYTES_PER_FLOAT * (self.weights + ADAM_MOMENTS * self.trained)
 
 
 def main() -> int:
@@ -83,11 +82,11 @@ def main() -> int:
         total += hours
         lines.append(
             f"| `{stage}` | {cost.flops / 1e12:.2f} | {training.last_step:,} | {rate:.0f} | {hours:.1f} "
-            f"| {cost.checkpoint_bytes / 1e9:.2f} GB | {BYTES_OF_FLOAT * cost.trained / 1e9:.2f} GB |"
+            f"| {cost.checkpoint_bytes / 1e9:.2f} GB | {BYTES_PER_FLOAT * cost.trained / 1e9:.2f} GB |"
         )
     lines.append(f"| all | | | | {total:.1f} | | |")
-    shown = ", ".join(f"{stage} {share:g}" for stage, share in shares.items())
-    lines += ["", f"{options.gpus} GPUs of {options.matrix_rate / 1e12:g} TFLOP/s; share of it: {shown}"]
+    fractions = ", ".join(f"{stage} {share:g}" for stage, share in shares.items())
+    lines += ["", f"{options.gpus} GPUs of {options.matrix_rate / 1e12:g} TFLOP/s; fraction of it: {fractions}"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
@@ -96,12 +95,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=RECIPE)
     parser.add_argument("--gpus", type=int, default=8)
-    parser.add_argument("--faces", type=int, default=FFHQ, help="images of the data set (default FFHQ's)")
-    parser.add_argument("--matrix-rate", type=float, default=H100, help="operations a second of one GPU")
+    parser.add_argument("--faces", type=int, default=FFHQ, help="images of the dataset (default %(default)s)")
+    parser.add_argument("--matrix-rate", type=float, default=H100, help="FLOP/s of one GPU (default %(default)s)")
     parser.add_argument(
-        "--share", action="append", default=[], metavar="STAGE=X", help=f"measured share of it (default {SHARE:g})"
+        "--share", action="append", default=[], metavar="STAGE=X", help=f"measured fraction of it (default {SHARE:g})"
     )
-    parser.add_argument("--operations", type=Path, metavar="FILE", help="JSON file of counts, written if need be")
+    parser.add_argument("--operations", type=Path, metavar="FILE", help="JSON file of counts, written if missing")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     return parser.parse_args()
 
@@ -111,7 +110,7 @@ def _split(share: str) -> tuple[StageName, str, str]:
     for name in get_args(StageName):
         if stage == name:
             return name, separator, value
-    raise SystemExit(f"error: --share {share} must be one of {', '.join(CASE)}, = and a number")
+    raise SystemExit(f"error: --share {share} is not STAGE=X with a stage of {', '.join(CASE)}")
 
 
 def _costs(config: RunConfig, file: Path | None) -> dict[StageName, Cost]:
@@ -119,7 +118,7 @@ def _costs(config: RunConfig, file: Path | None) -> dict[StageName, Cost]:
         return {stage: Cost(**cost) for stage, cost in json.loads(file.read_text()).items()}
     counted: dict[CaseName, Cost] = {}
     for name in dict.fromkeys(CASE.values()):
-        sys.stderr.write(f"counting the operations of {name}\n")
+        sys.stderr.write(f"counting the FLOPs of {name}\n")
         counted[name] = _count(Case(name, config.network, batch=1))
     costs = {stage: counted[name] for stage, name in CASE.items()}
     if file is not None:
@@ -137,7 +136,7 @@ def _count(case: Case) -> Cost:
         for group in optimizer.param_groups
         for parameter in group["params"]
     )
-    # the optimizers' own step multiplies no matrices
+    # without the optimizer step, which has no matrix products
     side = case.network.autoencoder.resolution
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
         images = {name: torch.empty(case.batch, 3, side, side) for name in ("hq", "lq")}

@@ -1,4 +1,4 @@
-"""Start an MLflow server that a team shares: records in PostgreSQL, artifacts on S3, passwords unless on loopback.
+"""Start a shared MLflow server with PostgreSQL and S3, and with passwords unless it listens on loopback.
 
 MLFLOW_BACKEND_STORE_URI=postgresql+psycopg2://mlflow@db/mlflow python infra/mlflow/serve.py --artifacts s3://bucket/mlflow
 """
@@ -20,11 +20,11 @@ PERMISSIONS = ("READ", "USE", "EDIT", "MANAGE", "NO_PERMISSIONS")
 
 
 class SettingError(Exception):
-    """A setting that cannot be. Its text is one sentence for whoever starts the server."""
+    """An invalid setting; the message is one line."""
 
 
 def main() -> None:
-    """Become the server, or end with one sentence."""
+    """Replace this process with the server, or exit with an error message."""
     options = _parser().parse_args()
     try:
         variables = prepare(options, os.environ)
@@ -36,38 +36,38 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=f"The database's URI is taken from {DATABASE}, as it has a password.")
+    parser = argparse.ArgumentParser(description=f"The database's URI, which has a password, is read from {DATABASE}.")
     parser.add_argument("--artifacts", required=True, help="s3://bucket/prefix or a folder; AWS's variables apply")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="to listen at; any but a loopback address asks for passwords"
+        "--host", default="127.0.0.1", help="address to listen on; passwords are required unless it is loopback"
     )
     parser.add_argument("--port", type=int, default=5000)
-    parser.add_argument("--workers", type=int, default=4, help="processes that answer")
+    parser.add_argument("--workers", type=int, default=4, help="number of worker processes")
     parser.add_argument(
-        "--allowed-hosts", default="", metavar="NAMES", help="what clients call this machine, such as mlflow.lab:5000"
+        "--allowed-hosts", default="", metavar="NAMES", help="host names that clients use, such as mlflow.lab:5000"
     )
     parser.add_argument(
-        "--secrets", type=Path, default=Path("~/.daefr-mlflow"), help="folder for what is made on the first start"
+        "--secrets", type=Path, default=Path("~/.daefr-mlflow"), help="folder for secrets, created on the first start"
     )
     parser.add_argument(
-        "--permission", choices=PERMISSIONS, default="EDIT", help="what a user may do with what others have made"
+        "--permission", choices=PERMISSIONS, default="EDIT", help="users' permission for resources of other users"
     )
     return parser
 
 
 def prepare(options: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, str]:
-    """Check the settings, make a new database's tables and the secrets; return the server's variables."""
+    """Check the settings, and create the tables and secrets; return the server's environment variables."""
     database = environment.get(DATABASE, "")
     if not database:
         raise SettingError(f"set {DATABASE}, such as postgresql+psycopg2://mlflow:PASSWORD@127.0.0.1/mlflow")
-    make_tables(database)
-    # without it, MLflow starts eight more processes for jobs of language models
+    create_tables(database)
+    # otherwise, MLflow starts eight more processes, for jobs with language models
     variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     if is_loopback(options.host):
         return variables
     if not options.allowed_hosts:
-        raise SettingError(f"--host {options.host} wants --allowed-hosts: MLflow turns down requests to other names")
-    return variables | make_secrets(options.secrets.expanduser(), database, options.permission)
+        raise SettingError(f"--host {options.host} requires --allowed-hosts, as MLflow rejects requests to other names")
+    return variables | create_secrets(options.secrets.expanduser(), database, options.permission)
 
 
 def command(options: argparse.Namespace, *, authenticated: bool) -> list[str]:
@@ -81,31 +81,31 @@ def command(options: argparse.Namespace, *, authenticated: bool) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def make_tables(database: str) -> None:
-    """Make the tables of a new database, before several processes try to at the same time.
+def create_tables(database: str) -> None:
+    """Create the tables of a new database, before several processes do so at the same time.
 
-    Those of an older MLflow are left as they are: that is for `mlflow db upgrade`, after a backup.
+    Tables of an older MLflow are not upgraded.
     """
-    from mlflow import MlflowClient  # noqa: PLC0415  # it takes seconds, and a wrong option none
+    from mlflow import MlflowClient  # noqa: PLC0415  # slow, and not needed for wrong options
     from sqlalchemy import create_engine  # noqa: PLC0415
 
     try:
-        create_engine(database).connect().close()  # MLflow itself would try for minutes
+        create_engine(database).connect().close()  # MLflow itself would retry for minutes
         MlflowClient(tracking_uri=database, registry_uri=database).search_experiments(max_results=1)
-    except Exception as error:  # MLflow lets those of alembic and of every database through
+    except Exception as error:  # MLflow also raises errors of alembic and of databases
         reason = " ".join(str(error).split())[:300]
         raise SettingError(f"the database of {DATABASE} cannot be used: {reason}") from None
 
 
-def make_secrets(folder: Path, database: str, permission: str) -> dict[str, str]:
-    """Return the variables of a server with passwords, after making what `folder` lacks, for its owner alone."""
+def create_secrets(folder: Path, database: str, permission: str) -> dict[str, str]:
+    """Create the missing secrets in `folder`, readable by the owner only; return the variables of the server."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     config = ConfigParser(interpolation=None)
     config["mlflow"] = {
@@ -117,7 +117,7 @@ def make_secrets(folder: Path, database: str, permission: str) -> dict[str, str]
     auth = folder / "basic_auth.ini"
     _write_config(auth, config)
     password = folder / "admin-password"
-    sys.stderr.write(f"passwords are asked for; that of the user admin is in {password}, unless it was changed\n")
+    sys.stderr.write(f"passwords are required; the initial one of the user admin is in {password}\n")
     return {
         "MLFLOW_AUTH_CONFIG_PATH": str(auth),
         "MLFLOW_AUTH_ADMIN_PASSWORD": _secret(password),
@@ -126,13 +126,13 @@ def make_secrets(folder: Path, database: str, permission: str) -> dict[str, str]
 
 
 def _write_config(path: Path, config: ConfigParser) -> None:
-    """Write the settings of a server, which may be others at every start, over those of an earlier start only."""
+    """Write the server's settings, replacing those of an earlier start only."""
     text = io.StringIO()
     config.write(text)
     if os.path.lexists(path):
-        mark, _, before = path.read_text().partition("\n") if path.is_file() else ("", "", "")
-        if path.is_symlink() or mark != _mark(before):
-            raise SettingError(f"{path} was not made by this program, or has been changed since: move it")
+        mark, _, content = path.read_text().partition("\n") if path.is_file() else ("", "", "")
+        if path.is_symlink() or mark != _mark(content):
+            raise SettingError(f"{path} was not written by this program, or was changed; move it")
         path.unlink()
     with _private(path) as file:
         file.write(f"{_mark(text.getvalue())}\n{text.getvalue()}")
@@ -151,11 +151,11 @@ def _secret(path: Path) -> str:
 
 
 def _private(path: Path) -> TextIO:
-    """Open a new file to be written, which nobody else may read."""
+    """Create a file that only the owner can read."""
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
     except FileExistsError:
-        raise SettingError(f"{path} is in the way: move it") from None
+        raise SettingError(f"{path} exists; move it") from None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pipelines.commands.command import Command
 if TYPE_CHECKING:
     from pipelines.config import RunConfig
     from pipelines.tracking.client import Tracking
-    from pipelines.tracking.promotions import Entry
+    from pipelines.tracking.promotions import ChampionChange
 
 
 class ChampionCommand(Command):
@@ -50,11 +50,11 @@ class ApproveCommand(ChampionCommand):
     def work(self, tracking: "Tracking", options: Namespace) -> list[str]:
         """See `ChampionCommand`."""
         from pipelines.tracking import champions, registry
-        from pipelines.tracking.promotions import whoami
+        from pipelines.tracking.promotions import current_user
 
         version = registry.resolve(tracking, options.model)
-        tracking.client.set_model_version_tag(version.name, str(version.number), champions.APPROVED, whoami())
-        return [f"{version.address} is approved by {whoami()}: promote it again"]
+        tracking.client.set_model_version_tag(version.name, str(version.number), champions.APPROVED, current_user())
+        return [f"{version.address} is approved by {current_user()}: promote it again"]
 
 
 class RollbackCommand(ChampionCommand):
@@ -131,13 +131,13 @@ def _add_model(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="models:/NAME@ALIAS or models:/NAME/NUMBER")
 
 
-def _lines(model: str, entry: "Entry") -> list[str]:
+def _lines(model: str, entry: "ChampionChange") -> list[str]:
     name = "no version" if entry.champion is None else f"models:/{model}/{entry.champion}"
     what = f"{entry.when:%Y-%m-%d %H:%M:%S} UTC  {entry.who}  {name} {entry.kind}"
     replaced = "" if entry.replaces is None else f", before it {entry.replaces}"
     metrics = [
         f"    {name}: {_number(ours)}" + ("" if theirs is None else f", champion {_number(theirs)}")
-        for name, (ours, theirs) in entry.figures.items()
+        for name, (ours, theirs) in entry.metrics.items()
     ]
     return [f"{what}{replaced}", f"    {entry.why}", *metrics]
 

@@ -1,1 +1,1 @@
-"""What every step shares: commits, runs, the command line, the cluster, tasks, progress and signals."""
+"""Shared by all steps: running and resuming them, the cluster, tasks, progress and signals."""

@@ -1,4 +1,4 @@
-"""Connecting to Ray: the cluster whose job this is, or one of its own on this machine."""
+"""Connects to an existing Ray cluster or starts Ray on this machine, and reserves its resources."""
 
 import logging
 import math
@@ -20,22 +20,22 @@ from pipelines.storage.paths import in_ray_job
 
 RAY_TRAIN = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # on a busy machine a minute is too short to import torch
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # without, ranks that have parted wait for each other for ever
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # importing torch takes over a minute on a busy machine
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # otherwise ranks at different collectives wait forever
 }
-"""What suits our trainings, unless the user has set another value."""
+"""Environment variables for Ray Train, unless they are set already."""
 
-# Ray's processes are killed with the thread that started them, so that thread must not be one of a step's
+# Ray's processes are killed with the thread that started them, so a thread of a step must not start them
 _starter = ThreadPoolExecutor(1, thread_name_prefix="ray")
 
 
 def joins_existing() -> bool:
-    """Tell whether `connect` joins an existing cluster rather than start one."""
+    """Return whether `connect` joins an existing cluster, rather than starting one."""
     return "RAY_ADDRESS" in os.environ
 
 
 def connect() -> None:
-    """Connect to the cluster that RAY_ADDRESS names, which a job finds set; else start Ray on this machine."""
+    """Connect to the cluster at RAY_ADDRESS, which Ray sets for jobs; otherwise start Ray on this machine."""
     _starter.submit(_connect).result()
 
 
@@ -45,17 +45,17 @@ def _connect() -> None:
     for name, value in RAY_TRAIN.items():
         os.environ.setdefault(name, value)
     if joins_existing():
-        # a job's code reaches the workers with its working directory
+        # Ray sends a job's working directory to the workers
         ray.init(runtime_env=None if in_ray_job() else _project_on_path(), log_to_driver=False)
         return
-    # Ray listens on all of this machine's addresses, and whoever talks to it can run code: it wants a token, which only
-    # its own processes know. Without one here, Ray would write a world-readable one.
+    # Ray listens on all addresses and runs any client's code, so a token that only its own processes know is needed. By
+    # default, Ray would write one to a world-readable file.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    # Ray's SIGTERM handler needs the main thread; without it, SIGTERM ends this process as it ends any other
+    # Ray warns that it cannot install its SIGTERM handler outside the main thread, which is intended
     logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
     ray.init(
-        address="local",  # else Ray joins what was last started on this machine, even when that is long dead
+        address="local",  # otherwise Ray tries to join the last instance on this machine, even if it has ended
         runtime_env=_project_on_path(),
         object_store_memory=256 * 1024**2,
         log_to_driver=False,
@@ -64,33 +64,34 @@ def _connect() -> None:
 
 
 def disconnect() -> None:
-    """Leave the cluster, and end it if it is this process's own; abandoned threads may use it until that ends."""
+    """Disconnect, and stop Ray if this process has started it, unless abandoned threads may still use it."""
     if ray.is_initialized() and not abandoned.is_set():
         ray.shutdown()
 
 
 def resources() -> dict[str, float]:
-    """Return what the whole cluster has, such as CPU and GPU."""
+    """Return the total resources of the cluster."""
     return dict(ray.cluster_resources())
 
 
 def cpus() -> float:
-    """CPUs of the whole cluster."""
+    """Return the total number of CPUs of the cluster."""
     return float(ray.cluster_resources().get("CPU", 0))
 
 
 def idle_cpus() -> float:
-    """CPUs of the whole cluster that no block of this process holds by `reserve`."""
+    """Return the number of CPUs that this process has not reserved."""
     return cpus() - _reserved["CPU"]
 
 
 def gpu_share() -> float:
-    """The part of a GPU that a task of one CPU can have while all CPUs are busy with such; 0 without GPUs."""
+    """Return the fraction of a GPU per CPU of the cluster, at most 1."""
     share = float(ray.cluster_resources().get("GPU", 0)) / max(1.0, cpus())
     return min(1.0, math.floor(share * 10_000) / 10_000)  # Ray counts GPUs in ten-thousandths
 
 
 SECONDS_TO_FREE = 10
+"""Resources that a stage has released become available with a delay."""
 
 _reserved: Counter[str] = Counter()
 _released = threading.Condition()
@@ -100,10 +101,9 @@ _released = threading.Condition()
 def reserve(
     name: str, needed: dict[str, float], log: Callable[[str], None], unavailable_timeout_s: float = 0
 ) -> Iterator[None]:
-    """Hold resources of the cluster while the block runs, after waiting until nobody else holds them.
+    """Reserve resources of the cluster while the block runs, after waiting until they are free.
 
-    Raises `UserError` when the whole cluster has less than is needed: on an existing cluster, whose nodes come and go,
-    after waiting for `unavailable_timeout_s`.
+    Raises `UserError` if the cluster is too small, on an existing cluster after waiting `unavailable_timeout_s`.
     """
     _wait_for_nodes(name, needed, log, unavailable_timeout_s if joins_existing() else 0)
     total = ray.cluster_resources()
@@ -131,7 +131,7 @@ def format_resources(amounts: Mapping[str, float]) -> str:
 
 
 def free(kinds: Iterable[str]) -> dict[str, float]:
-    """Return how much of these resources nobody holds now."""
+    """Return how much of these resources is free."""
     available = ray.available_resources()
     return {kind: available.get(kind, 0.0) for kind in kinds}
 
@@ -152,17 +152,16 @@ def _wait_for_nodes(name: str, needed: Mapping[str, float], log: Callable[[str],
 
 
 def _wait_for_others(name: str, needed: Mapping[str, float], log: Callable[[str], None]) -> None:
-    """Wait until no other job holds what is needed; Ray would wait as well, but silently."""
+    """Wait until other jobs have released the resources, with a log line, which Ray would not write."""
     start, logged = time.monotonic(), False
     while lacking := {kind: has for kind, has in free(needed).items() if has < needed[kind]}:
-        # what a stage held is not free until a moment after its end
         if not logged and time.monotonic() - start > SECONDS_TO_FREE:
-            log(f"{name}: waiting for {format_resources(needed)}, which others hold: {format_resources(lacking)} free")
+            log(f"{name}: waiting for other jobs: {format_resources(needed)} needed, {format_resources(lacking)} free")
             logged = True
         time.sleep(0.5)
 
 
 def _project_on_path() -> dict[str, dict[str, str]]:
-    """Return the environment of the workers: a checkout's code comes before a package that is installed as well."""
+    """Return the runtime environment of workers, in which a checkout takes precedence over an installed package."""
     paths = [str(find_checkout() or ""), os.environ.get("PYTHONPATH", "")]
     return {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}}

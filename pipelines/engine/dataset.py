@@ -1,4 +1,4 @@
-"""The dataset that the step `synthesize` publishes, as other steps read it."""
+"""The dataset of the step `synthesize`, for the steps that read it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ DATASET = "dataset"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A committed dataset, and the cache through which shards on S3 are read."""
+    """A committed dataset, and the cache for shards on S3."""
 
     result: StepResult
     cache: Path
@@ -27,15 +27,15 @@ class Dataset:
 
     @cached_property
     def manifest(self) -> DatasetManifest:
-        """The dataset's own manifest."""
+        """The dataset's manifest."""
         return load_manifest(self.folder)
 
     @property
     def fetch(self) -> ShardCache | None:
-        """What downloads the shards to a worker, None where they are beside their manifest."""
+        """Downloads shards to a worker; None if they are stored beside the manifest."""
         store = self.manifest.store
         return None if store is None else ShardCache(store, self.cache, self.cache_bytes)
 
     def as_input(self) -> StepInput:
-        """Describe the dataset to a step that reads it."""
+        """Return the dataset as an input of another step."""
         return self.result.as_input()

@@ -1,7 +1,7 @@
-"""A lease on a folder: one process at a time works in it, on whichever machine that shares the file system.
+"""A lease on a folder of a shared file system, which ensures that only one process at a time works in it.
 
-Each holder creates a file of the next number, which only one can do, and rewrites it every few seconds. A file that
-does not change for the length of the lease belongs to a holder that has died. Clocks are not compared across machines.
+Each holder creates a file with the next number, which only one process can do, and rewrites it every few seconds. If
+the file does not change for the duration of the lease, the holder has died. Clocks of machines are not compared.
 """
 
 import json
@@ -24,7 +24,7 @@ from pipelines.errors import StepFailedError
 
 LEASE_SECONDS = 60.0
 _RENEWALS = 6
-"""How often a lease is renewed in its time."""
+"""Number of renewals per duration of the lease."""
 _NAME = re.compile(r"\.lease-(\d{6})")
 
 
@@ -34,7 +34,7 @@ class Holder:
 
     host: str
     namespace: str
-    """Tells machines, and containers on one machine, apart: processes are found by their number in the same only."""
+    """Identifies the machine or container in which `pid` is valid."""
     pid: int
     renewals: int = 0
     released: bool = False
@@ -57,31 +57,31 @@ class Lease:
     """A lease that this process holds."""
 
     def __init__(self, path: Path, holder: Holder, seconds: float) -> None:
-        """Renew the lease from now on, on a thread."""
+        """Start a thread that renews the lease."""
         self._path, self._holder, self._interval = path, holder, seconds / _RENEWALS
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise `StepFailedError` where another process has taken the lease, as after a long suspension of this one."""
+        """Raise `StepFailedError` if another process has taken the lease, for example after this one was suspended."""
         newest = _newest(self._path.parent)
         if newest != self._path:
             holder = None if newest is None else _read(newest)
-            raise StepFailedError(f"{holder or 'another process'} has taken over {self._path.parent}: this one stops")
+            raise StepFailedError(f"{holder or 'another process'} has taken over {self._path.parent}")
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Release the folder."""
         self._stop.set()
         self._thread.join()
         if _newest(self._path.parent) == self._path:
-            with suppress(OSError):  # it ends by itself
+            with suppress(OSError):  # the lease expires anyway
                 _write(self._path, replace(self._holder, released=True))
 
     def _renew(self) -> None:
         while not self._stop.wait(self._interval):
             if _newest(self._path.parent) != self._path:
-                os.kill(os.getpid(), signal.SIGTERM)  # the other process must not be disturbed
+                os.kill(os.getpid(), signal.SIGTERM)  # another process works in the folder
                 return
             self._holder = replace(self._holder, renewals=self._holder.renewals + 1)
             with suppress(OSError):  # such as a full disk
@@ -90,10 +90,9 @@ class Lease:
 
 @contextmanager
 def leased(folder: Path, name: str, *, wait: bool = True, seconds: float = LEASE_SECONDS) -> Iterator[Lease]:
-    """Hold the lease on a folder while the block runs; waits for the process that holds it, if there is one.
+    """Hold the lease on a folder while the block runs, after waiting for its current holder.
 
-    A holder that has died is waited for no longer than `seconds`. Raises `UserError` instead of waiting where `wait`
-    is false.
+    If the holder has died, the wait takes at most `seconds`. Without `wait`, raises `UserError` instead of waiting.
     """
     lease = _acquire(folder, name, wait, seconds)
     try:
@@ -117,15 +116,15 @@ def _acquire(folder: Path, name: str, wait: bool, seconds: float) -> Lease:
                 return lease
             continue
         if not wait and holder is not None:
-            raise UserError(f"{name}: {holder} works in {folder}; wait for it, or set compute.wait_for_lease=true")
+            raise UserError(f"{name}: {holder} uses {folder}; wait for it, or set compute.wait_for_lease=true")
         if holder is not None and reported != (holder.host, holder.pid):
-            say(f"{name}: waiting for {holder}, which works in {folder}")
+            say(f"{name}: waiting for {holder}, which uses {folder}")
             reported = (holder.host, holder.pid)
         time.sleep(min(1.0, seconds / _RENEWALS))
 
 
 def _take(folder: Path, newest: Path | None, seconds: float) -> Lease | None:
-    """Create the file after the newest one; None where another process was faster."""
+    """Create the file after the newest one; return None if another process was faster."""
     number = 0 if newest is None else _number(newest)
     path, holder = folder / f".lease-{number + 1:06d}", Holder.here()
     try:
@@ -151,7 +150,7 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> Holder | None:
-    """Return the content of a lease file, None for one that has gone or is damaged."""
+    """Return the content of a lease file, None if it is missing or damaged."""
     try:
         return Holder(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -180,6 +179,6 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # it belongs to another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""The record of what a model version was made from. Training writes it beside the checkpoint's MLflow run."""
+"""The lineage of a model version: what it was made from. Training logs it to its MLflow run."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,7 +14,7 @@ LINEAGE = "lineage.json"
 
 
 class DatasetLineage(Settings):
-    """The dataset that a stage was trained on: its content, what it was made of, and how."""
+    """The dataset that a stage was trained on: its content, sources and recipes."""
 
     manifest: str
     """Digest of its manifest."""
@@ -24,7 +24,7 @@ class DatasetLineage(Settings):
     rejected: int
     resolution: int
     recipes: dict[str, dict[str, Any]]
-    """The complete recipes, by the kind of LQ that they make."""
+    """The complete recipes, by the kind of LQ images."""
     settings: dict[str, Any]
     inputs: dict[str, StepInput]
     revision: str
@@ -40,16 +40,16 @@ class Lineage(Settings):
     """Its digest."""
     revision: str
     config: dict[str, Any]
-    """The run's configuration, defaults included, except for where it ran."""
+    """The run's configuration, including defaults, without `tracking`, `compute` and `workdir`."""
     changed: dict[str, Any]
     """The stage's own settings that differ from the defaults."""
     dataset: DatasetLineage
     upstream: dict[str, StepInput]
-    """The versions that the stage started from, by their stage; `start` for a checkpoint of its own."""
+    """The versions that the stage started from, by stage; `start` for a checkpoint of the same stage."""
 
 
 def describe_dataset(dataset: Dataset) -> DatasetLineage:
-    """Return the record of a committed dataset."""
+    """Return the lineage of a committed dataset."""
     manifest, step = dataset.manifest, dataset.result.manifest
     sources = {f"sources of {split}": digest for split, digest in step.outputs["sources"].items()}
     return DatasetLineage(
@@ -67,7 +67,7 @@ def describe_dataset(dataset: Dataset) -> DatasetLineage:
 
 
 def upstream_of(inputs: Mapping[str, StepInput]) -> dict[str, StepInput]:
-    """Return what a training's weights started from, of all its inputs."""
+    """Return the inputs of a training that are initial weights."""
     return {
         name.removesuffix("_champion"): value
         for name, value in inputs.items()

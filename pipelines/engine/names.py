@@ -1,4 +1,4 @@
 """Names that several steps share."""
 
 VALIDATION = "validation"
-"""The name that the dataset's own validation faces have among the benchmarks."""
+"""The benchmark of the dataset's own validation faces."""

@@ -18,13 +18,13 @@ class Bar:
     """The progress of one piece of work."""
 
     def __init__(self, name: str, total: int | None, unit: str, done: int = 0) -> None:
-        """Begin at `done` of `total`, None where that is not known yet."""
+        """Begin at `done` of `total`, which is None if unknown."""
         self._name, self._total, self._unit, self._done = name, total, unit, done
         self._start, self._first, self._last_line = time.monotonic(), done, time.monotonic()
         self._bar = tqdm(desc=name, total=total, unit=f" {unit}", initial=done) if sys.stderr.isatty() else None
 
     def update(self, done: int, note: str = "") -> None:
-        """Show that `done` of the total is done; `note` says how it goes."""
+        """Show `done` of the total, with a note."""
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._done)
@@ -41,13 +41,13 @@ class Bar:
         return f"{done}/{self._total} {self._unit}, {left} left,"
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop updating the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 def say(line: str) -> None:
-    """Print a line of progress to standard error, above any bars: standard output is for results."""
+    """Print a line to standard error, above any bars; standard output is for results."""
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
 
@@ -55,30 +55,27 @@ def say(line: str) -> None:
 @contextmanager
 def bar(name: str, total: int | None, unit: str, done: int = 0) -> Iterator[Bar]:
     """Show a bar while the block runs."""
-    shown = Bar(name, total, unit, done)
+    progress_bar = Bar(name, total, unit, done)
     try:
-        yield shown
+        yield progress_bar
     finally:
-        shown.close()
+        progress_bar.close()
 
 
 @dataclass(frozen=True)
 class ProgressSnapshot:
-    """The state of a `ProgressActor`, with the lines that were logged since the snapshot before."""
+    """The state of a `ProgressActor`, with the lines that were logged since the previous snapshot."""
 
     done: int
     note: str
     lines: list[str]
     is_running: bool
     placement: Any
-    """The placement group that the work was last known to hold."""
+    """The last known placement group of the workers."""
 
 
 class ProgressActor:
-    """A Ray actor between work that runs anywhere and the driver: how much is done, log lines, the request to stop.
-
-    The work may be lost and resumed by other workers several times; in between no worker runs.
-    """
+    """A Ray actor that connects workers and the driver: progress, log lines, and the request to stop."""
 
     def __init__(self) -> None:
         """Begin with nothing done."""
@@ -88,20 +85,17 @@ class ProgressActor:
         self._placement: Any = None
 
     def mark_started(self, placement: Any) -> float:
-        """Note that workers run, and the placement group that they hold; return the last time any worker was seen.
-
-        Times are those of `time.time`.
-        """
+        """Record that workers run in a placement group; return the `time.time` at which any worker last reported."""
         self._is_running, self._placement = True, placement
         return self._idle_since
 
     def mark_stopped(self, reason: str) -> None:
-        """Note that no worker runs, and log why."""
+        """Record that no worker runs, and log the reason."""
         self._is_running, self._idle_since = False, time.time()
         self._lines.append(reason)
 
     def update(self, done: int, note: str) -> None:
-        """Note how much is done."""
+        """Record the progress."""
         self._done, self._note, self._idle_since = done, note, time.time()
 
     def log(self, line: str) -> None:
@@ -109,26 +103,26 @@ class ProgressActor:
         self._lines.append(line)
 
     def request_stop(self) -> None:
-        """Ask the work to stop as soon as it can."""
+        """Ask the workers to stop as soon as possible."""
         self._stop_requested = True
 
     def stop_requested(self) -> bool:
-        """Tell whether the work was asked to stop."""
+        """Return whether the workers should stop."""
         return self._stop_requested
 
     def snapshot(self) -> ProgressSnapshot:
-        """Return the state, and forget the lines."""
+        """Return the state and the lines since the previous snapshot."""
         lines, self._lines = self._lines, []
         return ProgressSnapshot(self._done, self._note, lines, self._is_running, self._placement)
 
 
 @contextmanager
 def follow(
-    progress: Any, shown: Bar, watch: Callable[[ProgressSnapshot], None], stop_when: threading.Event
+    progress: Any, progress_bar: Bar, monitor: Callable[[ProgressSnapshot], None], stop_when: threading.Event
 ) -> Iterator[None]:
     """Show the state of `progress`, a handle of a `ProgressActor`, while the block runs.
 
-    `watch` is called with each snapshot, once per second; when `stop_when` is set, the work is asked to stop.
+    `monitor` is called with each snapshot, once per second; when `stop_when` is set, the workers are asked to stop.
     """
     stop = threading.Event()
 
@@ -138,12 +132,12 @@ def follow(
         snapshot = ray.get(progress.snapshot.remote(), timeout=10)
         for line in snapshot.lines:
             say(line)
-        shown.update(snapshot.done, snapshot.note)
-        watch(snapshot)
+        progress_bar.update(snapshot.done, snapshot.note)
+        monitor(snapshot)
 
     def poll() -> None:
         while not stop.wait(1.0):
-            with suppress(ray.exceptions.RayError):  # the work does not depend on being shown
+            with suppress(ray.exceptions.RayError):  # a lost actor must not end the work
                 show()
 
     thread = threading.Thread(target=poll, name="progress", daemon=True)

@@ -1,4 +1,4 @@
-"""Settings that the restoration job and the service share: which model restores, and with which other weights."""
+"""Settings that the restoration job and the service share."""
 
 from typing import Literal, TypeVar
 
@@ -42,6 +42,6 @@ AnyRestoration = TypeVar("AnyRestoration", bound=RestorationSettings)
 
 
 def located(settings: AnyRestoration) -> AnyRestoration:
-    """Return the settings with absolute paths of weights: workers have other working directories."""
+    """Return the settings with absolute paths, because workers have other working directories."""
     given = {name: getattr(settings, name) for name in ("detector", "parser", "upscaler")}
     return settings.model_copy(update={name: absolute(path) for name, path in given.items() if path is not None})

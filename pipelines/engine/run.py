@@ -67,7 +67,7 @@ class Run:
             )
         else:
             result = self._run_leased(step, key, folder, result)
-        self.tracking.link(self.run_id, f"daefr.{key.name}", result.manifest.run_id)
+        self.tracking.set_tag(self.run_id, f"daefr.{key.name}", result.manifest.run_id)
         return result
 
     def _run_leased(self, step: Step, key: StepKey, folder: Path, invalid: StepResult | None) -> StepResult:

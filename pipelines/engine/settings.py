@@ -1,4 +1,4 @@
-"""Settings of the compute that several steps share: retries, time-outs, caches and checkpoints."""
+"""Settings of compute that several steps share: retries, time-outs, caches and checkpoints."""
 
 from pathlib import Path
 from typing import Self

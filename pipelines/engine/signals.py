@@ -16,7 +16,7 @@ EXIT_CODE = 128 + signal.SIGTERM
 requested = threading.Event()
 """Whether the command was asked to stop."""
 abandoned = threading.Event()
-"""Whether work was left behind where it was, so that only the end of the process ends its threads, and Ray."""
+"""Whether threads were left running, which end with the process, as does Ray."""
 _stop_timeout = 25.0
 _trainings = 0
 _counting = threading.Lock()
@@ -24,11 +24,11 @@ _interrupted = False
 
 
 class TerminatedError(BaseException):
-    """The command received SIGTERM. Like `KeyboardInterrupt`, it is no `Exception`."""
+    """The command received SIGTERM. Like `KeyboardInterrupt`, it is not an `Exception`."""
 
 
 STOPPED = (KeyboardInterrupt, TerminatedError)
-"""What is raised where the command was asked to stop; nothing has failed."""
+"""The errors that are raised when the command is asked to stop."""
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def handle_signals(stop_timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def training() -> Iterator[None]:
-    """Let the block end by itself when the command is asked to stop, because it checks `requested`; then raise."""
+    """If the command is asked to stop, wait until the block ends, which checks `requested`; then raise an error."""
     global _trainings  # noqa: PLW0603  # as are signals
     with _counting:
         _trainings += 1
@@ -66,9 +66,9 @@ def training() -> Iterator[None]:
 
 
 def run_in_threads(calls: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Run each call on a thread of its own; return the results, or raise the first error, once all have ended.
+    """Run each call on its own thread; return the results, or raise the first error, once all have ended.
 
-    Where a signal interrupts the main thread meanwhile, they are not waited for.
+    If a signal interrupts the main thread, it does not wait for them.
     """
     pool = ThreadPoolExecutor(len(calls))
     futures = [pool.submit(call) for call in calls]
@@ -80,12 +80,12 @@ def run_in_threads(calls: Sequence[Callable[[], Result]]) -> list[Result]:
 
 
 def stop_error() -> BaseException:
-    """Return what to raise once the command has been asked to stop: one of `STOPPED`."""
+    """Return the error to raise after a request to stop: one of `STOPPED`."""
     return KeyboardInterrupt() if _interrupted else TerminatedError()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    signal.alarm(0)  # Ray's own handler, which has called this one, would abort the process in three seconds
+    signal.alarm(0)  # set by Ray's handler, which calls this one, to abort the process after three seconds
     if requested.is_set():
         return
     requested.set()
@@ -112,5 +112,5 @@ _HANDLERS = {signal.SIGTERM: _terminate, signal.SIGINT: _interrupt}
 
 
 def _give_up() -> None:
-    say(f"still running after {_stop_timeout:g} s, exiting: the same command resumes from the last checkpoint")
+    say(f"still running after {_stop_timeout:g} s, exiting; run the same command to resume from the last checkpoint")
     os._exit(EXIT_CODE)

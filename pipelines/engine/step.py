@@ -1,8 +1,8 @@
-"""What a step is: a function of its settings and its inputs, whose manifest is its commit.
+"""Steps: functions of their settings and inputs, whose results are committed by a manifest.
 
-A step's fingerprint is the hash of its name, version, settings and the digests of its inputs. It writes into a folder
-named after that fingerprint, and its `manifest.json` last. A step whose manifest exists is not run again; one that was
-interrupted finds its own folder again. Resuming, caching and lineage all follow from this rule.
+A step's fingerprint is a digest of its name, version, settings and the digests of its inputs. The step writes to a
+folder named after the fingerprint, and `manifest.json` last. A step with a manifest is not run again, and a step that
+was interrupted finds its folder again. Resuming, caching and lineage are based on this.
 """
 
 from abc import ABC, abstractmethod
@@ -25,14 +25,14 @@ MANIFEST = "manifest.json"
 
 
 class StepInput(Settings):
-    """What a step read: a digest of its content, and for people, where it came from."""
+    """An input of a step: a digest of its content, and its origin in readable form."""
 
     digest: str
     origin: str
 
 
 class StepManifest(Settings):
-    """The commit of a step."""
+    """The manifest of a step, which commits its result."""
 
     format: Literal[1] = 1
     step: str
@@ -50,24 +50,24 @@ class StepManifest(Settings):
 
 @dataclass(frozen=True)
 class StepResult:
-    """A committed step: its folder and its manifest."""
+    """The committed result of a step: its folder and its manifest."""
 
     folder: Path
     manifest: StepManifest
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """The values that the step published in its manifest."""
+        """The values in the manifest."""
         return self.manifest.outputs
 
     def as_input(self) -> StepInput:
-        """Describe this result to a step that reads it. A step that was run again is another input, even if equal."""
+        """Return this result as an input of another step. If the step is run again, the input changes."""
         return StepInput(digest=file_digest(self.folder / MANIFEST), origin=str(self.folder))
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step's work leaves: the values for its manifest, and the files in its folder that later steps rely on."""
+    """The output of a step: the values for its manifest, and the files in its folder that later steps need."""
 
     outputs: dict[str, Any]
     files: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a step works with: its folder, the run directory, its MLflow run, and that of the pipeline around it."""
+    """The environment of a running step: its folder, the run directory, its MLflow run and the pipeline's."""
 
     folder: Path
     workdir: Path
@@ -84,20 +84,20 @@ class StepContext:
     parent_run_id: str
 
     def writer(self, run_id: str | None = None) -> MetricWriter:
-        """Open a writer of metrics and images for the step's MLflow run, or for another one."""
+        """Open a writer for the step's MLflow run, or for another one."""
         return MetricWriter(self.tracking, run_id or self.run_id)
 
 
 class Step(ABC):
-    """One step of a pipeline. `pipelines.engine.run.Run.execute` finds, runs, resumes and commits it."""
+    """A step of a pipeline, which `pipelines.engine.run.Run.execute` finds, runs, resumes and commits."""
 
     version: ClassVar[int]
-    """Raised when the code makes another result of the same settings and inputs."""
+    """Increased when the code produces another result from the same settings and inputs."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name of the step, which its folder and its MLflow run begin with."""
+        """The name of the step, which is part of the names of its folder and its MLflow run."""
 
     @property
     def command(self) -> str:
@@ -110,24 +110,24 @@ class Step(ABC):
 
     @abstractmethod
     def inputs(self) -> Mapping[str, StepInput]:
-        """Return everything that the step reads, by a name for people."""
+        """Return everything that the step reads, by name."""
 
     @abstractmethod
     def run(self, context: StepContext) -> StepOutput:
-        """Do the work in the step's folder, which holds what an interrupted attempt left."""
+        """Run the step in its folder, which may have files of an interrupted attempt."""
 
     def is_still_valid(self, result: StepResult) -> bool:  # noqa: ARG002
-        """Tell whether a committed result is still true to what the fingerprint cannot cover; else it is run again."""
+        """Return whether a committed result is valid in ways that the fingerprint does not cover."""
         return True
 
     def key(self) -> "StepKey":
-        """Return what determines the result."""
+        """Return the key that determines the result."""
         return StepKey(self.name, self.version, dict(self.settings()), dict(self.inputs()))
 
 
 @dataclass(frozen=True)
 class StepKey:
-    """What determines a step's result. Equal keys have equal fingerprints, and the same folder."""
+    """The name, version, settings and inputs of a step, which determine its result and its folder."""
 
     name: str
     version: int
@@ -136,7 +136,7 @@ class StepKey:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The digest of the key; of the inputs, only the content counts."""
+        """The digest of the key, which includes the digests of the inputs but not their origins."""
         inputs = {name: value.digest for name, value in self.inputs.items()}
         return digest({"step": self.name, "version": self.version, "settings": self.settings, "inputs": inputs})
 
@@ -147,14 +147,14 @@ class StepKey:
 
 
 def find_result(folder: Path) -> StepResult | None:
-    """Return the result committed in `folder`; None where there is none, or where a file that it lists is missing."""
+    """Return the result committed in `folder`; None if there is none or one of its files is missing."""
     try:
         manifest = StepManifest.model_validate_json((folder / MANIFEST).read_text())
     except FileNotFoundError:
         return None
     except ValidationError as error:
         raise UserError(
-            f"{folder / MANIFEST} is damaged ({error.errors()[0]['msg']}): delete {folder} to run the step again"
+            f"{folder / MANIFEST} is damaged ({error.errors()[0]['msg']}); delete {folder} to run the step again"
         ) from None
     if not all((folder / file).exists() for file in manifest.files):
         return None

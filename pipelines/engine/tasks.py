@@ -1,6 +1,6 @@
-"""Tasks in Ray: one alone, or a bounded number of many at a time, tried again when worker or storage is lost.
+"""Runs tasks with Ray, with a bounded number in flight and with retries after lost workers or storage errors.
 
-Tasks that share what takes long to load are run by actors, which load it once.
+Tasks that share something slow to load are run on actors.
 """
 
 import threading
@@ -32,15 +32,24 @@ def run_tasks(
     stop: threading.Event | None = None,
     reuse_workers: bool = True,
 ) -> Iterator[tuple[Key, Result]]:
-    """Run a function on every task; yield each key with its result, in the order in which they are finished.
+    """Run a function on every task; yield each key with its result, in the order of completion.
 
-    A task is taken from `tasks` when there is room for it, and forgotten when it is done. By default there are two
-    for each CPU of the cluster, which is connected to for the first of them; `gpus` is asked then for a task's share of
-    a GPU. What is in flight when `stop` is set, or when the caller leaves, is cancelled. With `reuse_workers`, a
-    worker process runs task after task; without, each task has a process of its own. So has always a task with a share
-    of a GPU: only the end of a process gives all of a GPU's memory back, and an idle one would hold it into the next
-    step. That costs the start of a process and of CUDA per task, some ten seconds of a task of minutes. Raises
-    `UserError` as a task raised it, and `StepFailedError` when one failed for good.
+    Args:
+        function: Runs on a task, in a worker.
+        tasks: Keys and tasks, consumed as workers become available; the cluster is connected to for the first one.
+        max_in_flight: By default, two per CPU of the cluster.
+        retries: Number of retries per task.
+        cpus: CPUs per task.
+        gpus: Called once the cluster is connected to, returns the fraction of a GPU per task.
+        stop: Cancels the tasks in flight when set, as does closing the iterator.
+        reuse_workers: Whether a worker process runs several tasks. With GPUs, each task has its own process, since only
+            the end of a process frees all of its GPU memory, which the next step needs. This takes about ten seconds
+            per task.
+
+    Raises:
+        UserError: As raised by a task.
+        StepFailedError: If a task failed after all retries.
+
     """
     waiting = iter(tasks)
     first = next(waiting, None)
@@ -73,7 +82,7 @@ def run_tasks(
 
 
 def _wait(in_flight: Mapping[Any, Key], stop: threading.Event) -> bool:
-    """Wait for the first task to be finished; tell whether one is, which it may not be when `stop` is set."""
+    """Wait until a task is finished; return False if `stop` is set before."""
     while not stop.is_set():
         if ray.wait(list(in_flight), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)[0]:
             return True
@@ -89,11 +98,11 @@ def run_on_actors(
     gpus: float = 0,
     retries: int = 0,
 ) -> Iterator[tuple[Key, Result]]:
-    """Run every task on one of some actors; yield each key with its result, in the order in which they are finished.
+    """Run tasks on several actors; yield each key with its result, in the order of completion.
 
-    `actor` returns what the tasks are given to; each actor calls it once, before its first task. There are never more
-    actors than tasks, and each holds two tasks, the one that it works on and the next. An actor that is lost is
-    replaced, and what it held is run again, up to `retries` times. Keys are unique. Raises like `run_tasks`.
+    Each actor calls `actor` once, and then the function that it returned on its tasks. An actor holds two tasks at a
+    time, so that it does not wait for the next. A lost actor is replaced and its tasks are repeated, up to `retries`
+    times. Keys must be unique. Raises like `run_tasks`.
     """
     cluster.connect()
     remote = ray.remote(_Actor).options(
@@ -102,7 +111,7 @@ def run_on_actors(
     waiting, in_flight, owners = iter(tasks), dict[Any, Key](), dict[Key, Any]()
 
     def give(owner: Any | None) -> Any | None:
-        """Give a task, if one is left, to an actor, or else to a new one; return the actor."""
+        """Give the next task, if any, to an actor, or to a new one; return the actor."""
         found = next(waiting, None)
         if found is None:
             return None
@@ -126,17 +135,15 @@ def run_on_actors(
 
 
 class _Actor:
-    """What runs in an actor's process."""
-
     def __init__(self, make: Callable[[], Callable[[Task], Result]]) -> None:
         self._make = make
-        self._work: Callable[[Any], Any] | None = None
+        self._function: Callable[[Any], Any] | None = None
 
     def run(self, task: Any) -> Any:
-        # not when the actor is made: Ray would tell of an error there with all of its traceback
-        if self._work is None:
-            self._work = self._make()
-        return self._work(task)
+        # not in the constructor, for whose errors Ray reports the complete traceback
+        if self._function is None:
+            self._function = self._make()
+        return self._function(task)
 
 
 def run_task(name: str, function: Callable[..., Result], *arguments: object) -> Result:
@@ -154,6 +161,6 @@ def _next(in_flight: dict[Any, Key]) -> tuple[Key, Any]:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
-        raise StepFailedError(f"{key}: {one_line(error.cause)}; the same command resumes from here") from error
+        raise StepFailedError(f"{key}: {one_line(error.cause)}; run the same command to resume") from error
     except ray.exceptions.RayError as error:
-        raise StepFailedError(f"{key}: {one_line(error)}; the same command resumes from here") from error
+        raise StepFailedError(f"{key}: {one_line(error)}; run the same command to resume") from error

@@ -1,1 +1,1 @@
-"""The step `evaluate`: benchmarks, who is evaluated, and the figures of each image."""
+"""The step `evaluate`: benchmarks, evaluation targets, and the metrics of each image."""

@@ -1,4 +1,4 @@
-"""What a model is evaluated on: named benchmarks in folders, tar files or on S3, and the shards of a dataset."""
+"""Benchmarks: images in folders, in tar files or on S3, or the shards of a dataset."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import Fetch, load_manifest, read_shards
 from daefr.data.order import Position
 from daefr.errors import UserError
-from daefr.evaluation import EvaluationSample
+from daefr.evaluation import NOT_RESTORED, EvaluationSample
 from daefr.images import Image
 from daefr.listing import PassedOver, name_without_suffix
 from daefr.photographs import ImageError, read_opaque
@@ -18,12 +18,12 @@ from pipelines.storage.files import File, list_files, log_passed_over, read_file
 
 
 class UnreadableError(Exception):
-    """An image of a benchmark that cannot be used; the text says why."""
+    """An image of a benchmark cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileItem:
-    """An image of a benchmark of files. `problem` is why it cannot be evaluated, found out by listing alone."""
+    """An image of a benchmark of files. `problem` says why it cannot be evaluated, as far as listing shows that."""
 
     name: str
     lq: File | None = None
@@ -50,14 +50,14 @@ class Benchmark:
     items: Sequence[FileItem | Position]
     has_targets: bool
     shards: "Shards | None" = None
-    """Where the images are when the items are positions."""
+    """The dataset, if the items are positions in it."""
     restored: str = ""
-    """A digest of what was restored elsewhere, where the items have it."""
+    """A digest of the precomputed results, if the items have them."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Where the samples of a dataset are: the folder of its manifest, and what brings shards that are elsewhere."""
+    """A dataset: the folder of its manifest, and a function that downloads shards stored elsewhere."""
 
     dataset: Path
     lq: Lq
@@ -88,105 +88,99 @@ def read_position(faces: FaceDataset, position: Position) -> EvaluationSample:
 
 
 def open_benchmark(name: str, config: BenchmarkConfig, restored: str | None = None) -> Benchmark:
-    """List a benchmark, sorted by name; `restored` is a place with what another method made of its images.
+    """List a benchmark, sorted by name; `restored` is the location of another method's results on it.
 
-    Files belong together by their path without the suffix. Raises `UserError` for places that are missing or empty,
-    for two files of one name, and where no name is in two places that should go together.
+    Files are matched by their path without the suffix. Raises `UserError` if a location is missing or empty, if two of
+    its files have the same name, or if no file of one location matches any of another.
     """
     key = f"evaluation.benchmarks.{name}"
     if config.dataset is not None:
         if restored is not None:
-            raise UserError(f"{key} is a dataset: a folder of restored images is measured on files (lq, gt)")
+            raise UserError(f"{key} is a dataset; --restored requires a benchmark of files (lq, gt)")
         return open_shards(name, Shards(config.dataset, config.kind))
     lq = _by_name(config.lq, f"{key}.lq") if config.lq else {}
     gt = _by_name(config.gt, f"{key}.gt") if config.gt else {}
-    made = _by_name(restored, "--restored") if restored else {}
+    results = _by_name(restored, "--restored") if restored else {}
     if lq and gt:
         _check_common(lq, gt, f"{key}.lq", f"{key}.gt")
     if restored and (lq or gt):
-        _check_common(made, gt or lq, "--restored", key)
-    names = sorted({*lq, *gt, *made})
-    find = _restored_item if restored else _input_item
-    items = [find(each, lq.get(each), gt.get(each), made.get(each), config) for each in names]
-    places = [place for place in (config.lq, config.gt, restored) if place]
-    digest = _digest(lq, gt)
-    return Benchmark(
-        name, digest, ", ".join(places), items, config.gt is not None, restored=_digest(made) if made else ""
-    )
+        _check_common(results, gt or lq, "--restored", key)
+    items = [
+        _find_problem(FileItem(each, lq.get(each), gt.get(each), results.get(each)), config, precomputed=bool(restored))
+        for each in sorted({*lq, *gt, *results})
+    ]
+    origin = ", ".join(location for location in (config.lq, config.gt, restored) if location)
+    results_digest = _digest(results) if results else ""
+    return Benchmark(name, _digest(lq, gt), origin, items, config.gt is not None, restored=results_digest)
 
 
-def check_places(benchmarks: Mapping[str, BenchmarkConfig]) -> None:
-    """Raise `UserError` for a benchmark whose places are missing or empty, without listing all of them."""
+def check_locations(benchmarks: Mapping[str, BenchmarkConfig]) -> None:
+    """Raise `UserError` if a benchmark's location is missing or empty, without listing all of its files."""
     for name, config in benchmarks.items():
         if config.dataset is not None:
             load_manifest(config.dataset)
         for kind in ("lq", "gt"):
-            place = getattr(config, kind)
-            if place:
-                next(_list(place, f"evaluation.benchmarks.{name}.{kind}"))
+            location = getattr(config, kind)
+            if location:
+                next(_list(location, f"evaluation.benchmarks.{name}.{kind}"))
 
 
-def _input_item(name: str, lq: File | None, gt: File | None, _: File | None, config: BenchmarkConfig) -> FileItem:
-    if lq is None:
-        return FileItem(name, problem="missing: there is ground truth, but no LQ image")
-    if gt is None and config.gt:
-        return FileItem(name, problem="there is an LQ image, but no ground truth")
-    return FileItem(name, lq, gt)
-
-
-def _restored_item(
-    name: str, lq: File | None, gt: File | None, restored: File | None, config: BenchmarkConfig
-) -> FileItem:
-    if restored is None:
-        return FileItem(name, problem="missing: nothing was restored for it")
-    if gt is None and config.gt:
-        return FileItem(name, problem="there is a restored image, but no ground truth")
-    if lq is None and config.lq and not config.gt:
-        return FileItem(name, problem="there is a restored image, but no LQ image")
-    return FileItem(name, lq, gt, restored)
+def _find_problem(item: FileItem, config: BenchmarkConfig, *, precomputed: bool) -> FileItem:
+    """Return an item, or if a file that the evaluation needs is missing, an item with that problem."""
+    problem = ""
+    if precomputed and item.restored is None:
+        problem = NOT_RESTORED
+    elif not precomputed and item.lq is None:
+        problem = "missing: no LQ image"
+    elif item.gt is None and config.gt:
+        problem = "no ground truth"
+    elif item.lq is None and config.lq and not config.gt:
+        problem = "no LQ image"
+    return FileItem(item.name, problem=problem) if problem else item
 
 
 def _check_common(one: Mapping[str, File], other: Mapping[str, File], first: str, second: str) -> None:
     if not one.keys() & other.keys():
         raise UserError(
-            f"no image of {first} has the name of one of {second} (but for the suffix): "
-            f"there is {next(iter(one))} here and {next(iter(other))} there"
+            f"no file name (without suffix) occurs in both {first} and {second}, which have for example "
+            f"{next(iter(one))} and {next(iter(other))}"
         )
 
 
-def _by_name(place: str, key: str) -> dict[str, File]:
+def _by_name(location: str, key: str) -> dict[str, File]:
     files: dict[str, File] = {}
-    for file in _list(place, key):
+    for file in _list(location, key):
         name = name_without_suffix(file.name)
         if name in files:
-            raise UserError(f"{key}={place}: {files[name].name} and {file.name} have one name but for the suffix")
+            raise UserError(f"{key}={location}: {files[name].name} and {file.name} differ only in their suffix")
         files[name] = file
     return files
 
 
-def _list(place: str, key: str) -> Iterator[File]:
-    """List a place, which has at least one file."""
-    count, passed_over = 0, PassedOver()
+def _list(location: str, key: str) -> Iterator[File]:
+    """List a location that has at least one file."""
+    is_empty, passed_over = True, PassedOver()
     try:
-        for count, file in enumerate(list_files(place, passed_over, every_name=True), 1):  # noqa: B007  # told later
+        for file in list_files(location, passed_over, every_name=True):
+            is_empty = False
             yield file
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{key}={place} does not exist; give a folder, a tar file or s3://bucket/prefix") from None
+        raise UserError(f"{key}={location} does not exist; give a folder, a tar file or s3://bucket/prefix") from None
     except OSError as error:
-        raise UserError(f"{key}={place} cannot be listed: {error.strerror}") from None
-    told = passed_over.summary()
-    if not count:
-        holds = f"has no image{told}" if told else "is empty"
-        raise UserError(f"{key}={place} {holds}; give a folder, a tar file or s3://bucket/prefix of images")
-    log_passed_over(passed_over, f"{key}={place}")
+        raise UserError(f"{key}={location} cannot be listed: {error.strerror}") from None
+    summary = passed_over.summary()
+    if is_empty:
+        problem = f"has no image{summary}" if summary else "is empty"
+        raise UserError(f"{key}={location} {problem}; give a folder, a tar file or s3://bucket/prefix of images")
+    log_passed_over(passed_over, f"{key}={location}")
 
 
-def _digest(*places: Mapping[str, File]) -> str:
+def _digest(*locations: Mapping[str, File]) -> str:
     """Return a digest of the names, sizes and stamps of all files."""
     hashed = hashlib.sha256()
-    for place in places:
-        for name in sorted(place):
-            file = place[name]
+    for location in locations:
+        for name in sorted(location):
+            file = location[name]
             hashed.update(f"{file.name}\0{file.size}\0{file.stamp}\n".encode(errors="surrogateescape"))
         hashed.update(b"\n")
     return hashed.hexdigest()

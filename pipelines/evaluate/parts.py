@@ -1,8 +1,7 @@
-"""One actor evaluates a part of a benchmark, and leaves a file of it: what is finished is never done again.
+"""Parts of a benchmark, each evaluated by one actor and stored as a file, so that finished parts are not repeated.
 
-A part is a Parquet file with a row an image: `image`, `problem`, the figures by column, `codes`, `features:SUBJECT`
-for FID, and `thumbnail:NAME`, WebP files of LQ, HQ and restored face for the report. Its metadata tells the measures
-that could not be had, with the reasons, and the size of the codebook.
+A part is a Parquet file with one row per image: `image`, `problem`, the metrics by column, `codes`, `features:KIND` for
+FID, and `thumbnail:NAME`, WebP files of LQ, HQ and restored face for the report. Its metadata is a `PartMetadata`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ import torch
 
 from daefr.data.order import Position
 from daefr.device import worker_device
-from daefr.evaluation import SUBJECTS, Evaluated, EvaluationSample, Evaluator, Method
+from daefr.evaluation import IMAGE_KINDS, EvaluationSample, Evaluator, ImageResult, Method
 from daefr.files import atomic_path
 from daefr.metrics.meter import MetricSet
 from daefr.metrics.options import BATCH_ON_CPU, BATCH_ON_GPU
@@ -25,38 +24,39 @@ from daefr.metrics.registry import MetricSetup
 from daefr.precision import device_name
 from daefr.settings.base import Settings
 from daefr.settings.metrics import MetricName
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.evaluate.benchmarks import Benchmark, FileItem, Shards, UnreadableError, read_position
 from pipelines.evaluate.targets import EvaluationTarget
 
-IMAGES = 16
-"""In a part: some half a minute of a CPU's work at 512 pixels."""
+IMAGES_PER_PART = 16
+"""About half a minute of work for a CPU at 512 pixels."""
 PARTS = "parts"
-ABOUT = b"daefr"
+METADATA_KEY = b"daefr"
 FEATURES, THUMBNAIL = "features:", "thumbnail:"
 THUMBNAILS = ("lq", "hq", "restored")
 
 
 def part_path(folder: Path, benchmark: str, number: int) -> tuple[Path, int]:
-    """Return the file in an evaluation's folder that has the image of that number, and its row there."""
-    return folder / PARTS / benchmark / f"{number // IMAGES:06d}.parquet", number % IMAGES
+    """Return the file in an evaluation's folder that contains an image, given its index, and its row there."""
+    return folder / PARTS / benchmark / f"{number // IMAGES_PER_PART:06d}.parquet", number % IMAGES_PER_PART
 
 
-class PartAbout(Settings):
-    """What holds for all images of a part."""
+class PartMetadata(Settings):
+    """Properties of all images of a part."""
 
     unavailable: dict[str, str]
+    """Metrics that could not be computed, with the reasons."""
     codes: int | None = None
-    """The size of the codebook, None where there is none."""
+    """The size of the codebook, None if there is none."""
     resolution: int | None = None
-    """At which faces were restored, None where they were elsewhere."""
-    computed: Computed | None = None
+    """The resolution of the restored faces, None for precomputed results."""
+    computed: ComputeInfo | None = None
     """How faces were restored and measured; None in older evaluations."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some images of a benchmark, and the file that tells what became of them."""
+    """Some images of a benchmark, and the file for their results."""
 
     path: Path
     items: Sequence[FileItem | Position]
@@ -64,25 +64,25 @@ class Part:
     reconstruct: bool
 
 
-def divide(benchmark: Benchmark, folder: Path, *, reconstruct: bool) -> list[Part]:
-    """Divide a benchmark into parts below an evaluation's folder, the same ones whatever evaluates them."""
+def split_into_parts(benchmark: Benchmark, folder: Path, *, reconstruct: bool) -> list[Part]:
+    """Split a benchmark into parts with files in an evaluation's folder, independently of the number of actors."""
     return [
         Part(
             part_path(folder, benchmark.name, start)[0],
-            benchmark.items[start : start + IMAGES],
+            benchmark.items[start : start + IMAGES_PER_PART],
             benchmark.shards,
             reconstruct,
         )
-        for start in range(0, len(benchmark.items), IMAGES)
+        for start in range(0, len(benchmark.items), IMAGES_PER_PART)
     ]
 
 
 @dataclass(frozen=True)
 class EvaluatorFactory:
-    """Makes an actor: called, it loads the target and the measures, and returns what evaluates parts."""
+    """Called in an actor, loads the target and the metrics, and returns a function that evaluates parts."""
 
     target: EvaluationTarget
-    measures: tuple[MetricName, ...]
+    metrics: tuple[MetricName, ...]
     protocol: Any
     weights: Path | None
     statistics: Path | None
@@ -90,38 +90,40 @@ class EvaluatorFactory:
     gpu: bool
 
     def __call__(self) -> Callable[[Part], int]:
-        """Load. Raises `UserError` when the target cannot be."""
+        """Load. Raises `UserError` if the target cannot be loaded."""
         torch.set_num_threads(max(1, int(self.cpus)))
-        # in full float32 on any device, as gates compare what is measured; this process does nothing else
+        # promotion gates compare the metrics of different devices, so all of them compute in full float32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         device = worker_device(self.gpu)
         setup = MetricSetup(self.protocol, device, self.weights, self.statistics)
-        return _Worker(self.target.load(device), MetricSet(self.measures, setup), setup).evaluate
+        return _Worker(self.target.load(device), MetricSet(self.metrics, setup), setup).evaluate
 
 
 class _Worker:
-    def __init__(self, method: Method | None, measures: MetricSet, setup: MetricSetup) -> None:
-        self._method, self._measures = method, measures
+    def __init__(self, method: Method | None, metrics: MetricSet, setup: MetricSetup) -> None:
+        self._method, self._metrics = method, metrics
         self._batch = BATCH_ON_GPU if setup.device.type != "cpu" else BATCH_ON_CPU
         self._datasets: dict[Shards, Any] = {}
-        self._computed = Computed(device=device_name(setup.device))
+        self._computed = ComputeInfo(device=device_name(setup.device))
 
     def evaluate(self, part: Part) -> int:
         """Evaluate a part, write its file, and return the number of its images."""
-        evaluator = Evaluator(self._measures, self._method, batch=self._batch, reconstruct=part.reconstruct)
-        problems: dict[int, Evaluated] = {}
-        samples = list(self._read(part, problems))
-        evaluated = iter(list(evaluator(samples)))
-        rows = [problems.get(number) or next(evaluated) for number in range(len(part.items))]
+        evaluator = Evaluator(self._metrics, self._method, batch=self._batch, reconstruct=part.reconstruct)
+        problems: dict[int, ImageResult] = {}
+        results = iter(list(evaluator(list(self._read(part, problems)))))
+        rows = [problems.get(number) or next(results) for number in range(len(part.items))]
+        metadata = PartMetadata(
+            unavailable=self._metrics.unavailable,
+            codes=self._method and self._method.codes,
+            resolution=self._method and self._method.resolution,
+            computed=self._computed,
+        )
         part.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(part.path) as temporary:
-            about = PartAbout(unavailable=self._measures.unavailable, computed=self._computed)
-            if self._method is not None:
-                about = about.model_copy(update={"codes": self._method.codes, "resolution": self._method.resolution})
-            pq.write_table(_table(rows, about), temporary)
+            pq.write_table(_table(rows, metadata), temporary)
         return len(rows)
 
-    def _read(self, part: Part, problems: dict[int, Evaluated]) -> Iterator[EvaluationSample]:
+    def _read(self, part: Part, problems: dict[int, ImageResult]) -> Iterator[EvaluationSample]:
         for number, item in enumerate(part.items):
             if isinstance(item, Position):
                 assert part.shards is not None  # noqa: S101  # positions are in shards
@@ -132,35 +134,35 @@ class _Worker:
             try:
                 yield item.read()
             except UnreadableError as error:
-                problems[number] = Evaluated(item.name, str(error))
+                problems[number] = ImageResult(item.name, str(error))
 
 
-def _table(rows: Sequence[Evaluated], about: PartAbout) -> pa.Table:
-    columns = sorted({name for row in rows for name in row.figures})
-    subjects = [subject for subject in SUBJECTS if any(subject in row.features for row in rows)]
+def _table(rows: Sequence[ImageResult], metadata: PartMetadata) -> pa.Table:
+    columns = sorted({name for row in rows for name in row.metrics})
+    kinds = [kind for kind in IMAGE_KINDS if any(kind in row.features for row in rows)]
     arrays: dict[str, pa.Array] = {
         "image": pa.array([row.name for row in rows], pa.string()),
         "problem": pa.array([row.problem or None for row in rows], pa.string()),
         "codes": pa.array([None if row.codes is None else row.codes for row in rows], pa.list_(pa.int32())),
     }
     for name in columns:
-        # NaN, which is "not defined", becomes null
-        arrays[name] = pa.array([row.figures.get(name) for row in rows], pa.float64(), from_pandas=True)
-    for subject in subjects:
-        features = [row.features[subject].numpy() if subject in row.features else None for row in rows]
-        arrays[f"{FEATURES}{subject}"] = pa.array(features, pa.list_(pa.float32()))
+        # from_pandas turns NaN into null
+        arrays[name] = pa.array([row.metrics.get(name) for row in rows], pa.float64(), from_pandas=True)
+    for kind in kinds:
+        features = [row.features[kind].numpy() if kind in row.features else None for row in rows]
+        arrays[f"{FEATURES}{kind}"] = pa.array(features, pa.list_(pa.float32()))
     for name in THUMBNAILS:
         arrays[f"{THUMBNAIL}{name}"] = pa.array([row.thumbnails.get(name) for row in rows], pa.binary())
-    return pa.table(arrays, metadata={ABOUT: about.model_dump_json().encode()})
+    return pa.table(arrays, metadata={METADATA_KEY: metadata.model_dump_json().encode()})
 
 
-def read_about(path: Path) -> PartAbout:
-    """Return what a finished part tells of itself."""
-    return PartAbout.model_validate_json(pq.read_schema(path).metadata[ABOUT])
+def read_metadata(path: Path) -> PartMetadata:
+    """Return the metadata of a finished part."""
+    return PartMetadata.model_validate_json(pq.read_schema(path).metadata[METADATA_KEY])
 
 
-def is_whole(path: Path) -> bool:
-    """Tell whether a part is finished."""
+def is_complete(path: Path) -> bool:
+    """Return whether a part is finished."""
     with suppress(OSError, pa.ArrowException):
         return bool(pq.read_metadata(path).num_rows)
     return False

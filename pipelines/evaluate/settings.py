@@ -1,4 +1,4 @@
-"""Settings of evaluation, its benchmarks, and the workers that it runs on."""
+"""Settings of evaluation, its benchmarks and its workers."""
 
 from typing import Annotated, Literal, Self, get_args
 

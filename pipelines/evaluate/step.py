@@ -1,4 +1,4 @@
-"""Step: restore the images of benchmarks with a model, or take what was restored of them, and measure."""
+"""Step: restore the images of benchmarks, or take precomputed results, and compute metrics."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +22,18 @@ from pipelines.engine.progress import bar, say
 from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
 from pipelines.engine.tasks import run_on_actors
 from pipelines.evaluate.benchmarks import Benchmark
-from pipelines.evaluate.figures import FIGURES, Summary, summary_of
-from pipelines.evaluate.parts import PARTS, THUMBNAIL, THUMBNAILS, EvaluatorFactory, Part, divide, is_whole
+from pipelines.evaluate.parts import PARTS, THUMBNAIL, THUMBNAILS, EvaluatorFactory, Part, is_complete, split_into_parts
+from pipelines.evaluate.results import METRICS_FILE, Summary, load_summary, metrics_file
 from pipelines.evaluate.settings import EvaluateCompute, EvaluationConfig
-from pipelines.evaluate.summarize import computed_by, count_codes, resolution_of, summarize, usage, write_figures
-from pipelines.evaluate.targets import EvaluationTarget, OurModel
+from pipelines.evaluate.summarize import (
+    codebook_usage,
+    count_codes,
+    find_resolution,
+    merge_compute_info,
+    summarize,
+    write_metrics_file,
+)
+from pipelines.evaluate.targets import DaefrModel, EvaluationTarget
 
 GRID, CODES = "grid.png", "codes.json"
 GRID_FACES = 8
@@ -48,7 +55,7 @@ class Evaluate(Step):
         """See `Step`."""
         return {
             "protocol": self.config.protocol,
-            "measures": list(self.config.metrics),
+            "measures": list(self.config.metrics),  # this key is part of the fingerprints of older evaluations
             "available": list(self.available),
         }
 
@@ -67,21 +74,21 @@ class Evaluate(Step):
 
     def run(self, context: StepContext) -> StepOutput:
         """See `Step`."""
-        parts = {benchmark.name: self._divide(benchmark, context.folder) for benchmark in self.benchmarks}
+        parts = {benchmark.name: self._split(benchmark, context.folder) for benchmark in self.benchmarks}
         self._evaluate_parts([part for each in parts.values() for part in each])
-        write_figures(context.folder, parts)
+        write_metrics_file(context.folder, parts)
         summary = self.summarize(parts)
-        files = [FIGURES, PARTS, *_write_codes(context.folder, parts), *_write_grid(context.folder, parts)]
+        files = [METRICS_FILE, PARTS, *_write_codes(context.folder, parts), *_write_grid(context.folder, parts)]
         _log(context, summary, files)
         return StepOutput(summary.model_dump(mode="json"), files)
 
     def summarize(self, parts: Mapping[str, Sequence[Part]]) -> Summary:
         """Return the summary of finished parts, by the name of their benchmark."""
         real = real_statistics(self._setup) if "fid" in self.available else None
-        every = [part for each in parts.values() for part in each]
-        counts = count_codes(every)
+        all_parts = [part for each in parts.values() for part in each]
+        counts = count_codes(all_parts)
         return Summary(
-            subject=self.target.label,
+            target=self.target.label,
             protocol=self.config.protocol,
             benchmarks={
                 benchmark.name: summarize(
@@ -89,19 +96,19 @@ class Evaluate(Step):
                 )
                 for benchmark in self.benchmarks
             },
-            codebook=None if counts is None else usage(counts),
-            resolution=resolution_of(every),
-            computed=computed_by(every),
+            codebook=None if counts is None else codebook_usage(counts),
+            resolution=find_resolution(all_parts),
+            computed=merge_compute_info(all_parts),
         )
 
     @cached_property
     def available(self) -> tuple[MetricName, ...]:
-        """The measures whose files were found."""
+        """The metrics whose files were found."""
         return tuple(name for name in self.config.metrics if name not in self._unavailable)
 
     @cached_property
     def _unavailable(self) -> dict[str, str]:
-        """The measures whose files were not found, with the reasons."""
+        """The metrics whose files were not found, with the reasons."""
         problems: dict[str, str] = {}
         for name in self.config.metrics:
             try:
@@ -115,14 +122,13 @@ class Evaluate(Step):
         config = self.config
         return MetricSetup(config.protocol, torch.device("cpu"), config.weights, config.fid_statistics)
 
-    def _divide(self, benchmark: Benchmark, folder: Path) -> list[Part]:
-        # the bound of the codebook alone is for those who train, and costs as much as restoring
-        reconstruct = benchmark.name == VALIDATION and isinstance(self.target, OurModel)
-        return divide(benchmark, folder, reconstruct=reconstruct)
+    def _split(self, benchmark: Benchmark, folder: Path) -> list[Part]:
+        # reconstructing HQ costs as much as restoring, and its metrics are of interest for training only
+        reconstruct = benchmark.name == VALIDATION and isinstance(self.target, DaefrModel)
+        return split_into_parts(benchmark, folder, reconstruct=reconstruct)
 
     def _evaluate_parts(self, parts: Sequence[Part]) -> None:
-        """Evaluate the parts that are not finished yet."""
-        unfinished = [part for part in parts if not is_whole(part.path)]
+        unfinished = [part for part in parts if not is_complete(part.path)]
         if not unfinished:
             return
         cluster.connect()
@@ -130,7 +136,7 @@ class Evaluate(Step):
         actors = self._count_actors(len(unfinished))
         done = total - sum(len(part.items) for part in unfinished)
         needed = {"CPU": actors * compute.cpus_per_worker} | ({"GPU": actors} if compute.use_gpu else {})
-        with cluster.reserve(self.name, needed, say), bar(self.name, total, "images", done) as shown:
+        with cluster.reserve(self.name, needed, say), bar(self.name, total, "images", done) as progress:
             finished = run_on_actors(
                 self._factory(),
                 ((str(part.path), part) for part in unfinished),
@@ -141,7 +147,7 @@ class Evaluate(Step):
             )
             for _, images in finished:
                 done += images
-                shown.update(done)
+                progress.update(done)
 
     def _count_actors(self, parts: int) -> int:
         compute, total = self.compute, cluster.resources()
@@ -159,7 +165,7 @@ class Evaluate(Step):
 
 
 def _write_codes(folder: Path, parts: Mapping[str, Sequence[Part]]) -> list[str]:
-    """Write how often each code was chosen; return the file's name, none where there is no codebook."""
+    """Write how often each code was chosen; return the file's name, or nothing if there is no codebook."""
     counts = count_codes([part for each in parts.values() for part in each])
     if counts is None:
         return []
@@ -168,7 +174,7 @@ def _write_codes(folder: Path, parts: Mapping[str, Sequence[Part]]) -> list[str]
 
 
 def _write_grid(folder: Path, parts: Mapping[str, Sequence[Part]]) -> list[str]:
-    """Draw the first faces; return the file's name, none where no face was restored."""
+    """Draw the first faces; return the file's name, or nothing if no face was restored."""
     faces = list(_first_faces(parts))
     if not faces:
         return []
@@ -177,7 +183,7 @@ def _write_grid(folder: Path, parts: Mapping[str, Sequence[Part]]) -> list[str]:
 
 
 def _first_faces(parts: Mapping[str, Sequence[Part]]) -> Iterator[dict[str, Any]]:
-    """Yield thumbnails of the first faces that were restored, of the first benchmark that has any."""
+    """Yield the thumbnails of the first restored faces."""
     columns = [f"{THUMBNAIL}{name}" for name in THUMBNAILS]
     left = GRID_FACES
     for part in (part for each in parts.values() for part in each):
@@ -190,27 +196,27 @@ def _first_faces(parts: Mapping[str, Sequence[Part]]) -> Iterator[dict[str, Any]
 
 
 def _log(context: StepContext, summary: Summary, files: Sequence[str]) -> None:
-    """Record metrics and files on the step's run and on the pipeline's."""
-    numbers = {
-        f"{benchmark}/{name}/{subject}": figure.value
+    """Log metrics and files to the MLflow runs of the step and of the pipeline."""
+    metrics = {
+        f"{benchmark}/{name}/{kind}": result.value
         for benchmark, found in summary.benchmarks.items()
-        for subject, figures in found.figures.items()
-        for name, figure in figures.items()
-        if figure.value is not None
+        for kind, results in found.metrics.items()
+        for name, result in results.items()
+        if result.value is not None
     }
     if summary.codebook is not None:
-        numbers["dead_codes"] = summary.codebook.dead
+        metrics["dead_codes"] = summary.codebook.dead
     for run_id in (context.run_id, context.parent_run_id):
-        context.tracking.link(run_id, "daefr.subject", summary.subject)
+        context.tracking.set_tag(run_id, "daefr.subject", summary.target)
         for name in files:
             if name != PARTS:
                 context.tracking.client.log_artifact(run_id, str(context.folder / name))
         with context.writer(run_id) as writer:
-            writer.log(0, numbers)
+            writer.log(0, metrics)
 
 
 def report_problems(evaluated: StepResult) -> None:
     """Print how many images could not be measured."""
-    for name, found in summary_of(evaluated.outputs).benchmarks.items():
+    for name, found in load_summary(evaluated.outputs).benchmarks.items():
         if found.missing or found.failed:
-            say(f"{name}: {found.missing} missing, {found.failed} failed: see {evaluated.folder / FIGURES}")
+            say(f"{name}: {found.missing} missing, {found.failed} failed; see {metrics_file(evaluated.folder)}")

@@ -1,4 +1,4 @@
-"""What can be evaluated: a model of ours, another method's released weights, or images restored elsewhere."""
+"""Evaluation targets: a DAEFR model, another method's released weights, or precomputed results."""
 
 import tempfile
 from dataclasses import dataclass
@@ -16,34 +16,34 @@ from pipelines.tracking.registry import Version
 
 
 class EvaluationTarget(Protocol):
-    """What is evaluated: one row of the table. It is sent to workers, and loads there."""
+    """Something to evaluate: one row of the report's table. It is sent to workers, which load it."""
 
     @property
     def label(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
 
     @property
     def origin(self) -> str:
-        """Where it comes from, for people."""
+        """Where it comes from, in readable form."""
 
     @property
     def digest(self) -> str:
-        """Changes with what it makes of an image."""
+        """A digest that changes if the target's results may change."""
 
     def load(self, device: torch.device) -> Method | None:
-        """Return what restores; None where the images are restored already. Raises `UserError`."""
+        """Load the method; None for precomputed results. Raises `UserError`."""
 
 
 @dataclass(frozen=True)
-class OurModel:
-    """A restoration model: a version in the registry, a checkpoint directory or a released file."""
+class DaefrModel:
+    """A DAEFR model: a version in the registry, a checkpoint directory or a released file."""
 
     label: str
     model: Model
     tracking: Tracking
 
     @classmethod
-    def registered(cls, tracking: Tracking, version: Version) -> "OurModel":
+    def registered(cls, tracking: Tracking, version: Version) -> "DaefrModel":
         """Return the model of a version in the registry."""
         model = Model.registered(version)
         return cls(_title(model), model, tracking)
@@ -55,7 +55,7 @@ class OurModel:
 
     @property
     def digest(self) -> str:
-        """See `EvaluationTarget`: that of the checkpoint, whether it is registered or not."""
+        """See `EvaluationTarget`."""
         return self.model.digest
 
     def load(self, device: torch.device) -> TrainedModel:
@@ -66,7 +66,7 @@ class OurModel:
 
 @dataclass(frozen=True)
 class ReleasedMethod:
-    """Another method, from the weights that its authors released."""
+    """Another method, with the weights that its authors released."""
 
     label: str
     method: MethodName
@@ -85,7 +85,7 @@ class ReleasedMethod:
 
 @dataclass(frozen=True)
 class PrecomputedResults:
-    """Folders of restored images. What is in them is part of the benchmarks' digests."""
+    """Folders of restored images, whose content is part of the benchmarks' digests."""
 
     label: str
     origin: str
@@ -96,20 +96,20 @@ class PrecomputedResults:
         return
 
 
-def open_model(tracking: Tracking, address: str, label: str | None = None) -> OurModel:
-    """Return the model at an address; raises as `find_model` does."""
+def open_model(tracking: Tracking, address: str, label: str | None = None) -> DaefrModel:
+    """Return the model at an address. Raises like `find_model`."""
     model = find_model(tracking, address)
-    return OurModel(label or _title(model), model, tracking)
+    return DaefrModel(label or _title(model), model, tracking)
 
 
 def _title(model: Model) -> str:
     if model.version is not None:
         return f"{model.version.name} v{model.version.number}"
-    place = Path(model.name)
-    return place.parent.name if place.is_dir() else place.stem
+    path = Path(model.name)
+    return path.parent.name if path.is_dir() else path.stem
 
 
 def open_method(method: MethodName, weights: Path, label: str | None = None) -> ReleasedMethod:
-    """Return another method. Raises `UserError` when its weights, or the library that it needs, are not there."""
+    """Return another method. Raises `UserError` if its weights or the library that it needs are missing."""
     OtherMethod.check(method, weights)
     return ReleasedMethod(label or OtherMethod.title(method), method, weights.resolve(), file_digest(weights))

@@ -1,1 +1,1 @@
-"""Which version of a model is in service: who decides, in which order, and what is remembered of it."""
+"""The step `promote`: gates decide whether a candidate becomes the champion; lineage tells what it was made from."""

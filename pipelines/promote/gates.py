@@ -1,4 +1,4 @@
-"""May a candidate replace the champion? Every gate of its stage must hold; every one gives its reason."""
+"""Gates: the conditions that a candidate must satisfy to become the champion, each with a reason for its result."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,149 +6,146 @@ from dataclasses import dataclass, field
 
 from daefr.errors import UserError
 from daefr.metrics.bootstrap import Interval, mean_difference
-from pipelines.engine.computed import Computed, rounding
+from pipelines.engine.compute_info import ComputeInfo, rounding_tolerance
 from pipelines.engine.names import VALIDATION
 from pipelines.promote.settings import Gate
 
 DEFAULT_CONFIDENCE = 0.95
-"""Of the interval that is told where a gate asks for none."""
+"""Of the interval that is reported if the gate does not set `confidence`."""
 
 
 @dataclass(frozen=True)
 class GateMetric:
-    """A metric of a model: its value over all images, that of each image (NaN: undefined), or why there is no value."""
+    """A metric of a model: its value, its values for each image (NaN if undefined), or why there is no value."""
 
     value: float | None
     problem: str = ""
     images: Mapping[str, float] = field(default_factory=dict)
-    computed: Computed | None = None
-    """How, None where that was not recorded."""
+    computed: ComputeInfo | None = None
+    """How it was computed, None if that was not recorded."""
 
 
 MetricSource = Callable[[Gate], GateMetric]
-"""Returns the metric of a model that a gate asks for."""
+"""Returns the metric that a gate needs."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a gate holds, why in a sentence, and the candidate's and the champion's figure."""
+class GateResult:
+    """Whether a candidate passed a gate, the reason, and the metric's values of the candidate and the champion."""
 
     gate: Gate
-    holds: bool
+    passed: bool
     reason: str
-    figures: tuple[float | None, float | None] = (None, None)
+    values: tuple[float | None, float | None] = (None, None)
     unavailable: bool = False
-    """It does not hold because a figure could not be had: another time it may."""
+    """Whether it failed because a metric was unavailable, so that it may pass later."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a candidate may become champion, with the verdict of every gate, and anything beside the gates."""
+    """Whether a candidate becomes the champion: the result of every gate, and other reasons."""
 
-    verdicts: tuple[Verdict, ...] = ()
+    results: tuple[GateResult, ...] = ()
     refusal: str = ""
     remark: str = ""
 
     @property
     def promoted(self) -> bool:
-        """Whether everything holds."""
-        return not self.refusal and all(verdict.holds for verdict in self.verdicts)
+        """Whether all gates passed and nothing else prevents the promotion."""
+        return not self.refusal and all(result.passed for result in self.results)
 
     @property
     def reason(self) -> str:
-        """All reasons in a line: those that decided come first."""
-        ordered = sorted(self.verdicts, key=lambda verdict: verdict.holds)
-        return "; ".join(filter(None, [self.refusal, *(verdict.reason for verdict in ordered), self.remark]))
+        """All reasons in one line, failed gates first."""
+        ordered = sorted(self.results, key=lambda result: result.passed)
+        return "; ".join(filter(None, [self.refusal, *(result.reason for result in ordered), self.remark]))
 
     @property
-    def figures(self) -> dict[str, tuple[float | None, float | None]]:
-        """The candidate's and the champion's figure by the name of the metric, after that of its benchmark."""
-        return {f"{verdict.gate.benchmark}/{verdict.gate.metric}": verdict.figures for verdict in self.verdicts}
+    def metrics(self) -> dict[str, tuple[float | None, float | None]]:
+        """The values of the candidate and the champion by `BENCHMARK/METRIC`."""
+        return {f"{result.gate.benchmark}/{result.gate.metric}": result.values for result in self.results}
 
 
 def decide(
     gates: tuple[Gate, ...], candidate: MetricSource, champion: MetricSource | None, remark: str = ""
 ) -> Decision:
-    """Judge a candidate by every gate; without a champion, only absolute bounds can turn it down."""
-    return Decision(tuple(judge(gate, candidate, champion) for gate in gates), remark=remark)
+    """Check a candidate against every gate. Without a champion, only absolute bounds can fail."""
+    return Decision(tuple(check_gate(gate, candidate, champion) for gate in gates), remark=remark)
 
 
-def judge(gate: Gate, candidate: MetricSource, champion: MetricSource | None) -> Verdict:
-    """Judge a candidate by one gate. A figure that is needed and cannot be had fails it."""
-    mine = candidate(gate)
-    if mine.value is None:
-        return Verdict(gate, False, f"{_name(gate)} is unavailable: {mine.problem}", unavailable=True)
+def check_gate(gate: Gate, candidate: MetricSource, champion: MetricSource | None) -> GateResult:
+    """Check a candidate against one gate, which fails if a metric that it needs is unavailable."""
+    ours = candidate(gate)
+    if ours.value is None:
+        return GateResult(gate, False, f"{_name(gate)} is unavailable: {ours.problem}", unavailable=True)
     bounds = [
-        (gate.min_value, "at least", gate.min_value is None or mine.value >= gate.min_value),
-        (gate.max_value, "at most", gate.max_value is None or mine.value <= gate.max_value),
+        (gate.min_value, "at least", gate.min_value is None or ours.value >= gate.min_value),
+        (gate.max_value, "at most", gate.max_value is None or ours.value <= gate.max_value),
     ]
-    texts = [f"{'' if holds else 'not '}{word} {bound:g}" for bound, word, holds in bounds if bound is not None]
-    holds, beside = all(holds for *_, holds in bounds), None
+    texts = [f"{'' if passed else 'not '}{word} {bound:g}" for bound, word, passed in bounds if bound is not None]
+    passed, champion_value = all(passed for *_, passed in bounds), None
     if gate.compares and champion is not None:
         theirs = champion(gate)
-        beside = theirs.value
-        if beside is None:
+        champion_value = theirs.value
+        if champion_value is None:
             problem = f"the champion's {_name(gate)} is unavailable: {theirs.problem}"
-            return Verdict(gate, False, problem, (mine.value, None), unavailable=True)
-        better, text = _compare(gate, mine, theirs)
-        holds, texts = holds and better, [text, *texts]
-    shown = f"{_name(gate)} {mine.value:.6g}"
-    reason = f"{shown} is {' and '.join(texts)}" if texts else shown
-    return Verdict(gate, holds, reason, (mine.value, beside))
+            return GateResult(gate, False, problem, (ours.value, None), unavailable=True)
+        better, text = _compare(gate, ours, theirs)
+        passed, texts = passed and better, [text, *texts]
+    reason = f"{_name(gate)} {ours.value:.6g}" + (f" is {' and '.join(texts)}" if texts else "")
+    return GateResult(gate, passed, reason, (ours.value, champion_value))
 
 
-def _compare(gate: Gate, mine: GateMetric, theirs: GateMetric) -> tuple[bool, str]:
-    """Tell whether a candidate is better by the minimum, or worse within the tolerance, and say it."""
-    assert mine.value is not None  # noqa: S101  # `judge` has looked
+def _compare(gate: Gate, ours: GateMetric, theirs: GateMetric) -> tuple[bool, str]:
+    """Return whether the candidate improves enough, or regresses little enough, and that in words."""
+    assert ours.value is not None  # noqa: S101  # see `check_gate`
     assert theirs.value is not None  # noqa: S101
-    sign, champions = 1 if gate.direction == "higher" else -1, f"the champion's {theirs.value:.6g}"
-    better_by, sure = sign * (mine.value - theirs.value), ""
-    if mine.images and theirs.images:
+    sign, champion = 1 if gate.direction == "higher" else -1, f"the champion's {theirs.value:.6g}"
+    improvement, details = sign * (ours.value - theirs.value), ""
+    if ours.images and theirs.images:
         try:
-            interval = _interval(mine, theirs, gate.confidence or DEFAULT_CONFIDENCE)
+            interval = _interval(ours, theirs, gate.confidence or DEFAULT_CONFIDENCE)
         except UserError as error:
-            return False, f"not to be compared with {champions}: {error}"
-        better_by = sign * interval.difference
+            return False, f"not comparable with {champion}: {error}"
+        improvement = sign * interval.difference
         if gate.confidence is not None:
-            better_by = interval.low if sign > 0 else -interval.high  # at the least
-        sure = (
-            f" (difference {interval.difference:.4g}, with {100 * interval.confidence:g}% confidence "
+            improvement = interval.low if sign > 0 else -interval.high  # the worst within the interval
+        details = (
+            f" (difference {interval.difference:.4g}, {100 * interval.confidence:g}% interval "
             f"{interval.low:.4g} to {interval.high:.4g}, {interval.images} images)"
         )
     elif gate.confidence is not None:
-        return False, f"not to be compared with {champions}: there are no figures of each image"
-    allowance = rounding(mine.computed, theirs.computed) * max(abs(mine.value), abs(theirs.value))
-    if mine.computed and theirs.computed and mine.computed != theirs.computed:
-        sure += (
-            f" (computed {mine.computed}, the champion's {theirs.computed}: {allowance:.2g} is allowed for rounding)"
-        )
+        return False, f"not comparable with {champion}: there are no values for each image"
+    tolerance = rounding_tolerance(ours.computed, theirs.computed) * max(abs(ours.value), abs(theirs.value))
+    if ours.computed and theirs.computed and ours.computed != theirs.computed:
+        details += f" (computed {ours.computed}, the champion's {theirs.computed}; rounding tolerance {tolerance:.2g})"
+    significantly = "significantly " if gate.confidence else ""
     if gate.min_improvement is not None:
-        holds = better_by > gate.min_improvement + allowance
+        passed = improvement > gate.min_improvement + tolerance
         by = f" by more than {gate.min_improvement:g}" if gate.min_improvement else ""
-        word = "" if holds else "not surely " if gate.confidence else "not "
-        return holds, f"{word}{gate.direction} than {champions}{by}{sure}"
-    tolerance, worse = gate.max_regression or 0, "lower" if gate.direction == "higher" else "higher"
-    holds = better_by >= -tolerance - allowance
-    word = "no " if holds else "perhaps " if gate.confidence else ""
-    return holds, f"{word}more than {tolerance:g} {worse} than {champions}{sure}"
+        return passed, f"{'' if passed else 'not ' + significantly}{gate.direction} than {champion}{by}{details}"
+    regression, worse = gate.max_regression or 0, "lower" if gate.direction == "higher" else "higher"
+    passed = improvement >= -regression - tolerance
+    word = "not " if passed else "possibly " if gate.confidence else ""
+    return passed, f"{word}more than {regression:g} {worse} than {champion}{details}"
 
 
-def _interval(mine: GateMetric, theirs: GateMetric, confidence: float) -> Interval:
-    """Compare on the images that both have; raises `UserError` where the candidate lacks what the champion has."""
-    ours, others = (_measured(figure) for figure in (mine, theirs))
-    lost = sorted(others.keys() - {image for image, value in mine.images.items() if not math.isnan(value)})
-    common = sorted(others.keys() & ours.keys())
+def _interval(ours: GateMetric, theirs: GateMetric, confidence: float) -> Interval:
+    """Compare on the common images. Raises `UserError` if the candidate lacks values that the champion has."""
+    candidate, champion = (_finite(metric) for metric in (ours, theirs))
+    lost = sorted(champion.keys() - {image for image, value in ours.images.items() if not math.isnan(value)})
+    common = sorted(champion.keys() & candidate.keys())
     if lost and common:
-        raise UserError(f"it has no figure of {len(lost)} images of which the champion has one, such as {lost[0]}")
+        raise UserError(f"{len(lost)} images have a value for the champion only, such as {lost[0]}")
     return mean_difference(
-        [ours[image] for image in common], [others[image] for image in common], confidence=confidence
+        [candidate[image] for image in common], [champion[image] for image in common], confidence=confidence
     )
 
 
-def _measured(figure: GateMetric) -> dict[str, float]:
-    return {image: value for image, value in figure.images.items() if math.isfinite(value)}
+def _finite(metric: GateMetric) -> dict[str, float]:
+    return {image: value for image, value in metric.images.items() if math.isfinite(value)}
 
 
 def _name(gate: Gate) -> str:
-    figure = gate.metric.replace("_", " ")
-    return figure if gate.benchmark == VALIDATION else f"{figure} on {gate.benchmark}"
+    metric = gate.metric.replace("_", " ")
+    return metric if gate.benchmark == VALIDATION else f"{metric} on {gate.benchmark}"

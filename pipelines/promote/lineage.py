@@ -1,4 +1,4 @@
-"""The lineage of a version, read from the registry alone."""
+"""The lineage of a version, read from the registry."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +21,17 @@ _SHORT = 16
 
 
 class Ancestor:
-    """A version and those that it came from, as far as the registry has them."""
+    """A version and, as far as they are registered, the versions that it was made from."""
 
     def __init__(self, tracking: Tracking, version: Version) -> None:
-        """Read what was recorded of a version, and of what it came from."""
+        """Read the recorded lineage of a version and its ancestors."""
         self.version, self.recorded = version, _read(tracking, version)
         self.parents: dict[str, Ancestor | str] = {}
         for name, came_from in (self.recorded.upstream if self.recorded else {}).items():
             self.parents[name] = _parent(tracking, came_from)
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything that was recorded."""
+        """Return the complete record."""
         parents = {
             name: parent.as_json() if isinstance(parent, Ancestor) else parent for name, parent in self.parents.items()
         }
@@ -45,9 +45,9 @@ def _parent(tracking: Tracking, came_from: StepInput) -> Ancestor | str:
     try:
         version = registry.resolve(tracking, came_from.origin)
     except UserError:
-        return f"{came_from.origin}, sha256 {came_from.digest[:_SHORT]}, which the registry has no more"
+        return f"{came_from.origin}, sha256 {came_from.digest[:_SHORT]}, no longer in the registry"
     if version.fingerprint != came_from.digest:
-        return f"{came_from.origin}, sha256 {came_from.digest[:_SHORT]}; the registry has another one of that number"
+        return f"{came_from.origin}, sha256 {came_from.digest[:_SHORT]}; this number is another version now"
     return Ancestor(tracking, version)
 
 
@@ -69,21 +69,21 @@ def _read(tracking: Tracking, version: Version) -> Lineage | None:
 
 
 def _has_lineage(tracking: Tracking, version: Version) -> bool:
-    """Tell whether a version's lineage was recorded; not where it was registered by hand, or before this was done."""
+    """Return whether the lineage of a version was recorded, unlike that of versions registered by hand."""
     try:
         run = tracking.client.get_run(version.run_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
-    place = local_path(run.info.artifact_uri)
-    if place is not None and FINGERPRINT in run.data.tags and not place.is_dir():
-        raise UserError(f"the artifacts of {version.address} are not in {place}, where MLflow has recorded them")
+    path = local_path(run.info.artifact_uri)
+    if path is not None and FINGERPRINT in run.data.tags and not path.is_dir():
+        raise UserError(f"the artifacts of {version.address} are not in {path}, their location in MLflow")
     return LINEAGE in {file.path for file in tracking.client.list_artifacts(version.run_id)}
 
 
 def tree(ancestor: Ancestor) -> list[str]:
-    """Return a version's lineage as lines of a tree; what was shown before is not shown again."""
+    """Return a version's lineage as the lines of a tree, in which every node is shown once."""
     return [_title(ancestor), *_branches(ancestor, set())]
 
 
@@ -94,19 +94,19 @@ def _title(ancestor: Ancestor) -> str:
 def _branches(ancestor: Ancestor, shown: set[str]) -> Iterator[str]:
     recorded = ancestor.recorded
     if recorded is None:
-        yield "└── nothing was recorded: it was registered by hand, or by an earlier version of this project"
+        yield "└── no lineage recorded: registered by hand or by an older release"
         return
     shown.add(ancestor.version.address)
     nodes: list[tuple[str, list[str]]] = [
         (f"code: git {recorded.revision}", []),
-        ("config, where it is not the default:", list(_draw([(line, []) for line in _changed(recorded, shown)]))),
+        ("config, except for defaults:", list(_draw([(line, []) for line in _changed(recorded, shown)]))),
         _dataset(recorded.dataset, shown),
     ]
     for name, parent in ancestor.parents.items():
         if isinstance(parent, str):
             nodes.append((f"{name}: {parent}", []))
         elif parent.version.address in shown:
-            nodes.append((f"{name}: {_title(parent)}, as above", []))
+            nodes.append((f"{name}: {_title(parent)}, see above", []))
         else:
             nodes.append((f"{name}: {_title(parent)}", list(_branches(parent, shown))))
     yield from _draw(nodes)
@@ -116,14 +116,14 @@ def _changed(recorded: Lineage, shown: set[str]) -> Iterator[str]:
     for name, value in recorded.changed.items():
         settings = flatten(value) if isinstance(value, dict) else {}
         text = f"{name}: {', '.join(f'{key}={set_to}' for key, set_to in settings.items()) or value or 'as published'}"
-        yield f"{name}: as above" if text in shown else text
+        yield f"{name}: see above" if text in shown else text
         shown.add(text)
 
 
 def _dataset(dataset: DatasetLineage, shown: set[str]) -> tuple[str, list[str]]:
     title = f"dataset: manifest sha256 {dataset.manifest[:_SHORT]}"
     if dataset.manifest in shown:
-        return f"{title}, as above", []
+        return f"{title}, see above", []
     shown.add(dataset.manifest)
     content = [
         f"{split}: {count} samples, sha256 {dataset.content[split][:_SHORT]}"

@@ -1,4 +1,4 @@
-"""A candidate that asks to become champion, and what its gates say."""
+"""A request to promote a candidate, which its gates decide on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,25 +6,25 @@ from functools import cache
 
 from daefr.settings.base import StageName
 from daefr.settings.training import TrainingConfig
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.dataset import Dataset
 from pipelines.engine.step import StepResult
 from pipelines.engine.tasks import run_task
 from pipelines.engine.validation import ValidationMetrics, recorded_computed, recorded_metrics
 from pipelines.promote.gates import Decision, GateMetric, MetricSource, decide
-from pipelines.promote.measure import COMPUTED, measure_version, validation_metric
 from pipelines.promote.settings import EVALUATION_METRICS, Gate, StagePromotion
+from pipelines.promote.validation import COMPUTED, validate_version, validation_metric
 from pipelines.tracking.champions import ROLLED_BACK
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.registry import Version
 
 EvaluateVersion = Callable[[Version], MetricSource]
-"""Evaluates a version, or finds it evaluated, and returns its metrics of restored faces."""
+"""Evaluates a version, or finds its evaluation, and returns its metrics of restored faces."""
 
 
 @dataclass(frozen=True)
 class PromotionRequest:
-    """A candidate, the training that made it, and the dataset on which it is compared with the champion."""
+    """A candidate, its training, and the dataset on which it is compared with the champion."""
 
     stage: StageName
     candidate: Version
@@ -36,25 +36,25 @@ class PromotionRequest:
 
     @property
     def needs_evaluation(self) -> bool:
-        """Whether a gate asks for a metric of restored faces."""
+        """Whether a gate needs a metric of restored faces."""
         return any(gate.metric in EVALUATION_METRICS for gate in self.policy.gates)
 
     def decide(self, tracking: Tracking, champion: Version | None) -> Decision:
-        """Judge the candidate by its gates, beside the champion where there is one."""
+        """Check the candidate against its gates and the champion, if there is one."""
         gates, tags = self.policy.gates, self.candidate.tags
         if ROLLED_BACK in tags:
-            return Decision(refusal=f"it was rolled back ({tags[ROLLED_BACK]}): delete its tag {ROLLED_BACK} first")
-        mine = self._metrics(self.candidate, self.trained.outputs, recorded_computed(self.candidate))
+            return Decision(refusal=f"it was rolled back ({tags[ROLLED_BACK]}); delete its tag {ROLLED_BACK} first")
+        ours = self._metrics(self.candidate, self.trained.outputs, recorded_computed(self.candidate))
         if champion is None:
-            return decide(gates, mine, None, "there is no champion")
-        metrics, computed = self._validation_of(tracking, champion)
+            return decide(gates, ours, None, "there is no champion")
+        metrics, computed = self._validate(tracking, champion)
         if metrics is None:
             side = self.dataset.manifest.resolution
-            return decide(gates, mine, None, f"the champion {champion.address} is for other image sizes than {side}")
-        return decide(gates, mine, self._metrics(champion, metrics, computed))
+            return decide(gates, ours, None, f"the champion {champion.address} has another resolution than {side}")
+        return decide(gates, ours, self._metrics(champion, metrics, computed))
 
-    def _metrics(self, version: Version, validation: ValidationMetrics, computed: Computed | None) -> MetricSource:
-        """Return a version's metrics: of its validation, and of an evaluation that is made when a gate needs it."""
+    def _metrics(self, version: Version, validation: ValidationMetrics, computed: ComputeInfo | None) -> MetricSource:
+        """Return a version's metrics, of validation and of an evaluation that runs when a gate needs it."""
         evaluated = cache(lambda: self.evaluate(version))
 
         def metric(gate: Gate) -> GateMetric:
@@ -66,13 +66,10 @@ class PromotionRequest:
 
         return metric
 
-    def _validation_of(self, tracking: Tracking, champion: Version) -> tuple[ValidationMetrics | None, Computed | None]:
-        """Return the champion's metrics on the candidate's validation images, and how they were computed.
-
-        There are none where it cannot take them.
-        """
+    def _validate(self, tracking: Tracking, champion: Version) -> tuple[ValidationMetrics | None, ComputeInfo | None]:
+        """Return the champion's metrics on the candidate's validation faces, None if it is for another resolution."""
         recorded = recorded_metrics(champion, self.dataset.manifest, self.training)
         if recorded is not None:
             return recorded, recorded_computed(champion)
         arguments = (tracking, champion, self.training, self.dataset.folder, self.dataset.fetch)
-        return run_task(f"promote_{self.stage}", measure_version, *arguments), COMPUTED
+        return run_task(f"promote_{self.stage}", validate_version, *arguments), COMPUTED

@@ -1,4 +1,4 @@
-"""The gates of each stage, as data: what a candidate must be to become champion."""
+"""Settings of promotion: the gates of each stage."""
 
 from typing import Annotated, Literal, Self, cast, get_args
 

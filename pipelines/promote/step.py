@@ -1,4 +1,4 @@
-"""Step: let a stage's gates decide whether its candidate becomes champion."""
+"""Step: promote a stage's candidate to champion if its gates pass."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +10,10 @@ from pipelines.promote.request import PromotionRequest
 from pipelines.tracking import champions, registry
 from pipelines.tracking.champions import APPROVED, ROLLED_BACK, ChampionState
 from pipelines.tracking.client import Tracking
-from pipelines.tracking.promotions import Entry
+from pipelines.tracking.promotions import ChampionChange
 from pipelines.tracking.registry import Version
 
-PROMOTED, REFUSED, HELD, WOULD_BE = "promoted", "refused", "waits for approval", "would be promoted"
+PROMOTED, REFUSED, NEEDS_APPROVAL, DRY_RUN = "promoted", "refused", "waits for approval", "would be promoted"
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Promote(Step):
 
     request: PromotionRequest
     champion: Version | None
-    """The champion when the step was planned; the decision is made against the one that there is then."""
+    """The champion when the step was created; the decision is made against the current one."""
     dry_run: bool
     evaluation: dict[str, Any]
-    """The settings of the evaluation, which count where a gate needs one."""
+    """The settings of evaluation, which matter if a gate needs one."""
 
     version = 2
 
@@ -65,61 +65,61 @@ class Promote(Step):
                 "version": self.request.candidate.number,
                 "outcome": outcome,
                 "reason": decision.reason,
-                "unavailable": any(verdict.unavailable for verdict in decision.verdicts),
+                "unavailable": any(result.unavailable for result in decision.results),
             }
         )
 
     def is_still_valid(self, result: StepResult) -> bool:
-        """See `Step`: a refusal stands until a metric that was unavailable may be available.
+        """See `Step`: only a refusal for which all metrics were available.
 
-        A version that was promoted is not the champion any more when this is asked.
+        If the version was promoted, this is called when it is no longer the champion.
         """
         return bool(result.outputs["outcome"] != PROMOTED and not result.outputs["unavailable"])
 
     def describe(self, result: StepResult) -> str:
         """Return the decision in one line."""
         outcome, reason = result.outputs["outcome"], result.outputs["reason"]
-        verb = "" if outcome in (HELD, WOULD_BE) else "is "
+        verb = "" if outcome in (NEEDS_APPROVAL, DRY_RUN) else "is "
         return f"{self.request.candidate.address} {verb}{outcome}: {reason}"
 
     def _promote(self, context: StepContext) -> tuple[str, Decision]:
-        """Decide, and move the champion; decide again where another run has moved it meanwhile."""
+        """Decide and move the champion; decide again if another run has moved it in the meantime."""
         request, candidate, tracking = self.request, self.request.candidate, context.tracking
         while True:
             state = champions.champion_state(tracking, candidate.name)
             if state.champion == candidate.number:
-                return PROMOTED, Decision(remark="another run has promoted it")
+                return PROMOTED, Decision(remark="promoted by another run")
             decision = request.decide(tracking, champion_of(tracking, request, state))
             if not decision.promoted:
                 return REFUSED, decision
             if self.dry_run:
-                return WOULD_BE, decision
+                return DRY_RUN, decision
             if request.policy.require_approval and APPROVED not in candidate.tags:
-                return HELD, decision
-            entry = Entry(
+                return NEEDS_APPROVAL, decision
+            change = ChampionChange(
                 kind="promoted",
                 champion=candidate.number,
                 replaces=state.champion,
                 previous=state.champion,
                 why=decision.reason,
-                figures=decision.figures,
+                metrics=decision.metrics,
                 run_id=context.run_id,
             )
-            if champions.promote(tracking, state, entry):
+            if champions.promote(tracking, state, change):
                 return PROMOTED, decision
-            say(f"{candidate.address}: another run has moved the champion: deciding again, against the new one")
+            say(f"{candidate.address}: another run has moved the champion; deciding again")
 
     def _record(self, context: StepContext, outcome: str, decision: Decision) -> None:
-        """Record the decision, every gate's reason and every metric on the version and on the step's run."""
+        """Record the decision, and every gate's reason and metric, on the version and the step's MLflow run."""
         candidate, tracking, text = self.request.candidate, context.tracking, f"{outcome}: {decision.reason}"
         tracking.client.set_model_version_tag(candidate.name, str(candidate.number), "daefr.gate", text[:5000])
-        tracking.link(context.run_id, "daefr.gate", text)
-        for number, verdict in enumerate(decision.verdicts, 1):
-            line = f"{'holds' if verdict.holds else 'fails'}: {verdict.reason}"
-            tracking.link(context.run_id, f"daefr.gate.{number}", line)
+        tracking.set_tag(context.run_id, "daefr.gate", text)
+        for number, result in enumerate(decision.results, 1):
+            line = f"{'passed' if result.passed else 'failed'}: {result.reason}"
+            tracking.set_tag(context.run_id, f"daefr.gate.{number}", line)
             say(f"gate {line}")
         with context.writer() as writer:
-            for name, (ours, theirs) in decision.figures.items():
+            for name, (ours, theirs) in decision.metrics.items():
                 values = {f"candidate/{name}": ours, f"champion/{name}": theirs}
                 writer.log(0, {key: value for key, value in values.items() if value is not None})
 

@@ -1,1 +1,1 @@
-"""The restoration service: what it accepts, the model that it follows, its answers and its page."""
+"""The restoration service: uploads, the served model, responses, and a page."""

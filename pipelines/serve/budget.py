@@ -1,26 +1,26 @@
-"""What the requests of one replica share, so that however many there are, its memory has a bound."""
+"""Budgets that the requests of a replica share, which limit its memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from pipelines.serve.refusal import RefusedError
+from pipelines.serve.rejection import RequestRejectedError
 
 SECONDS_UNTIL_RETRY = 5
 
 
 class Budget:
-    """An amount of something. Used from one event loop only."""
+    """A limited amount, for use in one event loop."""
 
-    def __init__(self, whole: int) -> None:
-        """Begin with all of it free."""
-        self._free = whole
+    def __init__(self, total: int) -> None:
+        """Begin with everything free."""
+        self._free = total
         self._turn, self._freed = asyncio.Lock(), asyncio.Event()
 
     @asynccontextmanager
-    async def share(self, amount: int) -> AsyncIterator[None]:
-        """Hold an amount while the block runs, after waiting for others to free it. It must not exceed the whole."""
-        async with self._turn:  # who came first is served first, however much it wants
+    async def reserve(self, amount: int) -> AsyncIterator[None]:
+        """Reserve an amount while the block runs, after waiting for it. It must not exceed the total."""
+        async with self._turn:  # in order of arrival, so that large requests do not starve
             while amount > self._free:
                 self._freed.clear()
                 await self._freed.wait()
@@ -33,7 +33,7 @@ class Budget:
 
     @contextmanager
     def account(self) -> Iterator["Account"]:
-        """Give an account to take from while the block runs, without waiting."""
+        """Yield an account that takes amounts without waiting, and frees them when the block is done."""
         account = Account(self)
         try:
             yield account
@@ -41,21 +41,21 @@ class Budget:
             self._free += account.taken
 
     def take(self, amount: int) -> None:
-        """Take an amount. Raises `RefusedError` where it is not free."""
+        """Take an amount. Raises `RequestRejectedError` if it is not free."""
         if amount > self._free:
-            told = "the service has as much to do as it can hold: try again in some seconds"
-            raise RefusedError(503, told, {"Retry-After": str(SECONDS_UNTIL_RETRY)})
+            message = f"the service is overloaded; retry in {SECONDS_UNTIL_RETRY} seconds"
+            raise RequestRejectedError(503, message, {"Retry-After": str(SECONDS_UNTIL_RETRY)})
         self._free -= amount
 
 
 class Account:
-    """What one request has taken of a budget."""
+    """The amount that one request has taken from a budget."""
 
     def __init__(self, budget: Budget) -> None:
         """Begin with nothing."""
         self._budget, self.taken = budget, 0
 
     def take(self, amount: int) -> None:
-        """Take more. Raises `RefusedError` where it is not free."""
+        """Take more. Raises `RequestRejectedError` if it is not free."""
         self._budget.take(amount)
         self.taken += amount

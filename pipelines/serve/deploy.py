@@ -1,4 +1,4 @@
-"""Bringing the service into Ray Serve, and out of it."""
+"""Deploys the service to Ray Serve, and deletes it."""
 
 import contextlib
 import logging
@@ -14,17 +14,17 @@ from pipelines.serve.app import Replica, ReplicaConfig
 from pipelines.serve.token import is_loopback
 
 APPLICATION = "daefr"
-ROOM = 64
-"""Requests beside those that are restored, such as for the page, which a replica takes at the same time."""
-TRIES = 2
+EXTRA_REQUESTS = 64
+"""Concurrent requests per replica other than restorations, such as for the page."""
+MAX_CONSTRUCTOR_ATTEMPTS = 2
 
-_NAMES_AN_ERROR = re.compile(r"[\w.]+Error: ")
+_EXCEPTION = re.compile(r"[\w.]+Error: ")
 
 
 def deploy(config: ReplicaConfig) -> None:
     """Start the replicas, and wait until they answer.
 
-    Raises `UserError` where Serve listens at another address already, and `StepFailedError` when no replica starts.
+    Raises `UserError` if Serve listens on another address already, and `StepFailedError` if no replica starts.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     limits, compute = config.serve, config.compute
@@ -35,18 +35,18 @@ def deploy(config: ReplicaConfig) -> None:
         )
     except RayError as error:
         raise StepFailedError(f"Ray Serve does not start: {one_line(error)}") from error
-    listens = _get_global_client().http_config
-    if (listens.host, listens.port) != (limits.host, limits.port):
-        # Serve has one address, and whoever started it may have had other ideas of who is to reach it
+    actual = _get_global_client().http_config
+    if (actual.host, actual.port) != (limits.host, limits.port):
+        # Serve has one address per cluster, and ignores another one
         raise UserError(
-            f"this cluster's Ray Serve listens at {listens.host}:{listens.port} already, not at "
-            f"serve.host={limits.host} serve.port={limits.port}: give these, or shut it down with `serve shutdown`"
+            f"the cluster's Ray Serve listens on {actual.host}:{actual.port}, not on serve.host={limits.host} "
+            f"serve.port={limits.port}; change these settings, or stop it with `serve shutdown`"
         )
     service = serve.deployment(Replica).options(
         name="restoration",
         num_replicas=compute.num_replicas,
-        max_ongoing_requests=limits.max_queued_requests + ROOM,
-        max_constructor_retry_count=TRIES,
+        max_ongoing_requests=limits.max_queued_requests + EXTRA_REQUESTS,
+        max_constructor_retry_count=MAX_CONSTRUCTOR_ATTEMPTS,
         ray_actor_options={"num_cpus": compute.cpus_per_replica, "num_gpus": int(compute.use_gpu)},
     )
     try:
@@ -54,21 +54,21 @@ def deploy(config: ReplicaConfig) -> None:
     except RuntimeError as error:
         failed = serve.status().applications[APPLICATION].deployments
         serve.delete(APPLICATION)
-        told = "\n".join([str(error), *(deployment.message for deployment in failed.values())])
-        raise StepFailedError(f"the service does not start: {_cause(told)}") from error
+        message = "\n".join([str(error), *(deployment.message for deployment in failed.values())])
+        raise StepFailedError(f"the service does not start: {_cause(message)}") from error
 
 
-def withdraw(everything: bool) -> None:
-    """End the service; with `everything`, Serve as well, which is then nobody else's."""
-    with contextlib.suppress(Exception):  # it is on its way out, and what it is on may be gone
-        if everything:
+def undeploy(*, shutdown: bool) -> None:
+    """Delete the service; with `shutdown`, also stop Serve."""
+    with contextlib.suppress(Exception):  # the cluster may be lost already
+        if shutdown:
             serve.shutdown()
         else:
             serve.delete(APPLICATION)
 
 
-def _cause(told: str) -> str:
-    """Return the last line that names an exception: the cause, of all the lines that a replica's failure takes."""
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
-    named = [line for line in lines if _NAMES_AN_ERROR.match(line)]
-    return (named or lines or [told])[-1][:300]
+def _cause(message: str) -> str:
+    """Return the last line of a replica's traceback that names an exception."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    exceptions = [line for line in lines if _EXCEPTION.match(line)]
+    return (exceptions or lines or [message])[-1][:300]

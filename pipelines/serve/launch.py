@@ -1,4 +1,4 @@
-"""Serve a restoration model: a page, and `POST /restore`. Follows the model's alias without a restart."""
+"""Launches the restoration service."""
 
 import contextlib
 import ipaddress
@@ -23,7 +23,7 @@ from pipelines.tracking.models import find_model
 
 @dataclass(frozen=True)
 class ServiceLauncher:
-    """A service to be started: its model, its limits and its replicas. `token` is a digest."""
+    """The definition of a service: its model, limits and replicas. `token` is a digest."""
 
     restoration: RestorationSettings
     limits: ServeConfig
@@ -34,16 +34,16 @@ class ServiceLauncher:
     def run(self) -> None:
         """Serve until the process is interrupted."""
         with self.started() as address:
-            say(f"serving {self.restoration.model} at {address}; Ctrl-C ends it")
+            say(f"serving {self.restoration.model} at {address}; press Ctrl-C to stop")
             with contextlib.suppress(KeyboardInterrupt):
-                signal.signal(signal.SIGTERM, signal.default_int_handler)  # which ends a job
+                signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent when a Ray job is stopped
                 _watch(address, self.limits)
 
     @contextlib.contextmanager
     def started(self) -> Iterator[str]:
-        """Serve while the block runs; gives the address.
+        """Serve while the block runs; yields the address.
 
-        Raises `UserError` for a model or port that is not available, and `StepFailedError` when no replica starts.
+        Raises `UserError` if the model or the port is unavailable, and `StepFailedError` if no replica starts.
         """
         settings, limits = located(self.restoration), self.limits
         find_model(self.tracking, settings.model)
@@ -52,25 +52,25 @@ class ServiceLauncher:
         own_cluster = not cluster.joins_existing()
         if own_cluster:
             _check_port(limits.host, limits.port)
-            for check in ("READY", "HEALTH"):  # on a busy machine, what Serve takes for dead has only not started yet
+            for check in ("READY", "HEALTH"):  # Serve's defaults are too short for a busy machine
                 os.environ.setdefault(f"RAY_SERVE_PROXY_{check}_CHECK_TIMEOUT_S", "60")
         cluster.connect()
-        # Serve takes seconds to import, which a mistake in the configuration should not have to wait for
+        # importing Serve takes seconds, which configuration errors should not wait for
         from pipelines.serve.app import ReplicaConfig  # noqa: PLC0415
-        from pipelines.serve.deploy import deploy, withdraw  # noqa: PLC0415
+        from pipelines.serve.deploy import deploy, undeploy  # noqa: PLC0415
 
         try:
             deploy(ReplicaConfig(settings, limits, self.compute, self.tracking, self.token))
             try:
                 yield _address(limits)
             finally:
-                withdraw(everything=own_cluster)
+                undeploy(shutdown=own_cluster)
         finally:
             cluster.disconnect()
 
 
 def _address(limits: ServeConfig) -> str:
-    """Return where the service is reached from this machine."""
+    """Return the service's URL on this machine."""
     try:
         everywhere = ipaddress.ip_address(limits.host).is_unspecified
     except ValueError:
@@ -84,22 +84,22 @@ def _check_port(host: str, port: int) -> None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        raise UserError(f"serve.host={host} serve.port={port} cannot be listened at: {error.strerror}") from None
+        raise UserError(f"cannot listen on serve.host={host} serve.port={port}: {error.strerror}") from None
 
 
 def _watch(address: str, limits: ServeConfig) -> None:
-    """Print which model is in service when that changes, and when something is wrong."""
+    """Print the served model and problems whenever they change."""
     token = limits.token.read_text().strip() if limits.token else ""
     health = urllib.request.Request(f"{address}health", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
     printed = ""
     while True:
         try:
-            with urllib.request.urlopen(health, timeout=30) as answer:  # noqa: S310  # our own address
-                found = json.load(answer)
-            news = f"in service: {found['model']}" + (f", although {found['problem']}" if found["problem"] else "")
+            with urllib.request.urlopen(health, timeout=30) as response:  # noqa: S310  # our own address
+                found = json.load(response)
+            line = f"serving {found['model']}" + (f"; problem: {found['problem']}" if found["problem"] else "")
         except (OSError, ValueError) as error:
-            news = f"the service does not answer: {error}"
-        if news != printed:
-            say(news)
-        printed = news
+            line = f"the service does not answer: {error}"
+        if line != printed:
+            say(line)
+        printed = line
         time.sleep(limits.poll_interval_s)

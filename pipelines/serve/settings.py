@@ -9,7 +9,7 @@ from daefr.settings.images import PIXEL_LIMIT
 
 
 class ServeConfig(Settings):
-    """What the service accepts, how much it holds, and how it follows its model."""
+    """The address and limits of the service."""
 
     host: str = Field(
         "127.0.0.1", description="Address to listen on; any address other than loopback requires `token`."

@@ -1,4 +1,4 @@
-"""Who may ask: everybody on this machine, or with a token, whoever shows it."""
+"""Authentication with a bearer token, which is optional on loopback addresses."""
 
 import hashlib
 import hmac
@@ -6,14 +6,14 @@ import ipaddress
 from pathlib import Path
 
 from daefr.errors import UserError
-from pipelines.serve.refusal import RefusedError
+from pipelines.serve.rejection import RequestRejectedError
 
-LEAST_LENGTH = 16
+MIN_LENGTH = 16
 _SCHEME = "bearer "
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -21,31 +21,30 @@ def is_loopback(host: str) -> bool:
 
 
 def token_digest(path: Path | None, host: str) -> bytes | None:
-    """Return the digest of the token in a file, None where none is given and none is needed.
+    """Return the digest of the token in a file, None if `path` is None.
 
-    Raises `UserError` where one is needed for `host`, or the file does not have one.
+    Raises `UserError` if `host` requires a token, or if the file does not contain one.
     """
-    make = "make one with: python -c 'import secrets; print(secrets.token_hex(32))' > FILE"
+    create = "create one with: python -c 'import secrets; print(secrets.token_hex(32))' > FILE"
     if path is None:
         if is_loopback(host):
             return None
-        raise UserError(f"serve.host={host} can be reached from elsewhere, which needs serve.token=FILE; {make}")
+        raise UserError(f"serve.host={host} requires serve.token=FILE, because other machines can reach it; {create}")
     try:
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"serve.token={path} cannot be read: {error}; {make}") from None
-    if len(token) < LEAST_LENGTH:
-        raise UserError(f"serve.token={path} has {len(token)} characters, and {LEAST_LENGTH} are the least; {make}")
+        raise UserError(f"serve.token={path} cannot be read: {error}; {create}") from None
+    if len(token) < MIN_LENGTH:
+        raise UserError(f"serve.token={path} has {len(token)} characters; at least {MIN_LENGTH} are required; {create}")
     return hashlib.sha256(token.encode()).digest()
 
 
 def check_token(authorization: str | None, digest: bytes | None) -> None:
-    """Raise `RefusedError` unless a request's `Authorization` shows the token of that digest, or none is needed."""
+    """Raise `RequestRejectedError` unless a request's `Authorization` header has the token with that digest, if any."""
     if digest is None:
         return
-    given = authorization or ""
-    shown = given[len(_SCHEME) :].strip() if given.lower().startswith(_SCHEME) else ""
-    # digests have equal lengths, and are compared in a time that tells nothing of where they differ
-    if not hmac.compare_digest(hashlib.sha256(shown.encode(errors="replace")).digest(), digest):
-        told = "this service wants a token, as in Authorization: Bearer TOKEN" if not shown else "this is not the token"
-        raise RefusedError(401, told, {"WWW-Authenticate": "Bearer"})
+    header = authorization or ""
+    token = header[len(_SCHEME) :].strip() if header.lower().startswith(_SCHEME) else ""
+    if not hmac.compare_digest(hashlib.sha256(token.encode(errors="replace")).digest(), digest):
+        message = "wrong token" if token else "this service requires a token: Authorization: Bearer TOKEN"
+        raise RequestRejectedError(401, message, {"WWW-Authenticate": "Bearer"})

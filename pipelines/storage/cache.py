@@ -1,4 +1,4 @@
-"""A bounded cache of shards on this machine's disk, shared by all of its processes that train."""
+"""A bounded cache of shards on local disk, shared by all training processes of a machine."""
 
 import os
 import re
@@ -22,10 +22,10 @@ _SUFFIXES = (".tar", ".tmp")
 
 @dataclass(frozen=True)
 class ShardCache:
-    """Shards of the store at address `store` in `folder`: at most `limit` bytes, of which the least recently used go.
+    """An LRU cache in `folder`, of at most `limit` bytes, for the shards at address `store`.
 
-    Called with a shard, it gives its local path for as long as a `with` block runs. What was opened there can be read
-    on afterwards, even when its name is gone. Holds nothing open itself, so that it travels to workers.
+    Called with a shard, it yields its local path while a `with` block runs; a file opened there can be read afterwards,
+    even if it is evicted. It can be sent to workers.
     """
 
     store: str
@@ -34,35 +34,34 @@ class ShardCache:
 
     @contextmanager
     def __call__(self, shard: Shard) -> Iterator[Path]:
-        """Give the path of a shard, after downloading it whole where it is not here.
+        """Yield the path of a shard, downloaded if necessary.
 
-        Raises `UserError` when it is missing or damaged in the store or does not fit, and `StorageError` when the
-        store does not answer.
+        Raises `UserError` if it is missing, damaged or too large, and `StorageError` if the store does not answer.
         """
-        place = expand_home(self.folder) / shard.sha256
-        path = place / shard.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(_lock_of(place)):
+        entry = expand_home(self.folder) / shard.sha256
+        path = entry / shard.name
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_lock_file(entry)):
             if path.exists():
-                os.utime(place)
+                os.utime(entry)
             else:
                 self._download(shard, path)
             yield path
 
     def _download(self, shard: Shard, path: Path) -> None:
         address = f"{self.store}/{shard.name}"
-        _empty(path.parent)  # of what a killed process left
+        _remove(path.parent)  # left by a killed process
         try:
             with atomic_path(path) as temporary:
                 with self._reserve(temporary, shard.bytes) as stream:
                     s3.download(address, stream)
                 if file_digest(temporary) != shard.sha256:
-                    raise UserError(f"shard {address} is damaged: it does not have the digest of the manifest")
+                    raise UserError(f"shard {address} is damaged: it does not match its digest in the manifest")
         except FileNotFoundError:
-            raise UserError(f"shard {address} is missing; the dataset's manifest lists it") from None
+            raise UserError(f"shard {address} is missing, although the dataset's manifest lists it") from None
 
     def _reserve(self, path: Path, size: int) -> IO[bytes]:
-        """Open a file that has all of its room on the disk already."""
+        """Open a file with `size` bytes of disk space allocated, evicting other shards if necessary."""
         if size > self.limit:
             raise UserError(f"compute.max_cache_bytes={self.limit} is less than the {size} bytes of one shard")
         with FileLock(path.parent.with_name("room.lock")):
@@ -75,40 +74,40 @@ class ShardCache:
             except OSError as error:
                 stream.close()
                 raise UserError(
-                    f"no room for {size} bytes in compute.cache_dir={self.folder} ({error.strerror}): "
-                    "give another folder, or a lower compute.max_cache_bytes"
+                    f"compute.cache_dir={self.folder} has no space for {size} bytes ({error.strerror}); "
+                    "set another folder, or a lower compute.max_cache_bytes"
                 ) from None
         return stream
 
 
-def _places(folder: Path) -> list[Path]:
-    """Return the folders of shards that hold any, and of nothing else that lies in the cache's folder."""
-    return [path for path in folder.iterdir() if _DIGEST.fullmatch(path.name) and _held(path)]
+def _entries(folder: Path) -> list[Path]:
+    """Return the folders of cached shards, ignoring anything else in the cache's folder."""
+    return [path for path in folder.iterdir() if _DIGEST.fullmatch(path.name) and _files(path)]
 
 
-def _held(place: Path) -> list[Path]:
-    """Return the files of a shard's folder that are of the cache."""
-    return [path for path in place.glob("*") if path.suffix in _SUFFIXES and path.is_file()]
+def _files(entry: Path) -> list[Path]:
+    """Return the files of a cached shard, ignoring any others in its folder."""
+    return [path for path in entry.glob("*") if path.suffix in _SUFFIXES and path.is_file()]
 
 
-def _empty(place: Path) -> None:
-    """Delete a shard, or what there is of it."""
-    for path in _held(place):
+def _remove(entry: Path) -> None:
+    """Delete a cached shard, complete or not."""
+    for path in _files(entry):
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # it holds something else
-        place.rmdir()
+    with suppress(OSError):  # it has other files
+        entry.rmdir()
 
 
 def _total(folder: Path) -> int:
-    return sum(_size(file) for place in _places(folder) for file in _held(place))
+    return sum(_size(file) for entry in _entries(folder) for file in _files(entry))
 
 
 def _evict_one(folder: Path) -> None:
-    """Delete the shard that was used least recently; waits a moment where all are being opened right now."""
-    for place in sorted(_places(folder), key=lambda path: path.stat().st_mtime_ns):
+    """Delete the least recently used shard; if all are being opened, wait briefly."""
+    for entry in sorted(_entries(folder), key=lambda path: path.stat().st_mtime_ns):
         try:
-            with FileLock(_lock_of(place), blocking=False):
-                _empty(place)
+            with FileLock(_lock_file(entry), blocking=False):
+                _remove(entry)
                 return
         except Timeout:
             continue
@@ -118,9 +117,9 @@ def _evict_one(folder: Path) -> None:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except FileNotFoundError:  # renamed meanwhile
+    except FileNotFoundError:  # renamed by another process
         return 0
 
 
-def _lock_of(place: Path) -> Path:
-    return place.with_suffix(".lock")
+def _lock_file(entry: Path) -> Path:
+    return entry.with_suffix(".lock")

@@ -1,4 +1,4 @@
-"""A tree of files that is written and read whole, file by file: a folder here, or the same below an address on S3."""
+"""A tree of files, in a local folder or below an address on S3."""
 
 import shutil
 from collections.abc import Iterable
@@ -9,38 +9,38 @@ from pipelines.storage import s3
 from pipelines.storage.address import is_address
 
 
-def names(place: str) -> list[str]:
-    """Return the names of all files below a place, relative to it, sorted; none where nothing is."""
-    if is_address(place):
-        return [found.address.removeprefix(f"{place}/") for found in s3.list_objects(f"{place}/")]
-    return sorted(path.relative_to(place).as_posix() for path in Path(place).rglob("*") if path.is_file())
+def names(root: str) -> list[str]:
+    """Return the names of all files below a root, relative to it and sorted; empty if it does not exist."""
+    if is_address(root):
+        return [found.address.removeprefix(f"{root}/") for found in s3.list_objects(f"{root}/")]
+    return sorted(path.relative_to(root).as_posix() for path in Path(root).rglob("*") if path.is_file())
 
 
-def put(path: Path, place: str, name: str) -> None:
-    """Store a file: it is there whole, or not at all."""
-    if is_address(place):
-        s3.upload(path, f"{place}/{name}")
+def put(path: Path, root: str, name: str) -> None:
+    """Store a file, atomically."""
+    if is_address(root):
+        s3.upload(path, f"{root}/{name}")
         return
-    with atomic_path(Path(place) / name) as temporary:
+    with atomic_path(Path(root) / name) as temporary:
         shutil.copyfile(path, temporary)
 
 
-def get(place: str, name: str, path: Path) -> None:
-    """Read a file into one of this machine."""
+def download(address: str, name: str, path: Path) -> None:
+    """Download a file from S3."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as stream:
-        s3.download(f"{place}/{name}", stream)
+        s3.download(f"{address}/{name}", stream)
 
 
-def read(place: str, name: str) -> bytes:
-    """Return a file's bytes. Raises `FileNotFoundError` where it is not."""
-    return s3.read(f"{place}/{name}") if is_address(place) else (Path(place) / name).read_bytes()
+def read(root: str, name: str) -> bytes:
+    """Return a file's bytes. Raises `FileNotFoundError` if there is no such file."""
+    return s3.read(f"{root}/{name}") if is_address(root) else (Path(root) / name).read_bytes()
 
 
-def delete(place: str, gone: Iterable[str]) -> None:
-    """Delete files; what is not there any more is no error."""
-    if is_address(place):
-        s3.delete(f"{place}/{name}" for name in gone)
+def delete(root: str, gone: Iterable[str]) -> None:
+    """Delete files, ignoring missing ones."""
+    if is_address(root):
+        s3.delete(f"{root}/{name}" for name in gone)
         return
     for name in gone:
-        (Path(place) / name).unlink(missing_ok=True)
+        (Path(root) / name).unlink(missing_ok=True)

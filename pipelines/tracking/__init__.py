@@ -1,1 +1,1 @@
-"""MLflow: runs, metrics, the model registry, promotions, and the pyfunc model."""
+"""MLflow: runs, metrics, the model registry, champions and their history, and the pyfunc model."""

@@ -1,4 +1,4 @@
-"""Moving `champion` and `previous`: by a promotion, back by a rollback, and after somebody moved them by hand."""
+"""Moves the aliases `champion` and `previous`, for promotions and rollbacks and after they were moved by hand."""
 
 import time
 from dataclasses import dataclass
@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from daefr.errors import UserError
 from pipelines.tracking import registry
 from pipelines.tracking.client import Tracking
-from pipelines.tracking.promotions import Entry, Journal
+from pipelines.tracking.promotions import ChampionChange, ChampionHistory
 from pipelines.tracking.registry import CHAMPION, PREVIOUS
 
 APPROVED = "daefr.approved"
-"""The tag of a version that a human has approved, and how."""
+"""The tag of an approved version: who approved it."""
 ROLLED_BACK = "daefr.rolled_back"
-"""The tag of a version that was champion and was taken back, and why: no gate lets it pass."""
+"""The tag of a version that was rolled back: who did it and why. It is not promoted again."""
 
-# a process that was held up between the journal and the alias puts that right within its next requests
-SECONDS_TO_SETTLE = 2.0
+# long enough for another process to move the alias after it has written to the history
+SETTLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class ChampionState:
-    """Which version is the champion of a model, and the entries of its journal until then."""
+    """Which version is the champion of a model, and all changes so far."""
 
     model: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ChampionChange, ...]
 
     @property
     def champion(self) -> int | None:
-        """The number of the version in service."""
+        """The number of the champion."""
         return self.entries[-1].champion if self.entries else None
 
     @property
@@ -38,80 +38,81 @@ class ChampionState:
 
 def champion_state(tracking: Tracking, model: str) -> ChampionState:
     """Return the state of a model, after completing interrupted changes and recording aliases moved by hand."""
-    journal, seen = Journal.of(tracking, model), None
+    history, seen = ChampionHistory.open(tracking, model), None
     while True:
-        entries = journal.entries()
-        if journal.settled < len(entries):
-            _settle(tracking, model, journal)
-        now = ChampionState(model, tuple(entries))
-        held = registry.aliases(tracking, model).get(CHAMPION)
-        if held == now.champion:
-            return now
-        if seen != (len(entries), held):  # perhaps moved by another process at this moment
-            seen = (len(entries), held)
-            time.sleep(SECONDS_TO_SETTLE if entries else 0)
+        entries = history.entries()
+        if history.applied < len(entries):
+            _apply(tracking, model, history)
+        state = ChampionState(model, tuple(entries))
+        alias = registry.aliases(tracking, model).get(CHAMPION)
+        if alias == state.champion:
+            return state
+        if seen != (len(entries), alias):  # another process may be about to move the alias
+            seen = (len(entries), alias)
+            time.sleep(SETTLE_SECONDS if entries else 0)
             continue
-        why = "the alias was found on another version than the journal's"
-        entry = Entry(kind="moved by hand", champion=held, replaces=now.champion, previous=now.champion, why=why)
-        if journal.append(len(entries), entry):
-            _settle(tracking, model, journal)
+        why = "the alias did not match the history"
+        champion = state.champion
+        change = ChampionChange(kind="moved by hand", champion=alias, replaces=champion, previous=champion, why=why)
+        if history.append(len(entries), change):
+            _apply(tracking, model, history)
 
 
-def promote(tracking: Tracking, decided_in: ChampionState, entry: Entry) -> bool:
-    """Make a version the champion, if the champion is still the one that was decided against; return whether it was."""
-    journal = Journal.of(tracking, decided_in.model)
-    if not journal.append(len(decided_in.entries), entry):
+def promote(tracking: Tracking, decided_in: ChampionState, change: ChampionChange) -> bool:
+    """Make a version the champion and return True, unless the champion has changed since the decision."""
+    history = ChampionHistory.open(tracking, decided_in.model)
+    if not history.append(len(decided_in.entries), change):
         return False
-    _settle(tracking, decided_in.model, journal)
+    _apply(tracking, decided_in.model, history)
     return True
 
 
-def roll_back(tracking: Tracking, model: str, why: str) -> Entry:
-    """Put the version before the champion into service again, and mark the one that was taken back.
+def roll_back(tracking: Tracking, model: str, why: str) -> ChampionChange:
+    """Make the previous champion the champion again, and mark the current one as rolled back.
 
-    Raises `UserError` when there is nothing to go back to.
+    Raises `UserError` if there is no previous champion.
     """
-    journal = Journal.of(tracking, model)
+    history = ChampionHistory.open(tracking, model)
     while True:
-        now = champion_state(tracking, model)
-        if now.champion is None or now.previous is None:
-            raise UserError(f"{model} cannot be rolled back: before its champion there was none")
-        registry.resolve(tracking, f"models:/{model}/{now.previous}")
-        entry = Entry(
+        state = champion_state(tracking, model)
+        if state.champion is None or state.previous is None:
+            raise UserError(f"{model} cannot be rolled back: it has no previous champion")
+        registry.resolve(tracking, f"models:/{model}/{state.previous}")
+        change = ChampionChange(
             kind="rolled back",
-            champion=now.previous,
-            replaces=now.champion,
-            previous=_before(now.entries, now.previous),
+            champion=state.previous,
+            replaces=state.champion,
+            previous=_predecessor(state.entries, state.previous),
             why=why,
         )
-        if journal.append(len(now.entries), entry):
-            _settle(tracking, model, journal)
-            tracking.client.set_model_version_tag(model, str(now.champion), ROLLED_BACK, f"{entry.who}: {why}")
-            return entry
+        if history.append(len(state.entries), change):
+            _apply(tracking, model, history)
+            tracking.client.set_model_version_tag(model, str(state.champion), ROLLED_BACK, f"{change.who}: {why}")
+            return change
 
 
-def _before(entries: tuple[Entry, ...], version: int) -> int | None:
-    """Return the version that `version` replaced when it last came into service other than by a rollback."""
-    came = [entry for entry in entries if entry.champion == version and entry.kind != "rolled back"]
-    return came[-1].replaces if came else None
+def _predecessor(entries: tuple[ChampionChange, ...], version: int) -> int | None:
+    """Return the version that `version` replaced when it last became the champion, except by a rollback."""
+    promotions = [entry for entry in entries if entry.champion == version and entry.kind != "rolled back"]
+    return promotions[-1].replaces if promotions else None
 
 
-def _settle(tracking: Tracking, model: str, journal: Journal) -> None:
-    """Bring the aliases to where the journal says they belong, also when others write to it meanwhile."""
+def _apply(tracking: Tracking, model: str, history: ChampionHistory) -> None:
+    """Move the aliases to the state of the history, also while other processes write to it."""
     while True:
-        entries = journal.entries()
+        entries = history.entries()
         last = entries[-1]
         registry.move_alias(tracking, model, PREVIOUS, last.previous)
         registry.move_alias(tracking, model, CHAMPION, last.champion)
-        if len(journal.entries()) == len(entries):
-            journal.settle(len(entries))
-            journal.describe(table(tuple(entries)))
+        if len(history.entries()) == len(entries):
+            history.mark_applied(len(entries))
+            history.describe(table(tuple(entries)))
             return
 
 
-def table(entries: tuple[Entry, ...]) -> str:
-    """Return entries as a Markdown table, the newest first."""
-    lines = ["| when | who | what | champion | before | why |", "| --- | --- | --- | --- | --- | --- |"]
+def table(entries: tuple[ChampionChange, ...]) -> str:
+    """Return changes as a Markdown table, newest first."""
+    lines = ["| time | user | change | champion | before | reason |", "| --- | --- | --- | --- | --- | --- |"]
     for entry in reversed(entries):
         cells = [f"{entry.when:%Y-%m-%d %H:%M:%S} UTC", entry.who, entry.kind, _shown(entry.champion),
                  _shown(entry.replaces), entry.why]  # fmt: skip

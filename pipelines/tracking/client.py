@@ -1,7 +1,7 @@
-"""Runs and metrics in MLflow: one parent run a pipeline, one child run a step, all of them resumable.
+"""Runs and metrics in MLflow: one parent run per pipeline and one child run per step, all resumable.
 
-Everything goes through an explicit ``MlflowClient``. The fluent API (``mlflow.start_run`` and its kin) keeps the
-active run and server in process-wide state, which Ray workers neither inherit nor need.
+All calls use an explicit ``MlflowClient``. The fluent API, such as ``mlflow.start_run``, keeps the active run in
+process-wide state, which Ray workers do not inherit.
 """
 
 import json
@@ -34,46 +34,42 @@ FAILURE = "daefr.failure"
 PARENT = "mlflow.parentRunId"
 REVISION = "mlflow.source.git.commit"
 
-# MLflow's limits: it refuses larger batches, and cuts or refuses longer values depending on the server.
+# MLflow's limits: it rejects larger batches, and truncates or rejects longer values depending on the server.
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 8000
-_PARAMS_A_BATCH = 100
-_METRICS_A_BATCH = 1000
+_PARAMS_PER_BATCH = 100
+_METRICS_PER_BATCH = 1000
 
-# Without it, MLflow's pages open with what they offer for language models.
+# Otherwise, MLflow's UI opens with its pages for language models.
 _MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 
 _METRIC_NAME = re.compile(r"\w[\w.\- ]*(/\w[\w.\- ]*)*")
-_LONGEST_PAUSE = 60.0
+_MAX_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """One experiment on one MLflow server. Holds only strings, so that it travels to Ray workers.
-
-    Make it with :meth:`open`, once, in the driver.
-    """
+    """One experiment on one MLflow server, which the driver opens with :meth:`open`. It can be sent to Ray workers."""
 
     uri: str
     experiment_id: str
     revision: str = ""
     unavailable_timeout_s: float = 0
-    """How long a call is repeated while the server is unreachable."""
+    """How long a call is retried while the server is unreachable."""
 
     @classmethod
     def open(
         cls, uri: str, experiment: str, artifacts: str | None, revision: str = "", unavailable_timeout_s: float = 0
     ) -> Self:
-        """Connect, and create the database and the experiment where they do not exist yet.
+        """Connect, and create the database and the experiment if they do not exist.
 
         Args:
             uri: ``sqlite:///path/to.db`` (all processes on one machine; see `database.sqlite_uri`) or
                 ``http(s)://server``.
             experiment: Name of the experiment.
-            artifacts: Folder or URI for its artifacts, None for the server's own. An experiment that exists keeps the
-                place that it has.
+            artifacts: Folder or URI for the artifacts of a new experiment, None for the server's own.
             revision: Git revision to record on every run.
-            unavailable_timeout_s: How long later calls are repeated while the server is unreachable.
+            unavailable_timeout_s: How long later calls are retried while the server is unreachable.
 
         Raises:
             UserError: The server cannot be reached or used.
@@ -87,17 +83,17 @@ class Tracking:
             with _short_timeouts():
                 found = client.get_experiment_by_name(experiment)
                 if found is None:
-                    place = None if artifacts is None else artifact_address(artifacts)
+                    location = None if artifacts is None else artifact_address(artifacts)
                     tags = _MODEL_TRAINING | ({} if database is None else {FOLDER: str(database.parent)})
-                    made = client.create_experiment(experiment, artifact_location=place, tags=tags)
-                    return cls(uri, made, revision, unavailable_timeout_s)
+                    created = client.create_experiment(experiment, artifact_location=location, tags=tags)
+                    return cls(uri, created, revision, unavailable_timeout_s)
         except UserError:
             raise
-        # MLflow lets the errors of alembic, SQLAlchemy and requests through, so there is no narrower class.
+        # MLflow also raises errors of alembic, SQLAlchemy and requests, so there is no narrower class.
         except Exception as error:
             raise UserError(f"The tracking server {uri!r} cannot be used: {one_line(error, 200)}") from error
         if found.lifecycle_stage != "active":
-            raise UserError(f"The experiment {experiment!r} at {uri} was deleted: restore it or choose another name.")
+            raise UserError(f"The experiment {experiment!r} at {uri} was deleted; restore it or choose another name.")
         return cls(uri, found.experiment_id, revision, unavailable_timeout_s)
 
     @cached_property
@@ -118,9 +114,9 @@ class Tracking:
     ) -> str:
         """Resume the unfinished run of this fingerprint, or create one; return its id.
 
-        A resumed child run moves under ``parent``, so that its curves stay whole when the pipeline around an
-        unchanged step has changed. Parameters are nested dictionaries; MLflow cannot change one that it holds, so a
-        resumed run keeps the first value and says so.
+        A resumed child run moves to the new ``parent``, so that a step's curves continue if only the pipeline around it
+        has changed. Parameters are nested dictionaries. MLflow cannot change a parameter, so a resumed run keeps the
+        first values, with a warning.
         """
         own = {FINGERPRINT: fingerprint, REVISION: self.revision, PARENT: parent or ""}
         tags = {key: value[:_TAG_LENGTH] for key, value in {**(tags or {}), **own}.items() if value}
@@ -135,14 +131,14 @@ class Tracking:
         self._log_params(run, flatten(params or {}))
         return str(run.info.run_id)
 
-    def link(self, run_id: str, key: str, value: str) -> None:
-        """Put a tag on a run."""
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        """Set a tag of a run, cut to MLflow's limit."""
         self.client.set_tag(run_id, key, value[:_TAG_LENGTH])
 
     def finish(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"], reason: str = "") -> None:
-        """End a run; the reason of a failure goes into one line of a tag."""
+        """End a run, with the reason of a failure as a tag."""
         if reason:
-            self.link(run_id, FAILURE, one_line(reason, 500))
+            self.set_tag(run_id, FAILURE, one_line(reason, 500))
         self.client.set_terminated(run_id, status)
 
     def kill_children(self, run_id: str) -> None:
@@ -160,27 +156,27 @@ class Tracking:
         return next((run for run in runs if (PARENT in run.data.tags) == is_child), None)
 
     def _log_params(self, run: Run, params: Mapping[str, str]) -> None:
-        held = run.data.params
-        changed = sorted(key for key, value in params.items() if held.get(key, value) != value)
+        present = run.data.params
+        changed = sorted(key for key, value in params.items() if present.get(key, value) != value)
         if changed:
             logger.warning("Run %s keeps the first values of these parameters: %s", run.info.run_id, ", ".join(changed))
-        new = [Param(key, value) for key, value in params.items() if key not in held]
-        for start in range(0, len(new), _PARAMS_A_BATCH):
-            self.client.log_batch(run.info.run_id, params=new[start : start + _PARAMS_A_BATCH], synchronous=True)
+        new = [Param(key, value) for key, value in params.items() if key not in present]
+        for start in range(0, len(new), _PARAMS_PER_BATCH):
+            self.client.log_batch(run.info.run_id, params=new[start : start + _PARAMS_PER_BATCH], synchronous=True)
 
 
 class MetricWriter:
-    """Sends metrics and images of one run from a thread of its own; training never waits for it.
+    """Sends the metrics and images of one run on a background thread, so that training does not wait.
 
-    While the server is away everything is kept, and sent when it is back; only :meth:`close` gives up, aloud. Memory
-    grows meanwhile by some 200 bytes a value and by the pixels of each image.
+    While the server is unreachable they are buffered, at about 200 bytes per value plus the pixels of each image; only
+    :meth:`close` gives up, with an error logged.
     """
 
     def __init__(self, tracking: Tracking, run_id: str, every: float = 5.0) -> None:
-        """Start the thread, which sends what there is every ``every`` seconds."""
+        """Start the thread, which sends every ``every`` seconds."""
         self._tracking = tracking
         self._run_id = run_id
-        # retries are this class's own; the client is made when it is first needed, on the thread
+        # the thread retries by itself
         self._without_retries = (
             replace(tracking, unavailable_timeout_s=0) if tracking.unavailable_timeout_s else tracking
         )
@@ -203,10 +199,10 @@ class MetricWriter:
         self.close()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record values of one step. Python floats: a tensor on a device would make this wait for the device.
+        """Log values of one step, as Python floats: reading a tensor would wait for its device.
 
-        MLflow's SQL stores turn NaN into 0 and infinity into 1.8e308, which ruins the curve; such a value, or a name
-        that MLflow refuses (its whole batch would be refused with it), is left out with one warning a name.
+        Values that are not finite (MLflow's SQL stores turn NaN into 0 and infinity into 1.8e308) and names that MLflow
+        rejects, together with their batch, are skipped with one warning per name.
         """
         now = int(time.time() * 1000)
         metrics = []
@@ -215,36 +211,36 @@ class MetricWriter:
                 metrics.append(Metric(name, float(value), now, step))
             elif name not in self._warned:
                 self._warned.add(name)
-                logger.warning("Metric %r of step %d is not recorded: its value is %r", name, step, value)
+                logger.warning("Metric %r of step %d is not logged: its value is %r", name, step, value)
         with self._lock:
             self._metrics.extend(metrics)
 
     def image(self, name: str, step: int, rgb: NDArray[np.uint8]) -> None:
-        """Record an RGB image (H, W, 3) as the artifact ``images/NAME/stepNNNNNN.png``; a resumed run overwrites it."""
+        """Log an RGB image (H, W, 3) as the artifact ``images/NAME/stepNNNNNN.png``; a resumed run overwrites it."""
         with self._lock:
             self._images.append((f"images/{name}/step{step:06d}.png", rgb.copy()))
 
     def flush(self, timeout: float = 5.0) -> None:
-        """Wait until what was recorded so far has arrived, for at most ``timeout`` seconds; it is kept in any case."""
+        """Wait until everything is sent, for at most ``timeout`` seconds; the rest stays buffered."""
         deadline = time.monotonic() + timeout
         self._wake.set()
         while (self._metrics or self._images) and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def unsent(self) -> list[list[Any]]:
-        """Return the values that have not arrived, for `resend`: a checkpoint keeps them."""
+        """Return the values that are not sent yet, which a checkpoint stores for `resend`."""
         with self._lock:
             return [[metric.key, metric.value, metric.timestamp, metric.step] for metric in self._metrics]
 
     def resend(self, unsent: list[list[Any]]) -> None:
-        """Record again what `unsent` returned; MLflow drops what did arrive."""
+        """Log what `unsent` returned; MLflow ignores duplicates."""
         with self._lock:
             self._metrics.extend(Metric(*value) for value in unsent)
 
     def close(self, timeout: float | None = None) -> None:
-        """Send what is left, for a minute or as long as `Tracking.unavailable_timeout_s` says.
+        """Send the rest, for a minute or `Tracking.unavailable_timeout_s`; what is not sent by then is lost.
 
-        What could not be sent by then, or not at all because the disk is full, is lost, with an error logged.
+        It is also lost if the disk is full.
         """
         timeout = max(60.0, self._tracking.unavailable_timeout_s) if timeout is None else timeout
         self._deadline = time.monotonic() + timeout
@@ -253,7 +249,7 @@ class MetricWriter:
         with self._lock:
             if self._metrics or self._images:
                 logger.error(
-                    "Run %s on %s lacks its last %d metric values and %d images, which could not be stored",
+                    "Run %s on %s: %d metric values and %d images are lost, because they could not be stored",
                     self._run_id,
                     self._tracking.uri,
                     len(self._metrics),
@@ -262,32 +258,31 @@ class MetricWriter:
 
     def _send_until_closed(self) -> None:
         pause = self._every
-        away = False
+        failing = False
         while True:
             self._wake.wait(pause)
             self._wake.clear()
             try:
                 self._send()
-            except Exception as error:  # Whatever it is, the next try may pass, and the training must not feel it.
-                if not away:
-                    why = one_line(error, 300)
-                    logger.warning("Metrics are kept until %s takes them: %s", self._tracking.uri, why)
-                away = True
+            except Exception as error:  # any error may be temporary, and must not affect the training
+                if not failing:
+                    logger.warning("Cannot send metrics to %s, retrying: %s", self._tracking.uri, one_line(error, 300))
+                failing = True
                 if self._deadline < math.inf and is_disk_full(error):
-                    return  # nothing frees space while the process is only waiting for that
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                    return  # waiting does not free space
+                pause = min(2 * pause, _MAX_PAUSE)
             else:
-                away = False
+                failing = False
                 pause = self._every
             if self._deadline < math.inf:
-                if not away or time.monotonic() > self._deadline:
+                if not failing or time.monotonic() > self._deadline:
                     return
                 pause = min(pause, 1.0)
 
     def _send(self) -> None:
-        # An item leaves the buffer after it has arrived. MLflow drops exact repeats, so sending twice does no harm.
-        # Only this thread takes items out, so what it reads here without the lock stays where it is.
-        while batch := self._metrics[:_METRICS_A_BATCH]:
+        # Items are removed after they have arrived; MLflow ignores duplicates. Only this thread removes items, so it
+        # can read without the lock.
+        while batch := self._metrics[:_METRICS_PER_BATCH]:
             self._without_retries.client.log_batch(self._run_id, metrics=batch, synchronous=True)
             with self._lock:
                 del self._metrics[: len(batch)]
@@ -311,20 +306,19 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _client(uri: str) -> MlflowClient:
-    # Seven retries are MLflow's default and hold a caller for four minutes; three, for a quarter of a minute.
+    # MLflow's default of seven retries takes four minutes; three take 15 seconds.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    # A bar for every file of a kilobyte hides what else is said.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Every error of the database is logged with its traceback, although it is raised as well.
+    # MLflow logs every error of the database with its traceback, and raises it as well.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    # It warns of each of these tries; an outage deserves one line, and that is the caller's.
+    # It warns about every retry; `RetryingClient` logs one line per outage.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 @contextmanager
 def _short_timeouts() -> Iterator[None]:
-    """Shorten the time-outs for the first word with a server; MLflow takes them from the environment only."""
+    """Shorten MLflow's time-outs, which it only reads from the environment, for the first request."""
     short = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     before = {key: os.environ.get(key) for key in short}
     os.environ.update(short)

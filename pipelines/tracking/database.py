@@ -1,6 +1,6 @@
-"""MLflow's SQLite file in a run directory: its address, its making, and what becomes of it when the directory moves.
+"""MLflow's SQLite file in a run directory: its URI, its creation, and its update when the directory is moved.
 
-MLflow records the places of artifacts as absolute addresses. Those below the folder of the database move with it.
+MLflow stores the locations of artifacts as absolute URIs. Those below the folder of the database move with it.
 """
 
 import re
@@ -17,13 +17,13 @@ from daefr.errors import UserError
 from daefr.files import publish
 
 FOLDER = "daefr.folder"
-"""The tag of an experiment that says where the folder of its database is, or was before it was moved."""
+"""The tag of an experiment with the folder of its database, before it was moved."""
 ARTIFACTS = "artifacts"
-"""The folder beside the database for the artifacts of experiments without a place of their own."""
+"""The default folder for artifacts, beside the database."""
 
 _SCHEME = "sqlite:///"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
-_PLACES = (
+_LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("model_versions", "source"),
@@ -31,63 +31,63 @@ _PLACES = (
     ("logged_models", "artifact_location"),
 )
 _TAGGED = "SELECT experiment_id, value FROM experiment_tags WHERE key = ?"
-# experiments of earlier versions of this project have no tag
+# experiments of older releases have no tag
 _UNTAGGED = """
 SELECT experiment_id, artifact_location FROM experiments
 WHERE artifact_location LIKE '%/' || ?
 AND experiment_id NOT IN (SELECT experiment_id FROM experiment_tags WHERE key = ?)
 """
-_SECONDS_TO_WAIT = 60.0  # for another process that reads or writes
+_LOCK_TIMEOUT_SECONDS = 60.0
 
 
 def sqlite_uri(path: Path) -> str:
-    """Return the tracking URI of a file, whose name may hold what has a meaning in URIs. Raises `UserError`."""
+    """Return the tracking URI of a file, with special characters escaped. Raises `UserError`."""
     try:
         escaped = quote(str(path), safe="")
     except UnicodeEncodeError:
-        raise UserError(f"{str(path)!r} is not UTF-8, in which MLflow keeps names: choose another folder") from None
+        raise UserError(f"{str(path)!r} is not UTF-8, which MLflow requires; choose another folder") from None
     plain = f"{_SCHEME}{path}"
-    # MLflow makes the parent of what it takes for a path; where the slashes are escaped as well, there is none
+    # with escaped slashes, MLflow finds no parent folder, which it would create under a wrong name
     return plain if make_url(plain).database == str(path) else _SCHEME + escaped
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the absolute path of the file of a SQLite URI; None of another URI."""
+    """Return the absolute path of a SQLite URI's file; None for other URIs."""
     return Path(str(make_url(uri).database)).resolve() if uri.startswith(_SCHEME) else None
 
 
-def artifact_address(place: str) -> str:
-    """Return the address of a place for artifacts, a folder or an address."""
-    return place if _ADDRESS.match(place) else _address_of(Path(place).resolve())
+def artifact_address(location: str) -> str:
+    """Return the address of a location for artifacts, a folder or an address."""
+    return location if _ADDRESS.match(location) else _address_of(Path(location).resolve())
 
 
 def _address_of(folder: Path) -> str:
-    """Return what stands for a folder; MLflow reads `%20` in a plain path as a space."""
+    """Return the address of a folder; MLflow reads `%20` in a plain path as a space."""
     return str(folder) if unquote(str(folder)) == str(folder) else folder.as_uri()
 
 
 def local_path(address: str) -> Path | None:
-    """Return the path of an artifact on this machine; None of one that is elsewhere."""
+    """Return the path of a local artifact; None for any other."""
     if address.startswith("file://"):
         return Path(unquote(address.removeprefix("file://"), errors="surrogateescape"))
     return None if _ADDRESS.match(address) else Path(address)
 
 
 def open_database(path: Path, make: Callable[[str], object]) -> str:
-    """Return the URI of a database, which is created where there is none; `make` makes MLflow's tables at a URI.
+    """Return the URI of a database, which is created if necessary; `make` creates MLflow's tables at a URI.
 
-    Where its folder was moved or copied since it was written, what it says of places below that folder is put right.
+    If the folder was moved or copied, the locations below it are updated in the database.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        # it appears whole: where a kill left only some of the tables, no MLflow could go on
+        # created atomically, because MLflow cannot use a database with only some of its tables
         with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
-            whole = Path(folder) / path.name
-            make(sqlite_uri(whole))
-            with suppress(FileExistsError):  # another process has made it meanwhile
-                publish(whole, path)
-    # MLflow would try a file that is no database for three minutes before it says so
-    with closing(sqlite3.connect(path, timeout=_SECONDS_TO_WAIT, isolation_level=None)) as database:
+            temporary = Path(folder) / path.name
+            make(sqlite_uri(temporary))
+            with suppress(FileExistsError):  # another process was faster
+                publish(temporary, path)
+    # for a file that is not a database, MLflow would retry for three minutes
+    with closing(sqlite3.connect(path, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None)) as database:
         database.execute("PRAGMA schema_version")
         if any(_moved(database, path.parent)):
             database.execute("BEGIN IMMEDIATE")  # another process may do the same
@@ -100,11 +100,11 @@ def open_database(path: Path, make: Callable[[str], object]) -> str:
 
 
 def _moved(database: sqlite3.Connection, folder: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the experiments whose database was in another folder before, and that folder."""
+    """Yield the experiments whose database was in another folder, and that folder."""
     found = [(experiment, Path(value)) for experiment, value in database.execute(_TAGGED, [FOLDER])]
     if (folder / ARTIFACTS).is_dir():
-        for experiment, place in database.execute(_UNTAGGED, [ARTIFACTS, FOLDER]):
-            before = local_path(place)
+        for experiment, location in database.execute(_UNTAGGED, [ARTIFACTS, FOLDER]):
+            before = local_path(location)
             found += [] if before is None else [(experiment, before.parent)]
     for experiment, before in found:
         if before != folder and not (before.exists() and before.samefile(folder)):
@@ -113,7 +113,7 @@ def _moved(database: sqlite3.Connection, folder: Path) -> Iterator[tuple[int, Pa
 
 def _move(database: sqlite3.Connection, before: Path, after: Path) -> None:
     new = f"{_address_of(after)}/"
-    for table, column in _PLACES:
+    for table, column in _LOCATIONS:
         if not database.execute("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", [table, column]).fetchone():
             continue
         for old in (f"{before}/", f"{before.as_uri()}/"):

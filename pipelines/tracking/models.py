@@ -1,10 +1,10 @@
-"""The model that restores, wherever it comes from: the registry, a checkpoint directory or a released file."""
+"""Restoration models from the registry, a checkpoint directory or a released file."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from daefr import locate
-from daefr.checkpoint import digest_of
+from daefr.checkpoint import checkpoint_digest
 from daefr.errors import UserError, one_line
 from daefr.files import file_digest
 from daefr.restore import load_restoration
@@ -17,14 +17,11 @@ REGISTRY = "models:"
 
 @dataclass(frozen=True)
 class Model:
-    """A restoration model: what people call it, what tells it from others, and where its files are.
-
-    `version` is None for what is no version of the registry.
-    """
+    """A restoration model: its name, its digest, and either its path or its version in the registry."""
 
     name: str
     digest: str
-    place: Path | None = None
+    path: Path | None = None
     version: registry.Version | None = None
 
     @classmethod
@@ -33,38 +30,38 @@ class Model:
         return cls(version.address, version.fingerprint, version=version)
 
     def fetch(self, tracking: Tracking, scratch: Path) -> Path:
-        """Return a checkpoint directory or released file on this machine, downloaded into `scratch` if need be."""
+        """Return a local checkpoint directory or released file, downloaded into `scratch` if necessary."""
         if self.version is None:
-            assert self.place is not None  # noqa: S101  # `find_model` gives one of the two
-            return self.place
+            assert self.path is not None  # noqa: S101  # see the class
+            return self.path
         try:
             return registry.download(tracking, self.version, scratch / "model")
-        except Exception as error:  # MLflow lets every store's errors through
-            raise UserError(f"{self.name} cannot be fetched: {one_line(error)}") from None
+        except Exception as error:  # MLflow raises the errors of any store
+            raise UserError(f"{self.name} cannot be downloaded: {one_line(error)}") from None
 
 
 def find_model(tracking: Tracking, address: str) -> Model:
     """Find the model that `restore.model` or `--model` names.
 
-    Raises `UserError` when there is none, when a directory is no whole checkpoint, or when it is of another stage.
+    Raises `UserError` if there is none, if a directory is not a complete checkpoint, or if it is of another stage.
     """
     if address.startswith(REGISTRY):
         version = registry.resolve(tracking, address)
         if version.name != registry.MODELS["restoration"]:
-            raise UserError(f"{address} does not restore; {registry.MODELS['restoration']} does")
+            raise UserError(f"{address} is not a restoration model; use {registry.MODELS['restoration']}")
         return Model.registered(version)
     path = absolute(Path(address)).resolve()
     if not path.exists():
         raise UserError(
-            f"there is no model {address}: give models:/NAME@ALIAS, a checkpoint directory or a released .ckpt file"
+            f"there is no model {address}; give models:/NAME@ALIAS, a checkpoint directory or a released .ckpt file"
         )
-    place = locate.find_model(path)
-    if place.is_file():
-        return Model(str(place), file_digest(place), place)
-    load_restoration(place)
-    return Model(str(place), digest_of(place), place)
+    path = locate.find_model(path)
+    if path.is_file():
+        return Model(str(path), file_digest(path), path)
+    load_restoration(path)
+    return Model(str(path), checkpoint_digest(path), path)
 
 
 def follows_alias(address: str) -> bool:
-    """Tell whether the model of an address can become another: an alias moves, a number and a file do not."""
+    """Return whether an address has an alias, which can move to another version."""
     return address.startswith(REGISTRY) and "@" in address

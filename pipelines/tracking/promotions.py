@@ -1,12 +1,11 @@
-"""The champions of a model in order, written so that two writers cannot both believe that they were the next.
+"""The history of a model's champions: an append-only log that is safe for concurrent writers.
 
-MLflow moves an alias without looking at what it replaces, and has no locks. But a run's parameter can be written once
-only: a second writer of another value is refused, by SQLite, PostgreSQL and the server alike. So every model has a run
-whose parameters are its journal, `000001`, `000002` and so on. Whoever writes the next number has moved the champion;
-the other one finds that number taken, and has to decide again, against the new champion.
+MLflow has no compare-and-set for aliases and no locks, but a run's parameter can be written only once: all of its
+stores reject a second, different value. So every model has a run whose parameters `000001`, `000002` ... are its
+history.
+The process that writes the next number has moved the champion; any other finds the number taken, and decides again.
 
-A process that dies between its entry and the alias loses nothing: who comes next moves the alias to where the journal
-says that it belongs.
+If a process dies after writing an entry and before moving the alias, the next process moves the alias.
 """
 
 import getpass
@@ -18,102 +17,104 @@ from typing import Literal
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from daefr.errors import UserError, one_line
 from daefr.settings.base import Settings
 from pipelines.tracking.client import Tracking
 
-JOURNAL = "daefr.journal"
-SETTLED = "daefr.settled"
+HISTORY_RUN = "daefr.journal"
+APPLIED = "daefr.settled"
 _REASON_LENGTH = 3000
 
 
-def whoami() -> str:
-    """Return who is working here: the name that MLflow's server knows, or the system's, with the machine's."""
+def current_user() -> str:
+    """Return the user's name, as MLflow's server or the system knows it, and the host's."""
     name = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
     return f"{name}@{socket.gethostname()}"
 
 
-class Entry(Settings):
-    """One change of the champion: what it became, from what, and who did it when and why."""
+class ChampionChange(Settings):
+    """One change of the champion: the old and the new one, who changed it, when and why."""
 
     kind: Literal["promoted", "rolled back", "moved by hand"]
     champion: int | None
     replaces: int | None
     previous: int | None
-    """What a rollback would return to."""
+    """The version that a rollback would return to."""
     why: str
-    figures: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
-    """What the gates looked at: the candidate's, and the champion's where there was one."""
+    metrics: dict[str, tuple[float | None, float | None]] = Field(
+        default_factory=dict, validation_alias=AliasChoices("metrics", "figures")
+    )
+    """The metrics that the gates compared: the candidate's, and the champion's if there was one."""
     run_id: str = ""
     """The MLflow run of the decision."""
-    who: str = Field(default_factory=whoami)
+    who: str = Field(default_factory=current_user)
     when: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     token: str = Field(default_factory=lambda: uuid.uuid4().hex)
-    """Tells this entry from an equal one of another writer."""
+    """Distinguishes this entry from an equal one of another process."""
 
 
-class Journal:
-    """The entries of one model."""
+class ChampionHistory:
+    """The history of one model's champions."""
 
     def __init__(self, tracking: Tracking, run_id: str) -> None:
-        """Use the run of a journal; `of` finds a model's."""
+        """Use the run of a history; `open` finds it."""
         self._client, self._run_id = tracking.client, run_id
 
     @classmethod
-    def of(cls, tracking: Tracking, model: str) -> "Journal":
-        """Return the journal of a model that exists."""
-        run_id = tracking.client.get_registered_model(model).tags.get(JOURNAL)
-        if run_id is None:  # made by hand
-            run_id = _start(tracking, model)
-            tracking.client.set_registered_model_tag(model, JOURNAL, run_id)
+    def open(cls, tracking: Tracking, model: str) -> "ChampionHistory":
+        """Return the history of a registered model."""
+        run_id = tracking.client.get_registered_model(model).tags.get(HISTORY_RUN)
+        if run_id is None:  # the model was registered by hand
+            run_id = _create_run(tracking, model)
+            tracking.client.set_registered_model_tag(model, HISTORY_RUN, run_id)
         return cls(tracking, run_id)
 
-    def entries(self) -> list[Entry]:
-        """Read all entries, the oldest first."""
+    def entries(self) -> list[ChampionChange]:
+        """Read all entries, oldest first."""
         params = self._client.get_run(self._run_id).data.params
-        return [Entry.model_validate_json(params[key]) for key in sorted(params)]
+        return [ChampionChange.model_validate_json(params[key]) for key in sorted(params)]
 
-    def append(self, after: int, entry: Entry) -> bool:
-        """Write an entry after so many others; return whether it is the next, or another writer was first."""
-        entry = entry.model_copy(update={"why": entry.why[:_REASON_LENGTH]})
+    def append(self, count: int, change: ChampionChange) -> bool:
+        """Append a change to the `count` entries so far; return False if another process has appended one before."""
+        change = change.model_copy(update={"why": change.why[:_REASON_LENGTH]})
         try:
-            self._client.log_param(self._run_id, f"{after + 1:06d}", entry.model_dump_json())
+            self._client.log_param(self._run_id, f"{count + 1:06d}", change.model_dump_json())
         except MlflowException as error:
-            if len(self.entries()) > after:
+            if len(self.entries()) > count:
                 return False
             raise UserError(
-                f"The journal of promotions, MLflow's run {self._run_id}, cannot be written to: {one_line(error, 200)}"
+                f"The history of champions (MLflow run {self._run_id}) cannot be written: {one_line(error, 200)}"
             ) from error
         return True
 
     @property
-    def settled(self) -> int:
-        """The number of entries after which the aliases were what they say."""
-        return int(self._client.get_run(self._run_id).data.tags.get(SETTLED, 0))
+    def applied(self) -> int:
+        """The number of entries to which the aliases were last moved."""
+        return int(self._client.get_run(self._run_id).data.tags.get(APPLIED, 0))
 
-    def settle(self, count: int) -> None:
-        """Note that the aliases are as the first `count` entries say."""
-        self._client.set_tag(self._run_id, SETTLED, str(count))
+    def mark_applied(self, count: int) -> None:
+        """Record that the aliases were moved to the state after `count` entries."""
+        self._client.set_tag(self._run_id, APPLIED, str(count))
 
     def describe(self, text: str) -> None:
-        """Put Markdown on the page of the journal's run."""
+        """Set the description of the history's run, in Markdown."""
         self._client.set_tag(self._run_id, "mlflow.note.content", text)
 
 
 def create_model(tracking: Tracking, model: str) -> None:
-    """Create a registered model with an empty journal, unless another process is first."""
-    run_id = _start(tracking, model)
+    """Create a registered model with an empty history, unless another process is faster."""
+    run_id = _create_run(tracking, model)
     try:
-        tracking.client.create_registered_model(model, tags={JOURNAL: run_id})
+        tracking.client.create_registered_model(model, tags={HISTORY_RUN: run_id})
     except MlflowException as error:
         tracking.client.delete_run(run_id)
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
-def _start(tracking: Tracking, model: str) -> str:
+def _create_run(tracking: Tracking, model: str) -> str:
     client: MlflowClient = tracking.client
     run = client.create_run(tracking.experiment_id, run_name=f"promotions of {model}", tags={"daefr.model": model})
     client.set_terminated(run.info.run_id, "FINISHED")

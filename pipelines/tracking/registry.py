@@ -26,8 +26,8 @@ AVERAGED = "averaged"
 CHAMPION = "champion"
 PREVIOUS = "previous"
 
-INSIDE = "daefr.checkpoint"
-"""The tag of a version that says where in its directory the checkpoint is; without it, the directory is one."""
+CHECKPOINT_PATH = "daefr.checkpoint"
+"""The tag of a version with the path of the checkpoint in its directory; by default, the directory itself."""
 
 _PACKAGE = "model"
 _ADDRESS = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<number>\d+))")
@@ -35,7 +35,7 @@ _ADDRESS = re.compile(r"models:/(?P<name>[\w.-]+)(?:@(?P<alias>[\w.-]+)|/(?P<num
 
 @dataclass(frozen=True)
 class Package:
-    """A directory that MLflow can serve, the checkpoint's place in it, and what people are told of it."""
+    """A directory that MLflow can serve, the path of the checkpoint in it, and the version's description."""
 
     folder: str
     checkpoint: str = ""
@@ -43,15 +43,12 @@ class Package:
 
 
 Pack = Callable[[Path, Path], Package]
-"""Makes a package: (a checkpoint directory, a folder that does not exist yet) -> the package in that folder."""
+"""(checkpoint directory, folder to create) -> the package in that folder."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a registered model; ``source`` is the place of its checkpoint directory.
-
-    ``run_id`` is empty where someone registered the version by hand.
-    """
+    """One version of a registered model. ``source`` is its checkpoint directory; ``run_id`` may be empty."""
 
     name: str
     number: int
@@ -61,12 +58,12 @@ class Version:
 
     @property
     def address(self) -> str:
-        """What MLflow calls this version."""
+        """The URI of this version."""
         return f"models:/{self.name}/{self.number}"
 
     @property
     def fingerprint(self) -> str:
-        """What `register` was given to tell this version from others."""
+        """The fingerprint that was passed to `register`."""
         return self.tags.get(FINGERPRINT, self.address)
 
 
@@ -81,10 +78,10 @@ def register(
     pack: Pack | None = None,
     alias: str = CANDIDATE,
 ) -> Version:
-    """Upload a checkpoint as artifacts of its run and make it the candidate of its stage, or what `alias` says.
+    """Upload a checkpoint as artifacts of its run, and set its alias.
 
-    With `pack`, what is uploaded is the directory that it makes around the checkpoint, which MLflow can serve.
-    Registering a fingerprint again uploads nothing: it returns the version that exists, under that alias.
+    With `pack`, the package is uploaded instead. If the fingerprint is registered already, nothing is uploaded and that
+    version gets the alias.
 
     Raises:
         UserError: The directory is not a complete checkpoint.
@@ -100,7 +97,7 @@ def register(
         registered = found[0]
     else:
         uploaded = _upload(client, checkpoint_dir, run_id, pack)
-        own = {FINGERPRINT: fingerprint} | ({INSIDE: uploaded.checkpoint} if uploaded.checkpoint else {})
+        own = {FINGERPRINT: fingerprint} | ({CHECKPOINT_PATH: uploaded.checkpoint} if uploaded.checkpoint else {})
         registered = client.create_model_version(
             name, uploaded.folder, run_id=run_id, tags={**tags, **own}, description=uploaded.description
         )
@@ -109,29 +106,29 @@ def register(
 
 
 def _upload(client: MlflowClient, checkpoint_dir: Path, run_id: str, pack: Pack | None) -> Package:
-    """Upload a checkpoint, or the package around it; return that, with its folder as a URI."""
-    # The run's own artifact URI, not "runs:/": it is what a loader can open without asking the server again.
-    place = client.get_run(run_id).info.artifact_uri
+    """Upload a checkpoint, or its package; return the package with its folder as a URI."""
+    # not "runs:/", which needs a request to the server
+    location = client.get_run(run_id).info.artifact_uri
     if pack is None:
         client.log_artifacts(run_id, str(checkpoint_dir), checkpoint_dir.name)
-        return Package(f"{place}/{checkpoint_dir.name}")
-    kind = checkpoint_dir.name.partition("-")[2]  # averaged weights have a place of their own
+        return Package(f"{location}/{checkpoint_dir.name}")
+    kind = checkpoint_dir.name.partition("-")[2]  # "ema" for averaged weights
     package = f"{_PACKAGE}-{kind}" if kind else _PACKAGE
-    # beside the checkpoint, as there is room for one
+    # on the file system of the checkpoint, which may be larger than /tmp
     with tempfile.TemporaryDirectory(dir=checkpoint_dir.parent) as scratch:
         packed = pack(checkpoint_dir, Path(scratch) / package)
         client.log_artifacts(run_id, packed.folder, package)
-    return replace(packed, folder=f"{place}/{package}")
+    return replace(packed, folder=f"{location}/{package}")
 
 
 def champion(tracking: Tracking, stage: str) -> Version | None:
-    """Return the version in service of this stage, if one was ever promoted."""
+    """Return the champion of a stage, if there is one."""
     number = (_aliases(tracking.client, MODELS[stage]) or {}).get(CHAMPION)
     return None if number is None else version(tracking, stage, number)
 
 
-def rival(tracking: Tracking, stage: str, number: int) -> Version | None:
-    """Return what a version is compared with: the champion, or where it is that itself, the one that it replaced."""
+def baseline(tracking: Tracking, stage: str, number: int) -> Version | None:
+    """Return the version to compare a version with: the champion, or if it is the champion itself, the previous one."""
     aliases = _aliases(tracking.client, MODELS[stage]) or {}
     others = (aliases.get(alias) for alias in (CHAMPION, PREVIOUS))
     found = next((other for other in others if other not in (None, number)), None)
@@ -149,23 +146,23 @@ def version(tracking: Tracking, stage: str, number: int) -> Version:
 
 
 def resolve(tracking: Tracking, address: str) -> Version:
-    """Return the version that ``models:/NAME@ALIAS`` or ``models:/NAME/NUMBER`` stands for.
+    """Return the version of ``models:/NAME@ALIAS`` or ``models:/NAME/NUMBER``.
 
     Raises:
-        UserError: There is no such model, alias or version; the sentence lists those that exist.
+        UserError: There is no such model, alias or version; the message lists those that exist.
 
     """
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
-        raise UserError(f"{address!r} is not a model address: write models:/NAME@ALIAS or models:/NAME/NUMBER.")
+        raise UserError(f"{address!r} is not a model address; use models:/NAME@ALIAS or models:/NAME/NUMBER.")
     client, name, alias = tracking.client, parts["name"], parts["alias"]
-    held = aliases(tracking, name)
-    if alias and alias not in held:
-        raise UserError(f"The model {name!r} has no alias {alias!r}: it has {_listed(sorted(held))}.")
-    number = held[alias] if alias else int(parts["number"])
+    existing = aliases(tracking, name)
+    if alias and alias not in existing:
+        raise UserError(f"The model {name!r} has no alias {alias!r}; it has {_join(sorted(existing))}.")
+    number = existing[alias] if alias else int(parts["number"])
     versions = {int(found.version): found for found in client.search_model_versions(f"name = '{name}'")}
     if number not in versions:
-        raise UserError(f"The model {name!r} has no version {number}: it has {_listed(sorted(versions))}.")
+        raise UserError(f"The model {name!r} has no version {number}; it has {_join(sorted(versions))}.")
     return _version(versions[number])
 
 
@@ -173,42 +170,42 @@ def aliases(tracking: Tracking, name: str) -> dict[str, int]:
     """Return the aliases of a model and their version numbers.
 
     Raises:
-        UserError: There is no such model; the sentence lists those that exist.
+        UserError: There is no such model; the message lists those that exist.
 
     """
     found = _aliases(tracking.client, name)
     if found is None:
         names = sorted(model.name for model in tracking.client.search_registered_models())
-        raise UserError(f"There is no model {name!r}: the registry has {_listed(names)}.")
+        raise UserError(f"There is no model {name!r}; the registry has {_join(names)}.")
     return found
 
 
 def move_alias(tracking: Tracking, name: str, alias: str, number: int | None) -> None:
-    """Point an alias to a version, or take it away: with None, and where that version was deleted meanwhile."""
+    """Move an alias to a version; delete it if that is None or was deleted."""
     client = tracking.client
-    held = aliases(tracking, name).get(alias)
-    if number is not None and held != number:
+    current = aliases(tracking, name).get(alias)
+    if number is not None and current != number:
         try:
             client.set_registered_model_alias(name, alias, str(number))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             number = None
-    if number is None and held is not None:
+    if number is None and current is not None:
         client.delete_registered_model_alias(name, alias)
 
 
 def download(tracking: Tracking, version: Version, into: Path) -> Path:
-    """Return a local directory with the checkpoint files: where they lie if that is a folder here, else a copy."""
-    here = Path(version.source)
-    if here.is_dir():
-        return here
+    """Return a local directory with the checkpoint files, downloaded unless the source is one."""
+    source = Path(version.source)
+    if source.is_dir():
+        return source
     into.mkdir(parents=True, exist_ok=True)
     return Path(download_artifacts(version.source, dst_path=str(into), tracking_uri=tracking.uri))
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, int] | None:
-    """Return the aliases of a model and their version numbers; None where there is no such model."""
+    """Return the aliases of a model and their version numbers, None if there is no such model."""
     try:
         aliases = client.get_registered_model(name).aliases
     except MlflowException as error:
@@ -220,9 +217,9 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, int] | None:
 
 def _version(found: ModelVersion) -> Version:
     tags = dict(found.tags)
-    source = f"{found.source}/{tags[INSIDE]}" if INSIDE in tags else str(found.source)
+    source = f"{found.source}/{tags[CHECKPOINT_PATH]}" if CHECKPOINT_PATH in tags else str(found.source)
     return Version(found.name, int(found.version), source, found.run_id or "", tags)
 
 
-def _listed(items: list[str] | list[int]) -> str:
+def _join(items: list[str] | list[int]) -> str:
     return ", ".join(map(str, items)) or "none"

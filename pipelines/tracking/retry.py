@@ -1,4 +1,4 @@
-"""Calls to an MLflow server that may be unreachable for a while: they are repeated until it answers."""
+"""Retries calls while the MLflow server is unreachable."""
 
 import time
 from collections.abc import Callable
@@ -13,14 +13,14 @@ _PAUSE = 2.0
 
 
 class RetryingClient:
-    """A client whose methods are called again while the server is unreachable, for at most `timeout_s`; logged once."""
+    """A client that retries calls for up to `timeout_s` while the server is unreachable, logging once per outage."""
 
     def __init__(self, client: Any, timeout_s: float, log: Callable[[str], None]) -> None:
         """Wrap `client`."""
         self._client, self._timeout_s, self._log = client, timeout_s, log
 
     def __getattr__(self, name: str) -> Any:
-        """Return the client's attribute; a method with retries."""
+        """Return the client's attribute; methods get retries."""
         found = getattr(self._client, name)
         return partial(self._call, found) if callable(found) else found
 
@@ -43,7 +43,7 @@ class RetryingClient:
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Tell whether an error means that nobody answered, or that a proxy did in the server's place."""
+    """Return whether an error means that the server did not answer, or only its proxy."""
     if isinstance(error, MlflowException):
         return "API request to" in str(error) and any(sign in str(error) for sign in _UNREACHABLE)
     return isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout)

@@ -1,7 +1,7 @@
-"""The checkpoints of a training on its way, in a folder or on S3: which there are, which is whole, which are kept.
+"""The intermediate checkpoints of a training, in a folder or on S3.
 
-Ray Train has a list of its own, which knows no digests, and keeps by age or by score, not both. So what is there is
-what counts: the newest checkpoint that is whole is where a training goes on, whether or not Ray had noted it.
+Ray Train's own checkpoint manager verifies no digests, and keeps checkpoints by age or by score, but not by both. So a
+training resumes from the newest complete checkpoint in storage, whether or not Ray has recorded it.
 """
 
 import contextlib
@@ -20,132 +20,128 @@ from pipelines.storage import s3, tree
 from pipelines.storage.address import is_address, to_uri
 from pipelines.storage.shared import shared_on_node
 
-MEASURES = "measures.json"
-"""What was measured of a checkpoint, beside it."""
+METRICS = "metrics.json"
+"""The validation metrics of a checkpoint."""
 UNSENT = "unsent.json"
-"""Beside a checkpoint: values on their way to MLflow."""
-_FILES = (*FILES, MEASURES, UNSENT)
+"""Metrics that were not sent to MLflow when a checkpoint was made."""
+_FILES = (*FILES, METRICS, UNSENT)
 _NAME = re.compile(r"step-\d{9}")
-_RAYS_LIST, _RAYS_MARKER = "checkpoint_manager_snapshot.json", ".validate_storage_marker"
+_RAY_SNAPSHOT, _RAY_MARKER = "checkpoint_manager_snapshot.json", ".validate_storage_marker"
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints below a place, a folder or `s3://bucket/prefix`, each a directory `step-NNNNNNNNN`.
+    """The checkpoints in a folder or below `s3://bucket/prefix`, each a directory `step-NNNNNNNNN`.
 
-    Where the store fails, every method raises `OSError` or `StorageError`.
+    If the storage fails, every method raises `OSError` or `StorageError`.
     """
 
-    place: str
+    location: str
 
     def check(self) -> None:
-        """Raise `UserError` where the place cannot be used, however often it is tried."""
+        """Raise `UserError` if the location is missing or not accessible."""
         try:
             self.names()
         except (FileNotFoundError, PermissionError) as error:
-            raise UserError(f"compute.checkpoints: {self.place} cannot be used: {error.strerror}") from None
+            raise UserError(f"compute.checkpoints: {self.location} cannot be used: {error.strerror}") from None
 
     def names(self) -> list[str]:
-        """Return the names of the checkpoints that were written to their end, oldest first."""
-        ends = (name.rpartition("/") for name in tree.names(self.place))
-        return sorted(folder for folder, _, file in ends if file == MANIFEST and _NAME.fullmatch(folder))
+        """Return the names of the complete checkpoints, oldest first."""
+        paths = (name.rpartition("/") for name in tree.names(self.location))
+        return sorted(folder for folder, _, file in paths if file == MANIFEST and _NAME.fullmatch(folder))
 
-    def put(self, source: Path, name: str) -> int:
-        """Store a checkpoint from a folder here; its manifest, which makes it one, last. Return its size in bytes."""
-        tree.delete(self.place, [f"{name}/{MANIFEST}"])  # what is replaced is none meanwhile
-        files = sorted(tree.names(str(source)), key=lambda file: file == MANIFEST)
-        for file in files:
-            tree.put(source / file, self.place, f"{name}/{file}")
-        return sum((source / file).stat().st_size for file in files)
+    def put(self, source: Path, name: str) -> None:
+        """Store a checkpoint from a local folder, with its manifest last, which makes it complete."""
+        tree.delete(self.location, [f"{name}/{MANIFEST}"])  # a checkpoint being replaced is not complete
+        for file in sorted(tree.names(str(source)), key=lambda file: file == MANIFEST):
+            tree.put(source / file, self.location, f"{name}/{file}")
 
     @contextmanager
-    def newest(self, tell: Callable[[str], None], last_step: int) -> Iterator[tuple[str, Checkpoint] | None]:
-        """Give name and content of the newest valid checkpoint, of `last_step` at most; damaged ones are reported.
+    def newest(self, log: Callable[[str], None], last_step: int) -> Iterator[tuple[str, Checkpoint] | None]:
+        """Yield the newest undamaged checkpoint up to `last_step`, with its name; damaged ones are logged and skipped.
 
-        Gives None where there are none at all; raises `UserError` when all are damaged.
+        Yields None if there are no checkpoints. Raises `UserError` if all are damaged.
         """
-        self._forget_unfinished_uploads()
+        self._abort_unfinished_uploads()
         names = self._until(last_step)
         with contextlib.ExitStack() as stack:
             for name in reversed(names):
                 try:
                     found = stack.enter_context(self.open(name))
                 except UserError as error:
-                    tell(f"{error}: one before it is used")
+                    log(f"{error}; trying the checkpoint before it")
                     continue
                 yield name, found
                 return
             if names:
-                raise UserError(f"no checkpoint in {self.place} is whole: delete them to begin this stage anew")
+                raise UserError(f"all checkpoints in {self.location} are damaged; delete them to restart this stage")
             yield None
 
     @contextmanager
     def open(self, name: str) -> Iterator[Checkpoint]:
-        """Give a checkpoint, on this machine while the block runs. Raises `UserError` when it is not whole.
+        """Yield a checkpoint, which is local while the block runs. Raises `UserError` if it is damaged.
 
-        Processes of one machine that open it together download it once.
+        Processes of one machine that open it at the same time download it once.
         """
-        if not is_address(self.place):
-            yield load_checkpoint(Path(self.place) / name)
+        if not is_address(self.location):
+            yield load_checkpoint(Path(self.location) / name)
             return
-        address = f"{self.place}/{name}"
+        address = f"{self.location}/{name}"
 
         def download(folder: Path) -> None:
             for file in tree.names(address):
-                tree.get(address, file, folder / name / file)
+                tree.download(address, file, folder / name / file)
 
         with shared_on_node(address, download) as folder:
             yield load_checkpoint(folder / name)
 
     def best(self) -> str | None:
-        """Return the name of the checkpoint with the lowest validation loss, None where none was measured."""
-        losses = {
-            name: loss for name in self.names() if (loss := self._measures(name).get("validation_loss")) is not None
-        }
+        """Return the name of the checkpoint with the lowest validation loss, None if none was validated."""
+        losses = {name: loss for name in self.names() if (loss := self._validation_loss(name)) is not None}
         return min(losses, key=lambda name: losses[name], default=None)
 
     def prune(self, keep: int, step: int) -> None:
-        """Delete all up to `step` but the last `keep` and the best; later ones are of a longer training."""
+        """Delete all up to `step` except for the last `keep` and the best; later ones belong to a longer training."""
         names = self._until(step)
         self._delete(set(names[:-keep]) - {self.best()})
 
     def keep_only(self, step: int) -> None:
-        """Delete what comes before the checkpoint of a step, unfinished ones too, and what Ray noted beside them."""
-        folders = {name.partition("/")[0] for name in tree.names(self.place)}
+        """Delete all checkpoints before that of a step, complete or not, and Ray's files beside them."""
+        folders = {name.partition("/")[0] for name in tree.names(self.location)}
         self._delete({folder for folder in folders if folder < checkpoint_name(step)})
-        tree.delete(self.place, [_RAYS_LIST, _RAYS_MARKER])
+        tree.delete(self.location, [_RAY_SNAPSHOT, _RAY_MARKER])
 
     def _until(self, step: int) -> list[str]:
         return [name for name in self.names() if name <= checkpoint_name(step)]
 
-    def forget_list(self) -> None:
-        """Delete Ray Train's list, which Ray would insist on although a checkpoint that it names were gone."""
-        tree.delete(self.place, [_RAYS_LIST])
+    def forget_ray_snapshot(self) -> None:
+        """Delete Ray Train's list of checkpoints, with which Ray would fail if one of them is gone."""
+        tree.delete(self.location, [_RAY_SNAPSHOT])
 
-    def address(self, name: str) -> RayCheckpoint:
-        """Return a checkpoint as Ray Train knows it."""
-        return RayCheckpoint(to_uri(f"{self.place}/{name}"))
+    def as_ray_checkpoint(self, name: str) -> RayCheckpoint:
+        """Return a checkpoint in Ray Train's form."""
+        return RayCheckpoint(to_uri(f"{self.location}/{name}"))
 
-    def _measures(self, name: str) -> dict[str, float]:
+    def _validation_loss(self, name: str) -> float | None:
         try:
-            measured: dict[str, float] = json.loads(tree.read(self.place, f"{name}/{MEASURES}"))
+            metrics: dict[str, float] = json.loads(tree.read(self.location, f"{name}/{METRICS}"))
         except (FileNotFoundError, ValueError):
-            return {}
-        return measured
+            return None
+        return metrics.get("validation_loss")
 
-    def _forget_unfinished_uploads(self) -> None:
-        """Drop the parts of uploads that a killed training left: they are no objects, but are paid for."""
-        if is_address(self.place):
-            with contextlib.suppress(PermissionError, s3.StorageError):  # this only tidies up
-                s3.forget_unfinished_uploads(f"{self.place}/")
+    def _abort_unfinished_uploads(self) -> None:
+        """Delete the parts of uploads by a killed training, which are not objects but cost money."""
+        if is_address(self.location):
+            with contextlib.suppress(PermissionError, s3.StorageError):  # only cleanup
+                s3.forget_unfinished_uploads(f"{self.location}/")
 
     def _delete(self, names: Collection[str]) -> None:
-        """Delete checkpoints, also what there is of them: their own files, the manifest first, and no others."""
+        """Delete the files of checkpoints, the manifest first, and no other files."""
         for name in names:
             if _NAME.fullmatch(name):
-                tree.delete(f"{self.place}/{name}", _FILES)
-                if not is_address(self.place):
-                    remove_checkpoint(Path(self.place) / name)
+                tree.delete(f"{self.location}/{name}", _FILES)
+                if not is_address(self.location):
+                    remove_checkpoint(Path(self.location) / name)
 
 
 def checkpoint_name(step: int) -> str:

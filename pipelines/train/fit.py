@@ -1,4 +1,4 @@
-"""Running a training in Ray Train, from the driver."""
+"""Runs a training with Ray Train, in the driver."""
 
 import time
 from contextlib import suppress
@@ -15,7 +15,7 @@ from daefr.training.rank_vote import nccl_timeout_seconds
 from pipelines.engine import cluster, signals
 from pipelines.engine.progress import ProgressSnapshot, bar, follow, say
 from pipelines.storage.address import to_uri
-from pipelines.train.failures import CONTROLLER_LOST, RAY_ERRORS, GiveUpEarly, translate
+from pipelines.train.failures import CONTROLLER_LOST, RAY_ERRORS, FailFastCallback, translate
 from pipelines.train.job import TrainingJob
 from pipelines.train.settings import StageCompute
 from pipelines.train.worker import train_worker
@@ -24,21 +24,21 @@ from pipelines.train.worker import train_worker
 def fit(job: TrainingJob) -> dict[str, float]:
     """Train a stage, resuming from its last checkpoint; return the last validation metrics.
 
-    Raises `UserError` for the user's mistake, and `StepFailedError` with the cause in one line.
+    Raises `UserError`, or `StepFailedError` with the cause in one line.
     """
     monitor = StallMonitor(job)
     try:
         with (
             signals.training(),
-            bar(job.stage, job.training.last_step, "steps") as shown,
-            follow(job.progress, shown, monitor, stop_when=signals.requested),
+            bar(job.stage, job.training.last_step, "steps") as progress_bar,
+            follow(job.progress, progress_bar, monitor, stop_when=signals.requested),
         ):
-            for left in reversed(range(job.compute.max_failures + 1)):
+            for retries_left in reversed(range(job.compute.max_failures + 1)):
                 try:
-                    measured: dict[str, float] = _fit(_trainer(job)).return_value
+                    metrics: dict[str, float] = _fit(_trainer(job)).return_value
                     break
                 except CONTROLLER_LOST as error:
-                    if not left or signals.requested.is_set():
+                    if not retries_left or signals.requested.is_set():
                         raise
                     monitor.release()
                     job.progress.mark_stopped.remote(
@@ -48,19 +48,19 @@ def fit(job: TrainingJob) -> dict[str, float]:
         if signals.requested.is_set():
             raise signals.stop_error() from error
         raise translate(job.stage, error) from error
-    return measured
+    return metrics
 
 
 def _fit(trainer: TorchTrainer) -> ray.train.Result:
-    """Fit on a thread of its own: on the main thread, Ray would handle SIGINT by aborting the training."""
+    """Fit on another thread: on the main thread, Ray would handle SIGINT by aborting the training."""
     return signals.run_in_threads([trainer.fit])[0]
 
 
 def _trainer(job: TrainingJob) -> TorchTrainer:
     compute = job.compute
-    place, _, name = job.checkpoints.place.rpartition("/")
-    with suppress(OSError):  # a store that fails is told when Ray Train opens it
-        job.checkpoints.forget_list()
+    parent, _, name = job.checkpoints.location.rpartition("/")
+    with suppress(OSError):  # Ray Train reports storage failures
+        job.checkpoints.forget_ray_snapshot()
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
@@ -72,10 +72,10 @@ def _trainer(job: TrainingJob) -> TorchTrainer:
             placement_strategy=compute.placement_strategy,
         ),
         run_config=ray.train.RunConfig(
-            storage_path=to_uri(place),
+            storage_path=to_uri(parent),
             name=name,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
-            callbacks=[GiveUpEarly(job.stage, job.progress)],
+            callbacks=[FailFastCallback(job.stage, job.progress)],
             worker_runtime_env=_environment(job),
         ),
     )
@@ -108,7 +108,7 @@ class StallMonitor:
         self._placement: PlacementGroup | None = None
 
     def __call__(self, snapshot: ProgressSnapshot) -> None:
-        """Take note of the training's state."""
+        """Update with the training's state."""
         self._placement = snapshot.placement or self._placement
         if snapshot.is_running:
             self._last_seen = time.monotonic()
@@ -123,17 +123,17 @@ class StallMonitor:
         self._logged_min = minutes
 
     def release(self) -> None:
-        """Remove the placement group of lost workers, which nobody does where Ray Train's controller died with them."""
+        """Remove the placement group of lost workers, which Ray Train's controller cannot do if it has died."""
         if self._placement is not None:
             ray.util.remove_placement_group(self._placement)
         self._placement = None
 
 
 def per_worker(compute: StageCompute) -> dict[str, float]:
-    """Return what one worker takes of a cluster."""
+    """Return the resources of one worker."""
     return {"CPU": compute.cpus_per_worker} | ({"GPU": 1.0} if compute.use_gpu else {})
 
 
 def resources(compute: StageCompute) -> dict[str, float]:
-    """Return what a stage takes of a cluster at least."""
+    """Return the minimum resources of a stage."""
     return {kind: amount * compute.min_workers for kind, amount in per_worker(compute).items()}

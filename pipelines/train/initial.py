@@ -1,10 +1,10 @@
-"""The weights that a training starts from: a checkpoint of the stage itself, or the champions of the stages before."""
+"""The initial weights of a training: a checkpoint of the same stage, or the champions of the upstream stages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daefr.checkpoint import digest_of, load_checkpoint
+from daefr.checkpoint import checkpoint_digest, load_checkpoint
 from daefr.errors import UserError
 from daefr.files import file_digest
 from daefr.released import check_released
@@ -18,23 +18,23 @@ from pipelines.tracking.registry import Version
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Either `start`, a checkpoint of the stage itself, or the champions of the stages before it."""
+    """Either a checkpoint of the same stage, or the champions of the upstream stages."""
 
-    start: Version | Path | None = None
+    checkpoint: Version | Path | None = None
     champions: Mapping[StageName, Version] = field(default_factory=dict)
 
     @classmethod
-    def find(cls, tracking: Tracking, stage: StageName, start: str | None) -> "InitialWeights":
-        """Find what a stage starts from; `start` is a `models:/` address, a checkpoint directory or a released file.
+    def find(cls, tracking: Tracking, stage: StageName, checkpoint: str | None) -> "InitialWeights":
+        """Find the initial weights of a stage.
 
-        Raises `UserError` for a start that does not exist or is of another stage, and where a stage before has no
-        champion.
+        `checkpoint` is a `models:/` address, a checkpoint directory, a released file or None. Raises `UserError` if it
+        does not exist or is of another stage, or if an upstream stage has no champion.
         """
-        if start is None:
-            return cls(champions={before: _champion(tracking, before) for before in UPSTREAM[stage]})
-        if start.startswith("models:"):
-            return cls(registry.resolve(tracking, start))
-        path = Path(start).absolute()
+        if checkpoint is None:
+            return cls(champions={upstream: _champion(tracking, upstream) for upstream in UPSTREAM[stage]})
+        if checkpoint.startswith("models:"):
+            return cls(registry.resolve(tracking, checkpoint))
+        path = Path(checkpoint).absolute()
         if path.is_file():
             check_released(path, stage)
             return cls(path)
@@ -43,17 +43,17 @@ class InitialWeights:
     def inputs(self) -> dict[str, StepInput]:
         """Return the weights as inputs of the training step."""
         found = {f"{stage}_champion": _describe(version) for stage, version in self.champions.items()}
-        return found if self.start is None else {**found, "start": _describe(self.start)}
+        return found if self.checkpoint is None else {**found, "start": _describe(self.checkpoint)}
 
     def tags(self) -> dict[str, str]:
-        """Return the tags that tell a version's page what the version started from."""
+        """Return the weights as tags of the trained version."""
         found = {f"daefr.upstream.{stage}": version.address for stage, version in self.champions.items()}
-        return found if self.start is None else {**found, "daefr.start": _describe(self.start).origin}
+        return found if self.checkpoint is None else {**found, "daefr.start": _describe(self.checkpoint).origin}
 
 
 def _describe(weights: Version | Path) -> StepInput:
     if isinstance(weights, Path):
-        return StepInput(digest=(file_digest if weights.is_file() else digest_of)(weights), origin=str(weights))
+        return StepInput(digest=(file_digest if weights.is_file() else checkpoint_digest)(weights), origin=str(weights))
     return StepInput(digest=weights.fingerprint, origin=weights.address)
 
 
@@ -61,7 +61,7 @@ def _champion(tracking: Tracking, stage: StageName) -> Version:
     version = registry.champion(tracking, stage)
     if version is None:
         raise UserError(
-            f"{registry.MODELS[stage]} has no champion to start from: train it and promote it first, with "
+            f"{registry.MODELS[stage]} has no champion; train and promote it first, with "
             f"python -m pipelines train --stage {stage} and python -m pipelines promote --stage {stage}"
         )
     return version

@@ -1,4 +1,4 @@
-"""What is sent to every worker of a training."""
+"""The definition of a training, which is sent to every worker."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ class TrainingJob:
     seed: int
     dataset: Path
     refresh: int | None
-    """Epochs after which the LQ images are those of the next generation."""
+    """Epochs per generation of LQ images."""
     fetch: Fetch | None
-    """Downloads the dataset's shards where they are not beside its manifest."""
+    """Downloads shards that are not stored beside the dataset's manifest."""
     checkpoints: Checkpoints
-    start: Version | Path | None
-    """A checkpoint of the stage itself; without one, the stage starts from `upstream`."""
+    initial_checkpoint: Version | Path | None
+    """A checkpoint of the same stage; if None, the stage starts from `upstream`."""
     upstream: Mapping[StageName, Version]
     tracking: Tracking
     run_id: str
     stop_timeout_s: int
-    """Seconds that the driver gives the training to end when it is asked to stop."""
+    """Seconds within which the training must end when it is asked to stop."""
     progress: Any
     """A handle of the `ProgressActor`."""

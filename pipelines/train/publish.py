@@ -1,4 +1,4 @@
-"""From the last intermediate checkpoint of a training to the checkpoints that the step publishes."""
+"""Publishes the last intermediate checkpoint of a training as the step's checkpoints."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ FILES = (MODEL, CONFIG, "manifest.json")
 
 
 def publish_checkpoints(checkpoints: Checkpoints, last_step: int, folder: Path, *, averaged: bool) -> list[str]:
-    """Copy the checkpoint of the last step without what only training needs, and its averaged weights beside it.
+    """Copy the checkpoint of the last step, and its averaged weights, without the training state.
 
-    Returns the folders' names. Raises `StepFailedError` where that checkpoint is damaged.
+    Returns the folders' names. Raises `StepFailedError` if that checkpoint is damaged.
     """
     try:
         with checkpoints.open(checkpoint_name(last_step)) as last:
@@ -31,13 +31,13 @@ def publish_checkpoints(checkpoints: Checkpoints, last_step: int, folder: Path, 
             with _replacing(folder / AVERAGED) as target:
                 save_averaged(last, target)
     except UserError as error:
-        raise StepFailedError(f"{error}; the same command resumes from the checkpoint before") from None
+        raise StepFailedError(f"{error}; run the same command to resume from the checkpoint before it") from None
     return [CHECKPOINT, AVERAGED]
 
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """Give a folder to fill, which replaces `target` when the block is done."""
+    """Yield a folder that replaces `target` when the block is done."""
     temporary = target.with_name(f".{target.name}.tmp")
     for folder in (temporary, target):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What the time goes into from the moment that nobody works until the first step is done."""
+"""The duration of the phases between the last activity of any worker and the first step."""
 
 import time
 
@@ -7,16 +7,16 @@ class Startup:
     """Seconds by phase, in the order of the phases."""
 
     def __init__(self, since: float) -> None:
-        """Begin at a time as `time.time` tells it; it may come from another machine."""
-        self._before = since
+        """Begin at a time of `time.time`, possibly of another machine."""
+        self._phase_start = since
         self.seconds: dict[str, float] = {}
-        self.is_over = False
+        self.finished = False
 
-    def reached(self, phase: str) -> None:
-        """Note that a phase is over."""
+    def finish_phase(self, phase: str) -> None:
+        """Record the duration of a phase that ends now."""
         now = time.time()
-        self.seconds[phase] = max(0.0, now - self._before)
-        self._before = now
+        self.seconds[phase] = max(0.0, now - self._phase_start)
+        self._phase_start = now
 
     def __str__(self) -> str:
         parts = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self.seconds.items())

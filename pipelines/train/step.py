@@ -9,14 +9,14 @@ from typing import Any, Protocol
 
 import ray
 
-from daefr.checkpoint import digest_of
+from daefr.checkpoint import checkpoint_digest
 from daefr.files import file_digest
 from daefr.settings.base import StageName
 from daefr.settings.network import NetworkConfig
 from daefr.settings.result_keys import depends_on_length, result_settings, settings_beside_length
 from daefr.settings.training import TrainingConfig
 from pipelines.engine import cluster
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.dataset import Dataset
 from pipelines.engine.lease import leased
 from pipelines.engine.lineage import LINEAGE, Lineage, describe_dataset, upstream_of
@@ -43,11 +43,11 @@ class LqRefresh(Protocol):
 
     @property
     def epochs(self) -> int:
-        """Epochs of each generation."""
+        """Epochs per generation."""
 
     @property
     def generations(self) -> int:
-        """The last generation that the training sees, 0 where it sees the first only."""
+        """The last generation that the training uses, 0 if it uses the first only."""
 
     def running(self) -> AbstractContextManager[None]:
         """Make the generations while the block runs."""
@@ -63,23 +63,23 @@ class TrainStage(Step):
     stage: StageName
     network: NetworkConfig
     training: TrainingConfig
-    """With its length in steps."""
+    """With the number of steps set."""
     seed: int
     dataset: Dataset
     initial: InitialWeights
     upstream: Mapping[StageName, StepResult]
-    """The trainings of the stages before."""
+    """The trainings of the upstream stages."""
     compute: StageCompute
     refresh: LqRefresh | None = None
     intermediate: str | None = None
-    """A folder or `s3://bucket/prefix` for intermediate checkpoints; by default they are in the run directory."""
+    """A folder or `s3://bucket/prefix` for intermediate checkpoints, by default in the run directory."""
     unavailable_timeout_s: float = 0
     stop_timeout_s: int = 25
     """Seconds after SIGTERM in which a checkpoint must be stored."""
     run_config: Mapping[str, Any] = field(default_factory=dict)
-    """The run's configuration, for the record of the lineage."""
+    """The run's configuration, for the lineage."""
     faces: tuple[str, ...] = ()
-    """Where the faces came from, for the licence note of the packed model."""
+    """The sources of the faces, for the license note of the packed model."""
 
     version = 1
 
@@ -104,8 +104,8 @@ class TrainStage(Step):
 
     def inputs(self) -> dict[str, StepInput]:
         """See `Step`."""
-        before: dict[str, StepInput] = {stage: result.as_input() for stage, result in self.upstream.items()}
-        return {"dataset": self._dataset_input} | before | self.initial.inputs() | self._loss_weights
+        upstream: dict[str, StepInput] = {stage: result.as_input() for stage, result in self.upstream.items()}
+        return {"dataset": self._dataset_input} | upstream | self.initial.inputs() | self._loss_weights
 
     @cached_property
     def _dataset_input(self) -> StepInput:
@@ -131,7 +131,7 @@ class TrainStage(Step):
             published = publish_checkpoints(
                 job.checkpoints, self.training.last_step, context.folder, averaged=bool(self.training.ema_decay)
             )
-            job.checkpoints.keep_only(self.training.last_step)  # from which a longer training goes on
+            job.checkpoints.keep_only(self.training.last_step)  # a longer training resumes from it
         generations = self._record_generations(context)
         self._record_lineage(context)
         versions = self._register(context, metrics)
@@ -139,7 +139,7 @@ class TrainStage(Step):
         return StepOutput(outputs, [f"{folder}/{file}" for folder in published for file in FILES])
 
     def job(self, context: StepContext) -> TrainingJob:
-        """Return what the workers are sent. Needs a cluster, on which the progress actor starts."""
+        """Define the training, and start its progress actor on the cluster."""
         return TrainingJob(
             stage=self.stage,
             network=self.network,
@@ -150,12 +150,12 @@ class TrainStage(Step):
             refresh=None if self.refresh is None else self.refresh.epochs,
             fetch=self.dataset.fetch,
             checkpoints=self.intermediate_checkpoints(context.workdir),
-            start=self.initial.start,
+            initial_checkpoint=self.initial.checkpoint,
             upstream=self.initial.champions,
             tracking=context.tracking,
             run_id=context.run_id,
             stop_timeout_s=self.stop_timeout_s,
-            # it is restarted elsewhere where its node is lost
+            # if its node is lost, it is restarted on another one
             progress=ray.remote(ProgressActor).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(),
         )
 
@@ -193,18 +193,18 @@ class TrainStage(Step):
             yield
 
     def _record_generations(self, context: StepContext) -> dict[str, str]:
-        """Put the digests of the generations that the training saw on its run, and return them for the manifest."""
+        """Record the digests of the generations as tags of the run, and return them for the manifest."""
         if self.refresh is None:
             return {}
         generations = {f"generation_{number}": digest for number, digest in self.refresh.digests().items()}
         for name, digest in generations.items():
-            context.tracking.link(context.run_id, f"daefr.input.{name}", digest)
+            context.tracking.set_tag(context.run_id, f"daefr.input.{name}", digest)
         return generations
 
     def _record_lineage(self, context: StepContext) -> None:
         lineage = Lineage(
             stage=self.stage,
-            checkpoint=digest_of(context.folder / CHECKPOINT),
+            checkpoint=checkpoint_digest(context.folder / CHECKPOINT),
             revision=context.tracking.revision,
             config=dict(self.run_config),
             changed={
@@ -232,14 +232,14 @@ class TrainStage(Step):
         packing = partial(pack, self.faces) if self.stage == "restoration" else None
         return registry.register(
             context.tracking, self.stage, checkpoint, context.run_id,
-            fingerprint=digest_of(checkpoint), pack=packing, tags=tags, alias=alias,
+            fingerprint=checkpoint_digest(checkpoint), pack=packing, tags=tags, alias=alias,
         ).number  # fmt: skip
 
     def tags(self, metrics: Mapping[str, float], context: StepContext) -> dict[str, str]:
         """Return the tags of a version with those validation metrics."""
         manifest, refresh = self.dataset.manifest, self.refresh
-        # validation is computed in float32 whatever training is
-        computed = Computed(device="cuda" if self.compute.use_gpu else "cpu")
+        # validation is always computed in float32
+        computed = ComputeInfo(device="cuda" if self.compute.use_gpu else "cpu")
         return {
             **validation_tags(metrics, manifest, self.training, computed),
             "daefr.dataset": self._dataset_input.digest,

@@ -1,4 +1,4 @@
-"""What may ask a training to stop before its end: the driver, or the end of a node that its cluster announces."""
+"""Requests to stop a training early: by the driver, or by the announced preemption of a node."""
 
 import threading
 import time
@@ -8,73 +8,73 @@ from typing import Any
 import ray
 from ray.train.v2._internal.execution.context import get_train_context
 
-EVERY = 1.0
-NOTICING = 2.0
-"""Seconds that it may take until a worker hears that the driver asks."""
+POLL_INTERVAL = 1.0
+POLL_DELAY = 2.0
+"""Seconds until a worker notices a request of the driver."""
 
 
 class StopListener:
-    """Listens on a thread of its own, so that a step only looks at a flag."""
+    """Polls for requests on a background thread, so that a step only reads a flag."""
 
     def __init__(self, progress: Any, stop_timeout_s: float) -> None:
-        """Begin to listen to a `ProgressActor`, and to Ray's news of nodes that are drained.
+        """Poll a `ProgressActor`, and watch for Ray's notices of nodes that are drained.
 
-        `stop_timeout_s` is how many seconds the driver gives a training to end.
+        `stop_timeout_s` is the time that the driver gives the training to end.
         """
         self._progress, self._stop_timeout, self._closed = progress, stop_timeout_s, threading.Event()
-        self._by_driver, self._heard = False, 0.0
-        threading.Thread(target=self._listen, name="stopping", daemon=True).start()
+        self._requested, self._last_poll = False, 0.0
+        threading.Thread(target=self._poll, name="stopping", daemon=True).start()
 
     def should_stop(self) -> bool:
-        """Tell whether the training is to stop."""
-        return self._by_driver or self._preemption() is not None
+        """Return whether the training should stop."""
+        return self._requested or self._preemption() is not None
 
     def seconds_left(self) -> float:
-        """Return how long a training that is to stop has until it is killed; infinity as long as it is not to stop."""
+        """Return the time until the training is killed; infinity if it should not stop."""
         left = [float("inf")]
-        if self._by_driver:
-            left.append(self._heard + self._stop_timeout - NOTICING - time.monotonic())
-        if (news := self._preemption()) is not None and news.deadline_ms:
-            left.append(news.deadline_ms / 1000 - time.time())
+        if self._requested:
+            left.append(self._last_poll + self._stop_timeout - POLL_DELAY - time.monotonic())
+        if (notice := self._preemption()) is not None and notice.deadline_ms:
+            left.append(notice.deadline_ms / 1000 - time.time())
         return min(left)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop polling."""
         self._closed.set()
 
-    def wait_for_the_end(self) -> None:
-        """Do nothing until Ray takes this worker away, if its node or another's is about to go.
+    def wait_for_preemption(self) -> None:
+        """If a node is about to be preempted, wait until Ray stops this worker.
 
-        What Ray ends at the node's deadline does not count as a failure; an error before it would.
+        A worker that Ray stops at the deadline does not count as a failure, unlike an error before it.
         """
-        while (news := self._preemption()) is not None:
-            if news.deadline_ms and time.time() > news.deadline_ms / 1000 + 60:
-                raise RuntimeError("a node that had announced its end is still there a minute later")
-            time.sleep(EVERY)
+        while (notice := self._preemption()) is not None:
+            if notice.deadline_ms and time.time() > notice.deadline_ms / 1000 + 60:
+                raise RuntimeError("a node is still running a minute after the deadline of its preemption")
+            time.sleep(POLL_INTERVAL)
 
     def _preemption(self) -> Any:
-        # what `ray.train.get_preemption_info` tells, which is a meeting of all ranks and so cannot be asked every step
+        # `ray.train.get_preemption_info` is a collective operation of all ranks, too slow for every step
         return get_train_context().preemption_context.preemption_info
 
-    def _listen(self) -> None:
-        while not self._closed.wait(EVERY) and not self._by_driver:
-            with suppress(ray.exceptions.RayError):  # the actor's node is lost, or the driver, and then this worker
-                asked: bool = ray.get(self._progress.stop_requested.remote(), timeout=10)
-                self._heard = time.monotonic()
-                self._by_driver = asked
+    def _poll(self) -> None:
+        while not self._closed.wait(POLL_INTERVAL) and not self._requested:
+            with suppress(ray.exceptions.RayError):  # the actor or the driver is lost; Ray handles both
+                requested: bool = ray.get(self._progress.stop_requested.remote(), timeout=10)
+                self._last_poll = time.monotonic()
+                self._requested = requested
 
 
 class StoreTime:
-    """How long it takes to write and store a checkpoint, as far as that is known."""
+    """An estimate of the time that it takes to write and store a checkpoint."""
 
     def __init__(self) -> None:
-        """Begin with nothing known."""
+        """Begin without an estimate."""
         self._last: float | None = None
 
-    def note(self, seconds: float) -> None:
-        """Take note of how long one took."""
+    def record(self, seconds: float) -> None:
+        """Record the time of a checkpoint."""
         self._last = seconds
 
     def expected(self, pending: int) -> float:
-        """Return the seconds until another one would be stored, beside `pending` ones that are not stored yet."""
+        """Return the seconds until another checkpoint would be stored, after `pending` others; 0 if unknown."""
         return 0.0 if self._last is None else self._last * (1 + pending)

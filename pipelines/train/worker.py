@@ -1,4 +1,4 @@
-"""What each worker of a training runs."""
+"""The training function of each worker."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,34 +15,34 @@ from daefr.checkpoint import Checkpoint, load_checkpoint
 from daefr.compiler import missing_compiler
 from daefr.errors import UserError
 from daefr.released import open_initial
-from daefr.stages import build_stage, continue_from, start_from
+from daefr.stages import build_stage, init_from_checkpoint, init_from_upstream
 from daefr.training.loop import train
 from pipelines.tracking import registry
 from pipelines.tracking.registry import Version
 from pipelines.train.checkpoints import step_of
-from pipelines.train.compiler import no_compiler
+from pipelines.train.compiler import missing_compiler_message
 from pipelines.train.job import TrainingJob
 from pipelines.train.reporter import RayReporter
 from pipelines.train.startup import Startup
 
 
 def train_worker(settings: dict[str, Any]) -> dict[str, float]:
-    """Train on one rank, from the newest checkpoint that is whole, and return the last validation."""
+    """Train on one rank, resuming from the newest undamaged checkpoint, and return the last validation metrics."""
     job: TrainingJob = settings["job"]
     startup = Startup(ray.get(job.progress.mark_started.remote(ray.util.get_current_placement_group())))
-    startup.reached("workers")
+    startup.finish_phase("workers")
     _check_compiler(job)
     torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
     stage = build_stage(job.stage, job.network, job.training, job.seed)
-    startup.reached("building")
+    startup.finish_phase("building")
     with tempfile.TemporaryDirectory() as scratch, RayReporter(job, startup) as reporter, _latest(job) as resume:
         if resume is not None:
             reporter.resume(resume.path)
-        elif job.start is not None:
-            continue_from(stage, _fetch(job, job.start, scratch))
+        elif job.initial_checkpoint is not None:
+            init_from_checkpoint(stage, _fetch(job, job.initial_checkpoint, scratch))
         elif job.upstream:
-            start_from(stage, {name: _fetch(job, version, scratch) for name, version in job.upstream.items()})
-        startup.reached("loading")
+            init_from_upstream(stage, {name: _fetch(job, version, scratch) for name, version in job.upstream.items()})
+        startup.finish_phase("loading")
         return train(
             stage,
             job.training,
@@ -50,7 +50,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, float]:
             reporter,
             seed=job.seed,
             device=ray.train.torch.get_device(),
-            from_scratch=job.start is None and not job.upstream,
+            from_scratch=job.initial_checkpoint is None and not job.upstream,
             resume=resume,
             dataloader_workers=job.compute.dataloader_workers,
             refresh=job.refresh,
@@ -64,12 +64,12 @@ def _check_compiler(job: TrainingJob) -> None:
     device = ray.train.torch.get_device()
     lacks = missing_compiler(device.type) if job.training.speed.on(device.type).compile else None
     if lacks is not None:
-        raise UserError(no_compiler(job.stage, ray.util.get_node_ip_address(), lacks))
+        raise UserError(missing_compiler_message(job.stage, ray.util.get_node_ip_address(), lacks))
 
 
 @contextmanager
 def _latest(job: TrainingJob) -> Iterator[Checkpoint | None]:
-    """Give the checkpoint to go on from, on every rank the same: the newest that rank 0 finds whole."""
+    """Yield the checkpoint to resume from, the same on every rank: the newest undamaged one on rank 0."""
     if ray.train.get_context().get_world_rank() == 0:
 
         def log(line: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daefr.checkpoint import Checkpoint, digest_of, load_checkpoint, save_checkpoint, write_checkpoint_manifest
+from daefr.checkpoint import Checkpoint, checkpoint_digest, load_checkpoint, save_checkpoint, write_checkpoint_manifest
 from daefr.errors import UserError
 from daefr.settings.base import StageName
 from daefr.stages import STAGES, stage_from_checkpoint
@@ -32,7 +32,7 @@ def _edit_manifest(folder: Path, change: Callable[[dict[str, str]], object]) -> 
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def _refusal(folder: Path) -> str:
+def _error(folder: Path) -> str:
     with pytest.raises(UserError) as caught:
         load_checkpoint(folder)
     message = str(caught.value)
@@ -65,14 +65,14 @@ def test_equal_weights_have_equal_digests(checkpoints: dict[StageName, Checkpoin
     name: StageName = "restoration"
     again = tiny.checkpoint(tmp_path / "again", tiny.build(name, seed=10 + STAGES.index(name)))
     other = tiny.checkpoint(tmp_path / "other", tiny.build(name, seed=1))
-    assert digest_of(again.path) == digest_of(checkpoints[name].path)
-    assert digest_of(other.path) != digest_of(again.path)
+    assert checkpoint_digest(again.path) == checkpoint_digest(checkpoints[name].path)
+    assert checkpoint_digest(other.path) != checkpoint_digest(again.path)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
-    assert f"{file} is missing" in _refusal(folder)
+    assert file in _error(folder)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -80,34 +80,33 @@ def test_an_altered_file_is_named(folder: Path, file: str) -> None:
     data = bytearray((folder / file).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / file).write_bytes(data)
-    assert f"is damaged: {file}" in _refusal(folder)
+    assert file in _error(folder)
 
 
 def test_without_manifest_there_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:
     (folder / "manifest.json").unlink()
-    assert "is not a checkpoint directory: it has no manifest.json" in _refusal(folder)
-    assert "is not a checkpoint directory" in _refusal(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    assert "is not a checkpoint directory" in _refusal(tmp_path / "file")
+    for path in (folder, tmp_path / "nowhere", tmp_path / "file"):
+        assert "manifest.json" in _error(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"sha256": []}', '{"sha256": "abc"}', '{"sha256": null}'])
 def test_a_damaged_manifest_is_refused(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
-    assert "manifest.json is damaged" in _refusal(folder)
+    assert "manifest.json" in _error(folder)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 def test_a_manifest_must_vouch_for_the_model(folder: Path, file: str) -> None:
     _edit_manifest(folder, lambda digests: digests.pop(file))
-    assert file in _refusal(folder)
+    assert file in _error(folder)
 
 
 @pytest.mark.parametrize("text", ["{}", "nothing", '{"format": 1, "stage": "resurrection", "network": {}}'])
 def test_a_config_that_describes_nothing_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     write_checkpoint_manifest(folder)
-    assert "config.json is no description of a checkpoint" in _refusal(folder)
+    assert "config.json" in _error(folder)
 
 
 def test_a_training_that_would_run_code_is_not_run(folder: Path, tmp_path: Path) -> None:
@@ -127,12 +126,12 @@ def test_a_training_that_would_run_code_is_not_run(folder: Path, tmp_path: Path)
         assert not trace.exists()
 
 
-def test_a_training_left_out_of_a_published_checkpoint_is_said_to_be_missing(folder: Path) -> None:
+def test_a_checkpoint_without_training_state_cannot_be_resumed(folder: Path) -> None:
     (folder / "trainer" / "state.pt").unlink()
     write_checkpoint_manifest(folder)
     opened = load_checkpoint(folder)
     assert opened.tensors()
-    with pytest.raises(UserError, match="holds a model but no training to go on with"):
+    with pytest.raises(UserError, match=r"trainer/state\.pt"):
         opened.trainer()
 
 
@@ -141,5 +140,5 @@ def test_a_checkpoint_whose_weights_are_of_another_network_is_refused(folder: Pa
     config["network"]["predictor"]["layers"] += 1
     (folder / "config.json").write_text(json.dumps(config))
     write_checkpoint_manifest(folder)
-    with pytest.raises(UserError, match=r"lacks \d+ tensors of restoration, such as generator\.predictor\.layers\.2"):
+    with pytest.raises(UserError, match=r"generator\.predictor\.layers\.2"):
         stage_from_checkpoint(load_checkpoint(folder))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from daefr import ranks
-from daefr.checkpoint import Checkpoint, load_checkpoint
+from daefr.checkpoint import Checkpoint
 from daefr.data.dataset import Batch, FaceDataset
 from daefr.data.manifest import write_dataset_manifest
 from daefr.data.order import Position
@@ -26,7 +26,7 @@ from daefr.released import export_released
 from daefr.settings.base import StageName
 from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig
 from daefr.settings.training import AutoencoderTraining, ComponentsConfig
-from daefr.stages import AutoencoderStage, continue_from, stage_from_checkpoint, start_from
+from daefr.stages import AutoencoderStage, init_from_checkpoint, init_from_upstream, stage_from_checkpoint
 from daefr.stages.components import PREFIX, ComponentDiscriminators
 from daefr.tensors import from_8_bit, to_tensor
 from daefr.training.loop import train
@@ -162,7 +162,7 @@ def test_a_dataset_gives_boxes_that_follow_the_flip(tmp_path: Path) -> None:
 def test_boxes_are_read_only_when_asked_for(tmp_path: Path) -> None:
     folder = _one_face(tmp_path, _noise(), {"components": None})
     assert FaceDataset(folder, "train", ("hq",))[Position(0, 0, 0)].keys() == {"hq"}
-    with pytest.raises(UserError, match=r"sample face has no component boxes: .*components\.weight=0"):
+    with pytest.raises(UserError, match=r"face.*components\.weight=0"):
         FaceDataset(folder, "train", ("hq", "components"))[Position(0, 0, 0)]
 
 
@@ -321,8 +321,9 @@ class InterruptedReporter(FolderReporter):
 
 
 def _newest(reporter: FolderReporter) -> Checkpoint:
-    assert reporter.latest is not None
-    return load_checkpoint(reporter.latest)
+    found = reporter.resume()
+    assert found is not None
+    return found
 
 
 def test_a_continued_training_is_the_uninterrupted_one(dataset: Path, tmp_path: Path) -> None:
@@ -367,7 +368,7 @@ def test_the_association_takes_over_what_a_codebook_has(
         "lq_codebook": checkpoints["lq_codebook"],
     }
     stage = _build("association", seed=99, components=ON)
-    start_from(stage, upstream)
+    init_from_upstream(stage, upstream)
     mine, hq, fresh = stage.weights(), upstream["hq_codebook"].tensors(), _build("association", 99, components=ON)
     torch.testing.assert_close(_part(mine, f"{PREFIX}hq."), _part(hq, f"{PREFIX}hq."), rtol=0, atol=0)
     torch.testing.assert_close(_part(mine, f"{PREFIX}lq."), _part(fresh.weights(), f"{PREFIX}lq."), rtol=0, atol=0)
@@ -376,7 +377,7 @@ def test_the_association_takes_over_what_a_codebook_has(
 
 def test_what_has_no_use_for_them_leaves_them_behind(with_components: dict[StageName, Checkpoint]) -> None:
     association = _build("association", seed=99)
-    start_from(association, {name: with_components[name] for name in ("hq_codebook", "lq_codebook")})
+    init_from_upstream(association, {name: with_components[name] for name in ("hq_codebook", "lq_codebook")})
     assert not _part(association.weights(), PREFIX)
     for name, checkpoint in with_components.items():
         evaluated = stage_from_checkpoint(checkpoint)
@@ -385,25 +386,25 @@ def test_what_has_no_use_for_them_leaves_them_behind(with_components: dict[Stage
             part: tensor.shape for part, tensor in stored.items() if not part.startswith(PREFIX)
         }, name
     restoration = tiny.build("restoration")
-    start_from(restoration, {name: with_components[name] for name in ("hq_codebook", "association")})
+    init_from_upstream(restoration, {name: with_components[name] for name in ("hq_codebook", "association")})
     own = with_components["hq_codebook"].tensors()["generator.hq.decoder.conv_out.weight"]
     assert torch.equal(restoration.weights()["generator.decoder.conv_out.weight"], own)
 
 
 def test_a_checkpoint_without_them_is_trained_on_with_fresh_ones(checkpoints: dict[StageName, Checkpoint]) -> None:
     stage = _build("hq_codebook", seed=99, components=ON)
-    continue_from(stage, checkpoints["hq_codebook"])
+    init_from_checkpoint(stage, checkpoints["hq_codebook"])
     stored = checkpoints["hq_codebook"].tensors()
     torch.testing.assert_close(_part(stage.weights(), "generator."), _part(stored, "generator."), rtol=0, atol=0)
     fresh = _build("hq_codebook", seed=99, components=ON).weights()
     torch.testing.assert_close(_part(stage.weights(), PREFIX), _part(fresh, PREFIX), rtol=0, atol=0)
 
 
-def test_a_checkpoint_with_only_some_of_them_is_refused(with_components: dict[StageName, Checkpoint]) -> None:
+def test_a_checkpoint_with_only_some_of_them_is_rejected(with_components: dict[StageName, Checkpoint]) -> None:
     stage = _build("hq_codebook", components=ON)
     tensors = with_components["hq_codebook"].tensors()
     del tensors[f"{PREFIX}hq.mouth.score.bias"]
-    with pytest.raises(UserError, match=r"lacks 1 tensors of hq_codebook, such as .*mouth\.score\.bias"):
+    with pytest.raises(UserError, match=r"mouth\.score\.bias"):
         stage.load_weights(tensors, "it")
 
 
@@ -414,5 +415,5 @@ def test_an_export_leaves_them_behind(with_components: dict[StageName, Checkpoin
 
 
 def test_they_need_an_adversarial_turn() -> None:
-    with pytest.raises(ValueError, match=r"components\.weight is 1\.5, but adversarial\.weight is 0"):
+    with pytest.raises(ValueError, match=r"components\.weight.*adversarial\.weight"):
         AutoencoderTraining.model_validate({"steps": 1, "components": ON, "adversarial": {"weight": 0}})

@@ -18,9 +18,9 @@ COSTS = ("seconds", "samples_per_second", "cores_in_use", "memory_megabytes")
 @pytest.fixture(scope="module")
 def by_ranks(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    told: dict[int, dict[str, Any]] = {count: equal.on_ranks(dataset, folder, count) for count in (2, 4)}
-    told[1] = {name: equal.trained(name, dataset, folder / f"{name}-1") for name in STAGES}
-    return told
+    results: dict[int, dict[str, Any]] = {count: equal.on_ranks(dataset, folder, count) for count in (2, 4)}
+    results[1] = {name: equal.trained(name, dataset, folder / f"{name}-1") for name in STAGES}
+    return results
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -37,8 +37,8 @@ def test_the_number_of_ranks_changes_nothing(by_ranks: dict[int, dict[str, Any]]
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5, msg=lambda text, path=path: f"{path}: {text}")
     assert len(alone["losses"]) == len(together["losses"]) == equal.STEPS
     for mine, theirs in zip(alone["losses"], together["losses"], strict=True):
-        _assert_equal_measures(mine, theirs)
-    _assert_equal_measures(alone["measured"], together["measured"])
+        _assert_equal_metrics(mine, theirs)
+    _assert_equal_metrics(alone["measured"], together["measured"])
 
 
 def _without_key_bias(path: str, weight: torch.Tensor) -> torch.Tensor:
@@ -51,19 +51,20 @@ def _without_key_bias(path: str, weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
-def _assert_equal_measures(mine: dict[str, float], theirs: dict[str, float]) -> None:
+def _assert_equal_metrics(mine: dict[str, float], theirs: dict[str, float]) -> None:
     assert mine.keys() - theirs.keys() <= {"communication_seconds"}
     for name, value in mine.items():
         if not name.endswith(COSTS) and "samples_per_second" not in name and "checkpoint" not in name:
             assert theirs[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize(("hung", "told"), [(1, "no answer from rank 1"), (0, "no answer from rank 0")])
-def test_a_rank_that_does_not_come_is_named(tmp_path: Path, hung: int, told: str) -> None:
+@pytest.mark.parametrize("hung", [0, 1])
+def test_a_hung_rank_is_named(tmp_path: Path, hung: int) -> None:
     torch.multiprocessing.spawn(equal.hang, (tmp_path, hung, 2.0), nprocs=3)
     first = min(rank for rank in range(3) if rank != hung)
-    said = (tmp_path / f"rank-{first}").read_text()
-    assert said.startswith(f"hq_codebook, step 2: after 2 s {told}")
+    message = (tmp_path / f"rank-{first}").read_text()
+    assert message.startswith("hq_codebook, step 2: ")
+    assert f"rank {hung}" in message
     assert (tmp_path / "rank-2").exists()
 
 

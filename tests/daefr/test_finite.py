@@ -120,7 +120,7 @@ def test_no_checkpoint_and_no_report_is_of_a_bad_step(
         "checkpoint_every_n_steps": every,
         "validate_every_n_steps": every,
     }
-    with pytest.raises(NonFiniteLossError, match=f"restoration: not a finite number at step {GOOD_STEPS + 1}: "):
+    with pytest.raises(NonFiniteLossError, match=f"^restoration: .* at step {GOOD_STEPS + 1}: "):
         loop.train(stage, tiny.settings("restoration", **options), dataset, reporter)
     reporter.finish()
     assert sorted(path.name for path in tmp_path.glob("step-*")) == [

@@ -83,8 +83,9 @@ def test_a_continued_training_sees_the_generations_of_an_uninterrupted_one(tmp_p
         resume = load_checkpoint(after) if after else None
         settings = tiny.settings("restoration", steps=steps)
         train(tiny.build("restoration"), settings, dataset, reporter, refresh=refresh, resume=resume)
-        assert reporter.latest is not None
-        return reporter.latest
+        found = reporter.resume()
+        assert found is not None
+        return found.path
 
     straight = trained("straight", steps)
     resumed = trained("resumed", steps, after=trained("stopped", steps // 3 + 1))

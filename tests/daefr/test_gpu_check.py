@@ -13,7 +13,7 @@ import torch
 
 from daefr.cli import main
 from daefr.errors import UserError
-from daefr.gpu_check.checks import Check, NotAvailableError, Outcome
+from daefr.gpu_check.checks import Check, CheckResult, NotAvailableError
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.items import ITEMS
 from daefr.gpu_check.runner import Runner
@@ -33,13 +33,13 @@ def test_every_item_runs_on_a_cpu(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     by_name = {(check["item"], check["check"]): check for check in checks}
     assert {check["item"] for check in checks} >= ITEMS.keys() - {"compiled_restoring", "compiled_float32"}
-    compiled = by_name["steps", f"restoration, {BEST}"]["figures"]
+    compiled = by_name["steps", f"restoration, {BEST}"]["metrics"]
     assert compiled["seconds_per_step"] > 0
-    assert compiled["share_of_bfloat16_rate"] > 0
-    assert by_name["loading", "restoration, loader against memory"]["figures"]["ratio"] > 0
+    assert compiled["fraction_of_bfloat16_rate"] > 0
+    assert by_name["loading", "restoration, loader versus memory"]["metrics"]["ratio"] > 0
     assert by_name["ranks", "two ranks on one device over gloo"]["status"] == "pass"
     for name in ("association", "restoration"):
-        assert by_name["resume", f"{name}, 2 + resume + 2 = 4 steps"]["figures"]["different"] == 0
+        assert by_name["resume", f"{name}, 2 + resume + 2 = 4 steps"]["metrics"]["different"] == 0
     for name in STAGES:
         assert by_name["steps", f"{name}, {EXACT}"]["status"] == "pass"
     without_a_gpu = {name for name, check in by_name.items() if check["status"] == "not available"}
@@ -53,15 +53,15 @@ def test_every_item_runs_on_a_cpu(tmp_path: Path) -> None:
     }
 
 
-def _fail() -> Outcome:
+def _fail() -> CheckResult:
     raise ValueError("two\nlines")
 
 
-def _miss() -> Outcome:
+def _miss() -> CheckResult:
     raise NotAvailableError("no GPU")
 
 
-def _hang() -> Outcome:
+def _hang() -> CheckResult:
     while True:
         time.sleep(0.01)
 
@@ -69,18 +69,18 @@ def _hang() -> Outcome:
 @pytest.mark.parametrize(
     ("run", "status", "problems"),
     [
-        (lambda: Outcome({"seconds": 1.0}), "pass", []),
-        (lambda: Outcome({}, ["too slow"]), "fail", ["too slow"]),
+        (lambda: CheckResult({"seconds": 1.0}), "pass", []),
+        (lambda: CheckResult({}, ["too slow"]), "fail", ["too slow"]),
         (_fail, "fail", ["ValueError: two"]),
         (_miss, "not available", ["no GPU"]),
         (_hang, "not available", ["stopped after 0 s"]),
     ],
 )
 def test_every_outcome_is_a_line_of_the_report(
-    tmp_path: Path, run: Callable[[], Outcome], status: str, problems: list[str]
+    tmp_path: Path, run: Callable[[], CheckResult], status: str, problems: list[str]
 ) -> None:
     runner = Runner(60, tmp_path / "report.json", {"device": "cpu"})
-    runner.run("item", [Check("first", run, seconds=0.2), Check("second", Outcome)])
+    runner.run("item", [Check("first", run, seconds=0.2), Check("second", CheckResult)])
     report: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
     first, second = report["checks"]
     assert (first["status"], first["problems"]) == (status, problems)
@@ -92,12 +92,12 @@ def test_every_outcome_is_a_line_of_the_report(
 def test_what_was_measured_is_kept_when_the_run_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
 
-    def look() -> Outcome:
-        return Outcome({"written": len(json.loads(path.read_text())["checks"])})
+    def look() -> CheckResult:
+        return CheckResult({"written": len(json.loads(path.read_text())["checks"])})
 
     runner = Runner(60, path, {})
-    runner.run("item", [Check("first", Outcome), Check("second", look)])
-    assert runner.results[1]["figures"] == {"written": 1}
+    runner.run("item", [Check("first", CheckResult), Check("second", look)])
+    assert runner.results[1]["metrics"] == {"written": 1}
 
 
 def test_a_report_takes_no_file_s_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,9 +107,9 @@ def test_a_report_takes_no_file_s_place(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["gpu-check", "--quick", "--device", "cpu", "--only", "machine", "--json", str(path)]) == 2
     assert f"--json {path} already exists" in capsys.readouterr().err
     with pytest.raises(UserError, match="already exists"):
-        Runner(60, path, {}).run("item", [Check("first", Outcome)])
+        Runner(60, path, {}).run("item", [Check("first", CheckResult)])
     assert path.read_text() == "somebody's"
-    Runner(60, path, {}, overwrite=True).run("item", [Check("first", Outcome), Check("second", Outcome)])
+    Runner(60, path, {}, overwrite=True).run("item", [Check("first", CheckResult), Check("second", CheckResult)])
     assert len(json.loads(path.read_text())["checks"]) == 2
     assert (tmp_path / ".report.json.tmp").read_text() == "somebody's"
 

@@ -137,7 +137,7 @@ def test_perceptual_loss_names_the_missing_tensor(tmp_path: Path) -> None:
     stored = _torchvision_weights()
     del stored["features.28.bias"]
     torch.save(stored, tmp_path / "vgg16.pth")
-    with pytest.raises(UserError, match=r"has no tensor features\.28\.bias"):
+    with pytest.raises(UserError, match=r"features\.28\.bias"):
         PerceptualLoss.load(tmp_path / "vgg16.pth")
 
 
@@ -151,9 +151,7 @@ def _torchvision_weights() -> dict[str, Tensor]:
     return {f"features.{name.partition('.')[2]}": tensor for name, tensor in own.items()}
 
 
-def test_vgg16_is_downloaded_once_and_what_cannot_be_had_is_told_in_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vgg16_is_downloaded_once_and_failures_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     asked = []
 
@@ -164,8 +162,7 @@ def test_vgg16_is_downloaded_once_and_what_cannot_be_had_is_told_in_a_line(
         Path(target).write_bytes(b"weights")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    with pytest.raises(UserError, match=r"no way out.*vgg16-397923af\.pth.*perceptual\.weight=0") as caught:
+    with pytest.raises(UserError, match=r"^.*no way out.*vgg16-397923af\.pth.*perceptual\.weight=0$"):
         find_vgg16(None)
-    assert "\n" not in str(caught.value)
     assert find_vgg16(None) == find_vgg16(None)
     assert asked[1:] == [("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af", False)]

@@ -58,36 +58,36 @@ def images(generator: torch.Generator) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "names"),
     [
-        ({"resolution": 500}, "must be a multiple of 32"),
-        ({"resolution": 16}, "must be a multiple of 32"),
-        ({"channels": 48}, "does not divide the level widths 48"),
-        ({"attention_resolutions": (16, 20)}, "holds 20, but the levels are 512, 256, 128, 64, 32, 16 pixels wide"),
-        ({"codes": 0}, "greater than 0"),
-        ({"multipliers": ()}, "at least 1 item"),
+        ({"resolution": 500}, "resolution.* 32"),
+        ({"resolution": 16}, "resolution.* 32"),
+        ({"channels": 48}, "groups.* 48"),
+        ({"attention_resolutions": (16, 20)}, "attention_resolutions.*20.*512, 256, 128, 64, 32, 16"),
+        ({"codes": 0}, "codes"),
+        ({"multipliers": ()}, "multipliers"),
         ({"chanels": 64}, "chanels"),
     ],
 )
-def test_autoencoder_config_refuses(changes: dict[str, object], sentence: str) -> None:
-    with pytest.raises(ValidationError, match=sentence):
+def test_autoencoder_config_rejects(changes: dict[str, object], names: str) -> None:
+    with pytest.raises(ValidationError, match=names):
         AutoencoderConfig.model_validate(changes)
 
 
-def test_predictor_config_refuses_heads_that_do_not_divide() -> None:
-    with pytest.raises(ValidationError, match="heads is 7, which does not divide width"):
+def test_predictor_config_rejects_heads_that_do_not_divide() -> None:
+    with pytest.raises(ValidationError, match=r"heads.*width"):
         PredictorConfig(heads=7)
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "key"),
     [
-        ({"predictor": {"fusion_heads": 7}}, "predictor.fusion_heads is 7"),
-        ({"autoencoder": {"code_channels": 40}}, "autoencoder.groups is 32"),
+        ({"predictor": {"fusion_heads": 7}}, r"predictor\.fusion_heads"),
+        ({"autoencoder": {"code_channels": 40}}, r"autoencoder\.groups"),
     ],
 )
-def test_restoration_config_refuses(changes: dict[str, object], sentence: str) -> None:
-    with pytest.raises(ValidationError, match=sentence):
+def test_restoration_config_rejects(changes: dict[str, object], key: str) -> None:
+    with pytest.raises(ValidationError, match=key):
         RestorationConfig.model_validate(changes)
 
 
@@ -163,7 +163,7 @@ def test_kmeans_start_uses_more_codes(generator: torch.Generator) -> None:
     quantizer.initialize(z, generator)
     after = codebook_usage(count_codes(quantizer(z).indices, quantizer.codes))
     assert after.perplexity > 2 * before.perplexity
-    assert after.dead_share == 0
+    assert after.dead_fraction == 0
 
 
 def test_kmeans_start_is_reproducible_and_needs_no_large_batch(generator: torch.Generator) -> None:
@@ -182,24 +182,24 @@ def test_restart_moves_dead_codes_only(generator: torch.Generator) -> None:
     z = torch.randn(4, 4, 8, 8, generator=generator) + 3
     counts = count_codes(quantizer(z).indices, quantizer.codes)
     before = quantizer.embedding.weight.detach().clone()
-    moved = quantizer.restart_dead(z, counts, generator)
+    moved = quantizer.reset_dead_codes(z, counts, generator)
     assert moved == (counts == 0).sum()
     assert torch.equal(quantizer.embedding.weight[counts > 0], before[counts > 0])
     after = codebook_usage(count_codes(quantizer(z).indices, quantizer.codes))
-    assert after.dead_share < codebook_usage(counts).dead_share
+    assert after.dead_fraction < codebook_usage(counts).dead_fraction
 
 
 def test_restart_leaves_a_used_codebook_alone(generator: torch.Generator) -> None:
     quantizer = Quantizer(codes=3, channels=4)
     before = quantizer.embedding.weight.detach().clone()
-    assert quantizer.restart_dead(torch.zeros(1, 4, 2, 2), torch.ones(3), generator) == 0
+    assert quantizer.reset_dead_codes(torch.zeros(1, 4, 2, 2), torch.ones(3), generator) == 0
     assert torch.equal(quantizer.embedding.weight, before)
 
 
 def test_codebook_usage_counts() -> None:
     usage = codebook_usage(torch.tensor([5, 5, 0, 0]))
     assert usage.perplexity == pytest.approx(2)
-    assert usage.dead_share == 0.5
+    assert usage.dead_fraction == 0.5
 
 
 def test_restoration_shapes(images: Tensor) -> None:
@@ -214,14 +214,14 @@ def test_restoration_shapes(images: Tensor) -> None:
 
 
 def test_restoration_refuses_another_size() -> None:
-    with pytest.raises(UserError, match=r"24x20 pixels .* restores 16x16"):
+    with pytest.raises(UserError, match=r"24x20.*16x16"):
         RestorationModel(SMALL_RESTORATION)(torch.zeros(1, 3, 20, 24))
 
 
 def test_restoration_starts_from_the_earlier_stages(images: Tensor) -> None:
     codebook, hq, lq = VQGAN(SMALL), VQGAN(SMALL), VQGAN(SMALL)
     model = RestorationModel(SMALL_RESTORATION)
-    model.start_from(codebook, hq, lq)
+    model.load_upstream(codebook, hq, lq)
     assert torch.equal(model.hq_quant_conv(model.hq_encoder(images)), hq.encode(images))
     assert torch.equal(model.lq_quant_conv(model.lq_encoder(images)), lq.encode(images))
     z, _, indices = codebook.quantize(codebook.encode(images))

@@ -1,4 +1,4 @@
-"""Methods of others from weights in their released layout: random ones, in spandrel's networks."""
+"""Other methods with random weights in their released layout."""
 
 import importlib.util
 from pathlib import Path
@@ -60,12 +60,12 @@ def test_restoreformer_restores_what_its_network_does_on_centered_images(restore
         seen = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 127.5 - 1
         expected = ((_restoreformer().eval()(seen)[0][0] + 1) * 127.5).clamp(0, 255)
     difference = restored.image - expected.permute(1, 2, 0).numpy()
-    assert np.abs(difference).max() <= 0.6, "it is rounded"
+    assert np.abs(difference).max() <= 0.6, "more than rounding"
     assert restored.image.std() > 1
     assert restored.codes is None
 
 
-def test_gfpgan_restores_a_face_to_the_same_one_whatever_else_it_restores(tmp_path: Path) -> None:
+def test_gfpgan_is_reproducible_in_any_batch(tmp_path: Path) -> None:
     torch.save({"params_ema": _gfpgan().state_dict()}, tmp_path / "GFPGANv1.4.pth")
     method = OtherMethod.load("gfpgan", tmp_path / "GFPGANv1.4.pth", CPU)
     faces = [tiny.face(np.random.default_rng(seed), 512) for seed in range(2)]
@@ -73,31 +73,30 @@ def test_gfpgan_restores_a_face_to_the_same_one_whatever_else_it_restores(tmp_pa
     (alone,) = method.restore(faces[1:])
     assert np.array_equal(alone.image, together[1])
     assert not np.array_equal(together[0], together[1])
-    with pytest.raises(UserError, match="holds GFPGAN, where RestoreFormer was asked for"):
+    with pytest.raises(UserError, match=r"GFPGAN.*RestoreFormer"):
         OtherMethod.load("restoreformer", tmp_path / "GFPGANv1.4.pth", CPU)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "problem"),
+    ("name", "content"),
     [
-        ("weights.pth", b"no weights", "is no checkpoint of PyTorch"),
-        ("weights.pth", {"params": {"other": torch.zeros(1)}}, "does not hold the weights of GFP-GAN"),
-        ("weights.pth", {"params": eval}, "is refused: it would run code"),
-        ("weights.pth", None, "is not there; give the released weights of GFP-GAN"),
-        ("weights.txt", b"", "is not there; give the released weights of GFP-GAN"),
+        ("weights.pth", b"no weights"),
+        ("weights.pth", {"params": {"other": torch.zeros(1)}}),
+        ("weights.pth", {"params": eval}),
+        ("weights.pth", None),
+        ("weights.txt", b""),
     ],
-)  # fmt: skip
-def test_other_files_are_told_in_one_line(tmp_path: Path, name: str, content: object, problem: str) -> None:
+)
+def test_other_files_are_rejected_in_one_line(tmp_path: Path, name: str, content: object) -> None:
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
     elif content is not None:
         torch.save(content, tmp_path / name)
-    with pytest.raises(UserError, match=problem) as caught:
+    with pytest.raises(UserError, match=rf"^.*{name}.*$"):
         OtherMethod.load("gfpgan", tmp_path / name, CPU)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec(EXTRA_PACKAGE) is not None, reason=f"{EXTRA_PACKAGE} is installed")
-def test_codeformer_says_what_it_needs(restoreformer: Path) -> None:
-    with pytest.raises(UserError, match=f"needs the package {EXTRA_PACKAGE}, whose license forbids commercial use"):
+def test_codeformer_names_the_package_that_it_requires(restoreformer: Path) -> None:
+    with pytest.raises(UserError, match=EXTRA_PACKAGE):
         OtherMethod.load("codeformer", restoreformer, CPU)

@@ -558,7 +558,8 @@ def test_checkpoints_are_kept_and_deleted_beside_others_files(tmp_path: Path) ->
     for step in (2, 3, 3, 4):
         reporter.checkpoint(step, lambda folder: save_checkpoint(folder, stage.name, stage.network, stage.weights()))
         reporter.finish()
-    assert reporter.latest == tmp_path / "step-000000004"
-    assert reporter.resume() is not None
+    found = reporter.resume()
+    assert found is not None
+    assert found.path == tmp_path / "step-000000004"
     assert not (tmp_path / "step-000000003").exists()
     assert foreign.lost(before, tmp_path) == []

@@ -26,7 +26,7 @@ from daefr.released.layout import layout_of
 from daefr.settings.base import StageName
 from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.settings.training import AutoencoderTraining, PerceptualConfig, RestorationTraining
-from daefr.stages import STAGES, RestorationStage, build_stage, stage_from_checkpoint, start_from
+from daefr.stages import STAGES, RestorationStage, build_stage, init_from_upstream, stage_from_checkpoint
 from tests.daefr.reference import TINY, assert_summary, figures, needs_reference, tiny_inputs, weights
 
 SMALL = NetworkConfig(
@@ -139,13 +139,13 @@ def test_later_stages_start_from_imported_ones(tmp_path: Path) -> None:
     association = build_stage(
         "association", SMALL, AutoencoderTraining(steps=1, perceptual=PerceptualConfig(weight=0)), seed=5
     )
-    start_from(association, {name: imported[name] for name in ("hq_codebook", "lq_codebook")})
+    init_from_upstream(association, {name: imported[name] for name in ("hq_codebook", "lq_codebook")})
     start = association.weights()
     for name, tensor in (imported["hq_codebook"].tensors() | imported["lq_codebook"].tensors()).items():
         assert torch.equal(start[name], tensor)
 
     restoration = build_stage("restoration", SMALL, RestorationTraining(steps=1), seed=5)
-    start_from(restoration, {name: imported[name] for name in ("hq_codebook", "association")})
+    init_from_upstream(restoration, {name: imported[name] for name in ("hq_codebook", "association")})
     assert torch.equal(
         restoration.weights()["generator.lq_encoder.conv_in.weight"],
         imported["association"].tensors()["generator.lq.encoder.conv_in.weight"],

@@ -22,9 +22,9 @@ from daefr.stages import (
     RestorationStage,
     Stage,
     build_stage,
-    continue_from,
+    init_from_checkpoint,
+    init_from_upstream,
     stage_from_checkpoint,
-    start_from,
 )
 from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
@@ -82,14 +82,14 @@ def _autoencoders(checkpoint: Checkpoint) -> AutoencoderStage:
 
 def _association(checkpoints: Checkpoints) -> AutoencoderStage:
     stage = tiny.build("association", seed=99)
-    start_from(stage, {name: checkpoints[name] for name in CODEBOOKS})
+    init_from_upstream(stage, {name: checkpoints[name] for name in CODEBOOKS})
     assert isinstance(stage, AutoencoderStage)
     return stage
 
 
 def _restoration(checkpoints: Checkpoints) -> RestorationStage:
     stage = tiny.build("restoration", seed=99)
-    start_from(stage, {name: checkpoints[name] for name in ("hq_codebook", "association")})
+    init_from_upstream(stage, {name: checkpoints[name] for name in ("hq_codebook", "association")})
     assert isinstance(stage, RestorationStage)
     return stage
 
@@ -124,7 +124,7 @@ def test_restoration_starts_from_the_frozen_codebook_and_the_associated_encoders
 def test_the_codebooks_start_from_scratch() -> None:
     for name in CODEBOOKS:
         stage = tiny.build(name, seed=5)
-        start_from(stage, {})
+        init_from_upstream(stage, {})
         assert _same(stage, tiny.build(name, seed=5))
         assert not _same(stage, tiny.build(name, seed=6))
 
@@ -188,42 +188,37 @@ def _assert_all_trained(module: nn.Module, before: Mapping[str, Tensor], but: st
 def test_a_checkpoint_of_another_stage_is_refused(
     checkpoints: Checkpoints, stage: StageName, given: StageName, wrong: StageName
 ) -> None:
-    with pytest.raises(UserError) as caught:
-        start_from(tiny.build(stage), {**checkpoints, given: checkpoints[wrong]})
-    message = str(caught.value)
-    assert message == f"{stage} starts from {given}, but {checkpoints[wrong].path} is of {wrong}"
+    with pytest.raises(UserError, match=f"^{stage} .*{given}.*{checkpoints[wrong].path}.*{wrong}$"):
+        init_from_upstream(tiny.build(stage), {**checkpoints, given: checkpoints[wrong]})
 
 
 @pytest.mark.parametrize("name", ["association", "restoration"])
-def test_a_checkpoint_of_another_network_is_refused(checkpoints: Checkpoints, tmp_path: Path, name: StageName) -> None:
+def test_a_checkpoint_of_another_network_is_rejected(checkpoints: Checkpoints, tmp_path: Path, name: StageName) -> None:
     autoencoder = tiny.NETWORK.autoencoder.model_copy(update={"codes": 32})
     network = tiny.NETWORK.model_copy(update={"autoencoder": autoencoder})
     other = tiny.checkpoint(tmp_path, tiny.build("hq_codebook", network=network))
     upstream = {before: checkpoints[before] for before in ("lq_codebook" if name == "association" else "association",)}
-    with pytest.raises(UserError, match=f"{name} cannot start from .*codes=32 instead of 256") as caught:
-        start_from(tiny.build(name), {"hq_codebook": other, **upstream})
-    assert str(tmp_path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert "channels" not in str(caught.value), "only what differs is named"
+    with pytest.raises(UserError, match=f"^{name} .*{tmp_path}.*codes=32.*256$") as caught:
+        init_from_upstream(tiny.build(name), {"hq_codebook": other, **upstream})
+    assert "channels" not in str(caught.value), "only differences are named"
 
 
 def test_a_checkpoint_with_another_discriminator_is_refused(checkpoints: Checkpoints, tmp_path: Path) -> None:
     network = tiny.NETWORK.model_copy(update={"discriminator": DiscriminatorConfig(channels=16, layers=2)})
     other = tiny.checkpoint(tmp_path, tiny.build("hq_codebook", network=network))
-    with pytest.raises(UserError, match=r"discriminator.* is \(") as caught:
-        start_from(tiny.build("association"), {"hq_codebook": other, "lq_codebook": checkpoints["lq_codebook"]})
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"^.*discriminator.*$"):
+        init_from_upstream(tiny.build("association"), {"hq_codebook": other, "lq_codebook": checkpoints["lq_codebook"]})
 
 
-def test_weights_that_do_not_fit_are_refused_by_name() -> None:
+def test_errors_name_the_tensors_that_do_not_match() -> None:
     stage = tiny.build("hq_codebook")
     tensors = dict(stage.weights())
     name, tensor = next(iter(tensors.items()))
-    with pytest.raises(UserError, match=f"here lacks 1 tensors of hq_codebook, such as {name}"):
+    with pytest.raises(UserError, match=f"here .*{name}"):
         stage.load_weights({other: value for other, value in tensors.items() if other != name}, "here")
-    with pytest.raises(UserError, match=r"here has unknown 1 tensors of hq_codebook, such as generator\.strange"):
+    with pytest.raises(UserError, match=r"here .*generator\.strange"):
         stage.load_weights(tensors | {"generator.strange": tensor}, "here")
-    with pytest.raises(UserError, match=f"here: {name} is "):
+    with pytest.raises(UserError, match=f"here.*{name}"):
         stage.load_weights(tensors | {name: torch.zeros(7)}, "here")
 
 
@@ -482,15 +477,15 @@ def test_restoration_stage_equals_the_reference() -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_goes_on_from_its_own_checkpoint_and_from_no_other(name: StageName, tmp_path: Path) -> None:
+def test_a_stage_starts_from_checkpoints_of_the_same_stage_only(name: StageName, tmp_path: Path) -> None:
     before = tiny.checkpoint(tmp_path / "own", tiny.build(name, seed=1))
     stage = tiny.build(name, seed=2)
-    continue_from(stage, before)
+    init_from_checkpoint(stage, before)
     weights = stage.weights()
     assert all(torch.equal(tensor, weights[key]) for key, tensor in before.tensors().items())
     other = tiny.build("restoration" if name == "association" else "association")
-    with pytest.raises(UserError, match=f"{name} cannot go on from .* a checkpoint of {other.name}"):
-        continue_from(stage, tiny.checkpoint(tmp_path / "other", other))
+    with pytest.raises(UserError, match=f"{name}.*{other.name}"):
+        init_from_checkpoint(stage, tiny.checkpoint(tmp_path / "other", other))
 
 
 def test_epochs_become_steps_of_the_data_set_at_hand() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from daefr.checkpoint import Checkpoint, load_checkpoint
+from daefr.checkpoint import Checkpoint
 from daefr.data.dataset import FaceDataset
 from daefr.data.manifest import NAME
 from daefr.errors import UserError
@@ -57,8 +57,9 @@ class InterruptedReporter(FolderReporter):
 
 
 def _newest(reporter: FolderReporter) -> Checkpoint:
-    assert reporter.latest is not None
-    return load_checkpoint(reporter.latest)
+    found = reporter.resume()
+    assert found is not None
+    return found
 
 
 def _assert_bit_equal(first: Any, second: Any, where: str = "") -> None:
@@ -151,14 +152,14 @@ def test_a_finished_training_is_only_measured_again(
     stage = tiny.build("hq_codebook", seed=5)
     measured = train(stage, tiny.settings("hq_codebook"), dataset, reporter, resume=finished)
     assert measured == _last_validation(straight["hq_codebook"])[1]
-    assert reporter.latest is None
+    assert reporter.resume() is None
     _assert_bit_equal(stage.weights(), finished.tensors())
 
 
 def test_a_checkpoint_without_a_training_cannot_be_continued(
     dataset: Path, tmp_path: Path, checkpoints: dict[StageName, Checkpoint]
 ) -> None:
-    with pytest.raises(UserError, match="holds a model but no training to go on with"):
+    with pytest.raises(UserError, match=r"trainer/state\.pt"):
         train(
             tiny.build("restoration"),
             tiny.settings("restoration"),
@@ -173,16 +174,15 @@ def test_the_checkpoint_of_another_stage_cannot_be_continued(
     dataset: Path, tmp_path: Path, straight: dict[StageName, Listener], other: StageName
 ) -> None:
     resume = _newest(straight[other])
-    with pytest.raises(UserError, match="tensors of hq_codebook, such as") as caught:
+    with pytest.raises(UserError, match=rf"{resume.path}.*hq_codebook"):
         train(tiny.build("hq_codebook"), tiny.settings("hq_codebook"), dataset, FolderReporter(tmp_path), resume=resume)
-    assert str(resume.path) in str(caught.value)
 
 
-def test_a_dataset_of_another_resolution_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_a_dataset_of_another_resolution_is_rejected(dataset: Path, tmp_path: Path) -> None:
     manifest = json.loads((dataset / NAME).read_text()) | {"resolution": 512}
     shutil.copytree(dataset, tmp_path, dirs_exist_ok=True)
     (tmp_path / NAME).write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="hq_codebook: the network takes 16 pixels, the dataset has 512"):
+    with pytest.raises(UserError, match=r"hq_codebook.*16.*512"):
         train(tiny.build("hq_codebook"), tiny.settings("hq_codebook"), tmp_path, FolderReporter(tmp_path))
 
 
@@ -338,11 +338,11 @@ def _spoil(stage: Stage) -> None:
     ("restoration", ("code",)),
 ])  # fmt: skip
 @pytest.mark.parametrize("good_steps", [0, 2])
-def test_no_step_is_taken_on_a_loss_that_is_no_number(
+def test_non_finite_losses_are_never_used(
     dataset: Path, tmp_path: Path, name: StageName, terms: tuple[str, ...], good_steps: int
 ) -> None:
-    remedies = {} if name == "restoration" else {"codebook": {}}
-    stage = tiny.build(name, **remedies)
+    codebook = {} if name == "restoration" else {"codebook": {}}
+    stage = tiny.build(name, **codebook)
     if not good_steps:
         _spoil(stage)
     start = {path: parameter.detach().clone() for path, parameter in stage.named_parameters()}
@@ -354,22 +354,23 @@ def test_no_step_is_taken_on_a_loss_that_is_no_number(
 
     reporter = Listener(tmp_path, spoil_later)
     with pytest.raises(NonFiniteLossError) as caught:
-        train(stage, tiny.settings(name, **remedies), dataset, reporter)
+        train(stage, tiny.settings(name, **codebook), dataset, reporter)
     message = str(caught.value)
-    assert f"{name}: not a finite number at step {good_steps + 1}: " in message
+    assert message.startswith(f"{name}: ")
+    assert f"at step {good_steps + 1}: " in message
     for term in terms:
         assert f"{term} on rank 0" in message
-    assert "quantizer" not in message, "only what is not finite is named"
+    assert "quantizer" not in message, "it is finite"
     torch.testing.assert_close(dict(stage.named_parameters()), start, rtol=0, atol=0, equal_nan=True)
-    assert reporter.latest is None
+    assert reporter.resume() is None
     assert [step for step, _ in reporter.history] == list(range(1, good_steps + 1))
 
 
-def test_no_step_is_taken_on_a_gradient_that_is_no_number(dataset: Path, tmp_path: Path) -> None:
+def test_non_finite_gradients_are_never_used(dataset: Path, tmp_path: Path) -> None:
     stage = tiny.build("restoration")
     before = {path: parameter.detach().clone() for path, parameter in stage.named_parameters()}
     next(stage.generator.predictor.parameters()).register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[union-attr]
-    with pytest.raises(NonFiniteLossError, match="at step 1: the gradients, while every term is finite"):
+    with pytest.raises(NonFiniteLossError, match="at step 1: the gradients"):
         train(stage, tiny.settings("restoration"), dataset, FolderReporter(tmp_path))
     _assert_bit_equal(dict(stage.named_parameters()), {p: torch.nn.Parameter(t) for p, t in before.items()})
 
@@ -381,11 +382,11 @@ def two_ranks(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> list[d
 
 @pytest.mark.parametrize("name", STAGES)
 def test_ranks_end_with_the_same_weights_and_measures(two_ranks: list[dict[str, Any]], name: StageName) -> None:
-    first, second = (told["stages"][name] for told in two_ranks)
+    first, second = (rank["stages"][name] for rank in two_ranks)
     _assert_bit_equal(first["parameters"], second["parameters"])
     assert first["measured"] == second["measured"]
     assert [step for step, values in first["history"] if "loss" in values] == [1, 2, 3, 4, 5]
-    assert second["history"] == [], "rank 0 alone reports"
+    assert second["history"] == [], "only rank 0 reports"
     fresh = dict(tiny.build(name).named_parameters())
     assert any(not torch.equal(first["parameters"][path], fresh[path]) for path in fresh)
 
@@ -402,25 +403,23 @@ def test_two_ranks_train_as_one_does(two_ranks: list[dict[str, Any]], straight: 
 
 
 def test_two_ranks_continue_exactly(two_ranks: list[dict[str, Any]]) -> None:
-    for told in two_ranks:
-        _assert_bit_equal(told["resumed"]["resumed"], told["resumed"]["straight"])
+    for rank in two_ranks:
+        _assert_bit_equal(rank["resumed"]["resumed"], rank["resumed"]["straight"])
 
 
 @pytest.mark.parametrize(("kind", "terms"), [
-    ("no number", "code on rank 1, feature on rank 1"),
+    ("nan", "code on rank 1, feature on rank 1"),
     ("overflow", "feature on rank 1"),
 ])  # fmt: skip
-def test_all_ranks_refuse_what_is_not_finite_on_one(two_ranks: list[dict[str, Any]], kind: str, terms: str) -> None:
-    for told in two_ranks:
-        assert told["refused"][kind] == {
-            "problem": f"restoration: not a finite number at step 1: {terms}",
-            "changed": 0,
-        }
-        assert told["refused"]["nothing"]["problem"] == ""
-        assert told["refused"]["nothing"]["changed"] > 0
+def test_all_ranks_detect_what_is_not_finite_on_one(two_ranks: list[dict[str, Any]], kind: str, terms: str) -> None:
+    for rank in two_ranks:
+        assert rank["non_finite"][kind]["problem"].endswith(f"at step 1: {terms}")
+        assert rank["non_finite"][kind]["changed"] == 0
+        assert rank["non_finite"]["finite"]["problem"] == ""
+        assert rank["non_finite"]["finite"]["changed"] > 0
 
 
-def test_settings_refuse_what_cannot_be() -> None:
+def test_invalid_settings_are_rejected() -> None:
     for wrong in ({"steps": 0}, {"global_batch_size": 0}, {"base_learning_rate": 0}, {"stepz": 3}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             TrainingConfig.model_validate({"steps": 1} | wrong)

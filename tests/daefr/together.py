@@ -41,10 +41,10 @@ def _work(rank: int, dataset: Path, folder: Path) -> None:
         world_size=RANKS,
         timeout=timedelta(seconds=PATIENCE_SECONDS),
     )
-    told: dict[str, Any] = {"stages": {name: _train(name, rank, dataset, folder) for name in STAGES}}
-    told["resumed"] = _stop_and_go_on(rank, dataset, folder)
-    told["refused"] = {kind: _refused(kind, rank) for kind in ("no number", "overflow", "nothing")}
-    torch.save(told, folder / f"rank-{rank}.pt")
+    results: dict[str, Any] = {"stages": {name: _train(name, rank, dataset, folder) for name in STAGES}}
+    results["resumed"] = _stop_and_resume(rank, dataset, folder)
+    results["non_finite"] = {kind: _step_with(kind, rank) for kind in ("nan", "overflow", "finite")}
+    torch.save(results, folder / f"rank-{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -55,8 +55,8 @@ def _train(name: StageName, rank: int, dataset: Path, folder: Path) -> dict[str,
     return {"parameters": _parameters(stage), "measured": measured, "history": reporter.history}
 
 
-def _stop_and_go_on(rank: int, dataset: Path, folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Train 5 steps straight, and 3 and 2 from rank 0's checkpoint; it falls amid the counting of unused codes."""
+def _stop_and_resume(rank: int, dataset: Path, folder: Path) -> dict[str, dict[str, Tensor]]:
+    """Train 5 steps, and 3 and 2 with rank 0's checkpoint, between two resets of dead codes."""
     halves = FolderReporter(folder / f"halves-{rank}")
     straight, first, second = (tiny.build("hq_codebook", codebook=REMEDIES) for _ in range(3))
 
@@ -66,10 +66,10 @@ def _stop_and_go_on(rank: int, dataset: Path, folder: Path) -> dict[str, dict[st
         train(stage, settings, dataset, reporter, resume=resume)
         return _parameters(stage)
 
-    whole = run(straight, 5)
+    expected = run(straight, 5)
     run(first, 3)
     dist.barrier()
-    return {"straight": whole, "resumed": run(second, 5, load_checkpoint(folder / "halves-0" / "step-000000003"))}
+    return {"straight": expected, "resumed": run(second, 5, load_checkpoint(folder / "halves-0" / "step-000000003"))}
 
 
 class Overflowing(RestorationStage):
@@ -80,13 +80,13 @@ class Overflowing(RestorationStage):
         return Loss(loss.total + torch.inf, loss.terms | {"feature": torch.tensor(torch.inf)})
 
 
-def _refused(kind: str, rank: int) -> dict[str, Any]:
-    """Take a step in which something is not finite on rank 1 only."""
+def _step_with(kind: str, rank: int) -> dict[str, Any]:
+    """Run a step in which, depending on `kind`, something is not finite on rank 1 only."""
     stage = tiny.build("restoration")
     if kind == "overflow" and rank == 1:
         stage.__class__ = Overflowing
     images = {name: torch.zeros(2, 3, tiny.SIDE, tiny.SIDE) for name in ("hq", "lq")}
-    if kind == "no number" and rank == 1:
+    if kind == "nan" and rank == 1:
         images["lq"][0, 0, 0, 0] = torch.nan
     before = _parameters(stage)
     try:

@@ -19,7 +19,7 @@ from mlflow.artifacts import download_artifacts
 
 from pipelines.tracking import champions, registry
 from pipelines.tracking.client import MetricWriter, Tracking
-from pipelines.tracking.promotions import Entry
+from pipelines.tracking.promotions import ChampionChange
 from tests.e2e.command import ROOT
 from tests.e2e.nodes import free_port
 from tests.e2e.servers import postgres, postgres_programs
@@ -100,7 +100,9 @@ def test_no_metric_of_several_processes_is_lost(tracking: Tracking) -> None:
 def _promote(tracking: Tracking, model: str, version: int, start: Any, answers: Any) -> None:
     now = champions.champion_state(tracking, model)
     start.wait()
-    entry = Entry(kind="promoted", champion=version, replaces=now.champion, previous=now.champion, why="better")
+    entry = ChampionChange(
+        kind="promoted", champion=version, replaces=now.champion, previous=now.champion, why="better"
+    )
     answers.put((version, champions.promote(tracking, now, entry)))
 
 

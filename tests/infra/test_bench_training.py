@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from daefr.errors import UserError
 from daefr.profiling import CASES, Case, CaseName, random_images
 from daefr.settings.network import AutoencoderConfig, DiscriminatorConfig, NetworkConfig, PredictorConfig
 from daefr.stages import AutoencoderStage, RestorationStage
@@ -13,7 +14,7 @@ from daefr.training.optimization import Optimization
 from daefr.training.state import TrainingState
 from infra.benchmarks.__main__ import main
 from infra.benchmarks.measure import CaseCost, measure_sides
-from infra.benchmarks.reference_way import ReferenceOptimization, build_side, restore_as_reference
+from infra.benchmarks.reference import ReferenceOptimization, build_side, restore_as_reference
 from infra.benchmarks.worker import count_side
 
 # VGG16 halves the sides four times
@@ -90,7 +91,7 @@ def test_the_command_measures(capsys: pytest.CaptureFixture[str]) -> None:
     assert measured.ratio == pytest.approx(measured.seconds / measured.reference_seconds)
     assert measured.samples_per_second == pytest.approx(2 / measured.seconds)
     assert measured.operations_per_second > 0
-    assert measured.share_of_matrix_rate > 0
+    assert measured.fraction_of_matrix_rate > 0
     assert min(measured.peak_bytes, measured.reference_peak_bytes) > 2**25, "a whole process with its libraries"
 
 
@@ -105,8 +106,8 @@ def test_the_reference_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = CaseCost(1.5, 3, 0.5, 2, 1, 2**30, 2**31, 2e9, 0.25)
-    monkeypatch.setattr("infra.benchmarks.training.measure_sides", lambda *_: figures)
+    metrics = CaseCost(1.5, 3, 0.5, 2, 1, 2**30, 2**31, 2e9, 0.25)
+    monkeypatch.setattr("infra.benchmarks.training.measure_sides", lambda *_: metrics)
     assert main(["training", "--device", "cpu"]) == 0
     rate, titles, *rows = capsys.readouterr().out.splitlines()
     assert "GFLOP/s" in rate
@@ -130,8 +131,8 @@ def test_sizes_that_do_not_fit_are_refused(
     assert message.count("\n") == 1
 
 
-def test_a_side_that_cannot_be_run_is_said_so() -> None:
-    with pytest.raises(Exception, match="restore, ours: the process that was to be measured failed"):
+def test_a_side_that_cannot_be_run_is_an_error() -> None:
+    with pytest.raises(UserError, match="restore, ours"):
         measure_sides(Case("restore", NETWORK, batch=1, device="meta"), repetitions=1, matrix_rate=1e9)
 
 

@@ -16,7 +16,7 @@ from pipelines.storage.cache import ShardCache
 from pipelines.synthesize import step as synthesize
 from pipelines.synthesize.shards import ShardTask, make_shard
 from pipelines.synthesize.sources import Source
-from pipelines.train.checkpoints import MEASURES, Checkpoints, checkpoint_name
+from pipelines.train.checkpoints import METRICS, Checkpoints, checkpoint_name
 from tests.daefr import foreign, tiny
 from tests.e2e.command import ROOT
 from tests.s3_server import Proxy, direct
@@ -60,7 +60,7 @@ def test_checkpoints_on_their_way_are_deleted_alone(kind: str, bucket: str, tmp_
         source = tmp_path / f"made-{step}"
         stage = tiny.build("hq_codebook")
         save_checkpoint(source, stage.name, stage.network, stage.weights(), {"step": step})
-        (source / MEASURES).write_text(json.dumps({}))
+        (source / METRICS).write_text(json.dumps({}))
         checkpoints.put(source, checkpoint_name(step))
         checkpoints.prune(keep=1, step=step)
     assert checkpoints.names() == [checkpoint_name(3)]
@@ -120,7 +120,7 @@ def test_a_datasets_lists_take_no_place_in_a_store(bucket: str, tmp_path: Path) 
 def test_the_servers_settings_take_no_place(tmp_path: Path, mine: str) -> None:
     script = "\n".join([
         "import sys; from pathlib import Path; sys.path.insert(0, 'infra/mlflow'); import serve",
-        "try: serve.make_secrets(Path(sys.argv[1]), 'sqlite://', sys.argv[2])",
+        "try: serve.create_secrets(Path(sys.argv[1]), 'sqlite://', sys.argv[2])",
         "except serve.SettingError as error: sys.exit(str(error))",
     ])  # fmt: skip
     folder = tmp_path / "secrets"

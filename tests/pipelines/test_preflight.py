@@ -16,10 +16,10 @@ FFHQ = DEMO.with_name("ffhq512.yaml")
 def test_a_run_stops_before_its_first_task_when_arcface_is_missing(tmp_path: Path) -> None:
     missing = tmp_path / "arcface.pth"
     config = load_config(DEMO, ["stages.association.identity.weight=3"])
-    with pytest.raises(UserError, match="the identity term needs the weights of ArcFace"):
+    with pytest.raises(UserError, match=r"identity\.arcface"):
         check(config)
     config = load_config(DEMO, ["stages.association.identity={weight: 3, arcface: " + str(missing) + "}"])
-    with pytest.raises(UserError, match=r"the identity term finds no ArcFace at .*identity\.weight=0"):
+    with pytest.raises(UserError, match=r"identity\.weight=0"):
         check(config)
     missing.touch()
     check(config)
@@ -29,7 +29,7 @@ def test_a_run_stops_before_its_first_task_when_arcface_is_missing(tmp_path: Pat
 def test_a_run_stops_before_its_first_task_when_the_detector_is_missing(tmp_path: Path) -> None:
     missing = tmp_path / "detector.pth"
     overrides = ["data.align=facexlib", f"data.detector={missing}"]
-    with pytest.raises(UserError, match=r"no weights of a face detector at .*detector\.pth: download") as caught:
+    with pytest.raises(UserError, match=r"detector\.pth") as caught:
         check(load_config(DEMO, overrides))
     assert "\n" not in str(caught.value)
     check(load_config(DEMO, overrides[1:]))

@@ -1,4 +1,4 @@
-"""The figures that the paper prints."""
+"""The metrics that the paper publishes."""
 
 from functools import cache
 from pathlib import Path
@@ -11,20 +11,20 @@ from daefr.settings.base import Settings
 
 
 class PublishedTable(Settings):
-    """The rows of one benchmark: a label, and a value for each measure."""
+    """The rows of one benchmark: a label, and a value for each metric."""
 
-    measures: list[str]
+    metrics: list[str]
     rows: dict[str, list[float]]
 
     @model_validator(mode="after")
-    def _rows_are_whole(self) -> Self:
+    def _rows_are_complete(self) -> Self:
         for label, values in self.rows.items():
-            if len(values) != len(self.measures):
-                raise ValueError(f"{label} has {len(values)} values for {len(self.measures)} measures")
+            if len(values) != len(self.metrics):
+                raise ValueError(f"{label} has {len(values)} values for {len(self.metrics)} metrics")
         return self
 
 
-class PublishedFigures(Settings):
+class PublishedTables(Settings):
     """The content of `published.yaml`."""
 
     source: str
@@ -32,7 +32,7 @@ class PublishedFigures(Settings):
 
 
 @cache
-def published() -> PublishedFigures:
-    """Read the published figures."""
+def published() -> PublishedTables:
+    """Read the published tables."""
     content = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
-    return PublishedFigures.model_validate(content)
+    return PublishedTables.model_validate(content)

@@ -11,11 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from daefr.files import write_atomically
 from daefr.metrics.registry import higher_is_better
-from pipelines.engine.names import VALIDATION
 from pipelines.engine.step import Step, StepContext, StepInput, StepOutput, StepResult
 from pipelines.evaluate.report.charts import code_usage, histogram
-from pipelines.evaluate.report.comparison import EvaluationResult, compare, on_the_same_images
+from pipelines.evaluate.report.comparison import EvaluationResult, compare, select_comparable
 from pipelines.evaluate.report.published import published
+from pipelines.evaluate.results import metrics_file
 from pipelines.evaluate.step import CODES
 
 REPORT = "report.html"
@@ -29,17 +29,17 @@ TITLES = {
     "psnr": "PSNR",
     "ssim": "SSIM",
 }
-MOST_PROBLEMS = 200
+MAX_PROBLEMS = 200
 
 
 @dataclass(frozen=True)
 class Report(Step):
-    """Writes the report of a candidate's evaluation, beside the champion's and others of the same images."""
+    """Writes a report that compares a candidate's evaluation with the champion's and others of the same images."""
 
     candidate: StepResult
     champion: StepResult | None
     others: Sequence[StepResult] = ()
-    """Other evaluations, of which those of the same images are shown, the newest of each label."""
+    """Other evaluations; the report shows the comparable ones, the newest of each label."""
 
     name = "report"
     version = 1
@@ -68,17 +68,17 @@ class Report(Step):
         """Return the report as HTML."""
         ours, rows = self._ours, self._rows
         theirs = None if self.champion is None else EvaluationResult(self.champion)
-        champions = {name: on_the_same_images(name, ours, [] if theirs is None else [theirs]) for name in rows}
+        champions = {name: select_comparable(name, ours, [] if theirs is None else [theirs]) for name in rows}
         benchmarks = [compare(name, ours, next(iter(champions[name]), None), others) for name, others in rows.items()]
         codes = self.candidate.folder / CODES
         return render(
-            subject=ours.summary.subject,
-            champion=theirs.summary.subject if theirs is not None and any(champions.values()) else None,
+            target=ours.summary.target,
+            champion=theirs.summary.target if theirs is not None and any(champions.values()) else None,
             summary=ours.summary,
             manifest=self.candidate.manifest,
             benchmarks=benchmarks,
             usage=code_usage(json.loads(codes.read_text())) if codes.is_file() else "",
-            figures=str(self.candidate.folder),
+            metrics_file=str(metrics_file(self.candidate.folder)),
         )
 
     @cached_property
@@ -87,14 +87,14 @@ class Report(Step):
 
     @cached_property
     def _rows(self) -> dict[str, list[EvaluationResult]]:
-        """The other evaluations of the same images, by benchmark."""
+        """The other comparable evaluations, by benchmark."""
         shown = {each.folder for each in (self.candidate, self.champion) if each is not None}
         others = [EvaluationResult(other) for other in self.others if other.folder not in shown]
-        return {name: on_the_same_images(name, self._ours, others) for name in self._ours.summary.benchmarks}
+        return {name: select_comparable(name, self._ours, others) for name in self._ours.summary.benchmarks}
 
 
 def render(**content: Any) -> str:
-    """Return the page."""
+    """Render the page."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -102,19 +102,18 @@ def render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "signed": _signed}
+    environment.filters |= {"number": _number, "signed": _signed}
     environment.globals |= {
         "titles": TITLES,
         "histogram": histogram,
         "higher_is_better": higher_is_better,
         "source": published().source,
-        "validation": VALIDATION,
-        "most_problems": MOST_PROBLEMS,
+        "max_problems": MAX_PROBLEMS,
     }
     return environment.get_template("page.html").render(**content)
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 

@@ -1,1 +1,1 @@
-"""The restoration model as MLflow loads and serves it: all that restoring takes, and nothing of the pipeline."""
+"""The restoration model in MLflow's pyfunc format, which does not depend on the pipelines."""

@@ -1,6 +1,6 @@
-"""What MLflow runs. This file travels with the model, beside `daefr` and `degradations`, and imports nothing else here.
+"""The pyfunc model. This file is packed with the model, `daefr` and `degradations`, and must not import `pipelines`.
 
-`mlflow models serve` decodes and encodes the images as base64, as JSON has no bytes.
+`mlflow models serve` decodes and encodes images as base64.
 """
 
 import os
@@ -16,34 +16,35 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from daefr.errors import UserError
 from daefr.restore import ImageError, Restorer, encode_result
 
-AT_ONCE = 8
-# by which MLflow's scoring server finds its model: whoever can ask it is not to read this machine's files
-SERVED = "__pyfunc_model_path__"
+BATCH = 8
+# set in MLflow's scoring server, whose clients must not be able to read local files
+SERVER_VARIABLE = "__pyfunc_model_path__"
 
 
 class RestorationModel(PythonModel):
-    """Restores photographs, or aligned crops with the parameter `aligned`, exactly as `daefr restore`."""
+    """Restores photographs, or aligned crops with the parameter `aligned`, exactly like `daefr restore`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint; `model_config` may have device, detector, parser and upscaler of `Restorer.load`."""
+        """Load the checkpoint; `model_config` may set device, detector, parser and upscaler of `Restorer.load`."""
         self._restorer = Restorer.load(context.artifacts["checkpoint"], **(context.model_config or {}))
 
     def predict(
         self,
-        context: PythonModelContext,  # noqa: ARG002  # as MLflow calls it
+        context: PythonModelContext,  # noqa: ARG002  # MLflow's signature
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Restore each row's `image`, the bytes of a file, or the file at its `path`, of any kind that is read.
 
-        Returns for each row `image` (bytes of a PNG, of a TIFF where the parameter `pages` is "all" and there are
-        several, None where there is a problem), `faces` (how many were restored) and `problem` (empty, or a sentence).
+        Returns for each row `image` (the bytes of a PNG, or of a TIFF where the parameter `pages` is "all" and there are
+        several; None if there is a problem), `faces` (the number of restored faces) and `problem` (an error message, or
+        empty).
         """
         rows = [_source(row) for row in model_input.to_dict("records")]
         settings = params or {}
         restored = []
-        for start in range(0, len(rows), AT_ONCE):
-            restored += self._restore(rows[start : start + AT_ONCE], settings)
+        for start in range(0, len(rows), BATCH):
+            restored += self._restore(rows[start : start + BATCH], settings)
         return pd.DataFrame(restored, columns=["image", "faces", "problem"])
 
     def _restore(
@@ -68,16 +69,16 @@ class RestorationModel(PythonModel):
 def _source(row: Mapping[Any, Any]) -> bytes | Path | ImageError:
     image, path = (_given(row.get(name)) for name in ("image", "path"))
     if (image is None) == (path is None):
-        return ImageError("give either its bytes as image or its file as path")
+        return ImageError("set either image, the file's bytes, or path")
     if path is None:
         return bytes(image)
-    if SERVED in os.environ:
-        return ImageError("a server reads no files: send the bytes as image")
+    if SERVER_VARIABLE in os.environ:
+        return ImageError("a server does not read files; send the file's bytes as image")
     return Path(path)
 
 
 def _given(value: Any) -> Any:
-    """Return a value, None where pandas has one of its several nothings."""
+    """Return a value, None for any of the missing values of pandas."""
     return value if isinstance(value, (bytes, bytearray, str)) and value else None
 
 

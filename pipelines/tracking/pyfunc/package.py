@@ -1,4 +1,4 @@
-"""Packing a restoration checkpoint with the code that runs it, as a model of MLflow's."""
+"""Packs a restoration checkpoint and the code that runs it as an MLflow model."""
 
 import logging
 from collections.abc import Sequence
@@ -59,23 +59,23 @@ SIGNATURE = ModelSignature(
     ),
 )
 
-# MLflow ignores what is given when a model is loaded but was not named when it was saved
+# when a model is loaded, MLflow ignores keys that were not declared when it was saved
 CONFIG = dict.fromkeys(("device", "detector", "parser", "upscaler"))
 
-USE = """Restores photographs, or with `aligned` square crops of faces:
+USAGE = """Restores photographs, or with `aligned` square crops of faces:
 
     model = mlflow.pyfunc.load_model("models:/daefr-restoration@champion")
     model.predict(pandas.DataFrame({"path": ["face.png"]}), params={"aligned": True})
 
-`image` instead of `path` takes a file's bytes, which `mlflow models serve` takes as base64. `model_config=` of
-`load_model` may have the paths of `detector`, `parser` and `upscaler`, and a `device`. The directory
-`artifacts/checkpoint` is what `daefr restore --model` takes."""
+Instead of `path`, `image` takes a file's bytes (base64 in `mlflow models serve`). `model_config=` of `load_model` may
+set the paths of `detector`, `parser` and `upscaler`, and a `device`. `daefr restore --model` takes the directory
+`artifacts/checkpoint`."""
 
 
 def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
-    """Write a model directory, which must not exist; `faces` says where those that it was trained on came from."""
+    """Write a model directory, which must not exist; `faces` are the sources of the training faces."""
     example = encode_png(_draw_gradient(64))
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it tells that it looks at the example
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     save_model(
         target,
         python_model=str(Path(__file__).with_name("model.py")),
@@ -88,24 +88,24 @@ def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
         metadata={"license": license_note(faces)},
     )
     (target / LICENSE).write_text(license_text())
-    return Package(str(target), CHECKPOINT, f"{USE}\n\n{license_note(faces)}")
+    return Package(str(target), CHECKPOINT, f"{USAGE}\n\n{license_note(faces)}")
 
 
 def _draw_gradient(side: int) -> Image:
-    """Return (side, side, 3) uint8 RGB: red grows to the right, green downwards. An input example needs no face."""
-    rise = np.linspace(0, 255, side).astype(np.uint8)
-    red, green = np.meshgrid(rise, rise)
+    """Return an image (side, side, 3) uint8 RGB; an input example does not need a face."""
+    ramp = np.linspace(0, 255, side).astype(np.uint8)
+    red, green = np.meshgrid(ramp, ramp)
     return np.stack([red, green, np.full_like(red, 128)], axis=2)
 
 
 def requirements() -> list[str]:
-    """Return what restoring takes, at the versions of this environment."""
+    """Return the packages that restoring needs, in the versions of this environment."""
     return [f"{name}=={version(name)}" for name in REQUIREMENTS]
 
 
 def license_note(faces: Sequence[str]) -> str:
-    """Return what is to be known about using a model further."""
+    """Return a note on the terms of use of a model."""
     return (
         "Code: Apache-2.0 (LICENSE). Weights: trained on the faces of "
-        f"{', '.join(faces)}; the terms of those images, and of a checkpoint that training started from, still apply."
+        f"{', '.join(faces)}; the terms of those images, and of any initial checkpoint, still apply."
     )

@@ -113,15 +113,15 @@ def test_a_step_that_fails_is_not_committed_and_its_run_says_why(pipeline: Pipel
 
 
 def test_a_step_that_is_not_allowed_is_found_but_not_run(pipeline: Pipeline) -> None:
-    with pytest.raises(UserError, match="double has not been run"):
+    with pytest.raises(UserError, match="double"):
         pipeline.run(allowed=False)
     pipeline.run()
     pipeline.run(allowed=False)
     assert pipeline.done == 1
 
 
-def test_a_damaged_manifest_is_told(pipeline: Pipeline) -> None:
+def test_a_damaged_manifest_is_an_error(pipeline: Pipeline) -> None:
     manifest = pipeline.run().folder / "manifest.json"
     manifest.write_text(manifest.read_text()[:20])
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match=r"manifest\.json"):
         pipeline.run()

@@ -1,4 +1,4 @@
-"""Benchmarks from where they can be, folders, tar files and S3, and what is said of those that are none."""
+"""Benchmarks in folders, in tar files and on S3, and errors in their configuration."""
 
 import io
 import tarfile
@@ -11,7 +11,7 @@ import pytest
 from daefr.errors import UserError
 from daefr.images import encode_png
 from pipelines.commands import main as run_pipelines
-from pipelines.evaluate.benchmarks import FileItem, UnreadableError, check_places, open_benchmark
+from pipelines.evaluate.benchmarks import FileItem, UnreadableError, check_locations, open_benchmark
 from pipelines.evaluate.settings import BenchmarkConfig
 from tests.daefr import tiny
 from tests.e2e.command import TINY
@@ -48,16 +48,16 @@ def test_s3_holds_benchmarks_too_and_a_changed_image_changes_the_digest(s3: Prox
     for seed in range(2):
         client.put_object(Bucket="benchmarks", Key=f"lfw/{seed}.png", Body=_face(seed))
     config = BenchmarkConfig(lq="s3://benchmarks/lfw")
-    check_places({"lfw-test": config})
+    check_locations({"lfw-test": config})
     found = open_benchmark("lfw-test", config)
     assert [_read(item) for item in found.items] == [("0", True, False), ("1", True, False)]
     assert open_benchmark("lfw-test", config).digest == found.digest
     client.put_object(Bucket="benchmarks", Key="lfw/1.png", Body=_face(7))
     assert open_benchmark("lfw-test", config).digest != found.digest
-    with pytest.raises(UnreadableError, match=r"1\.png cannot be read: has changed since it was listed"):
+    with pytest.raises(UnreadableError, match=r"1\.png"):
         _read(found.items[1])
-    with pytest.raises(UserError, match=r"lfw-test\.lq=s3://benchmarks/none is empty"):
-        check_places({"lfw-test": BenchmarkConfig(lq="s3://benchmarks/none")})
+    with pytest.raises(UserError, match=r"lfw-test\.lq=s3://benchmarks/none"):
+        check_locations({"lfw-test": BenchmarkConfig(lq="s3://benchmarks/none")})
 
 
 @pytest.fixture(scope="module")
@@ -79,35 +79,35 @@ def _command(places: Path, options: Sequence[str]) -> int:
     ("options", "problem"),
     [
         (["--model", "nowhere"], "nowhere"),
-        (["--model", "models:/daefr-restoration@champion"], "There is no model 'daefr-restoration'"),
-        (["--method", "gfpgan"], "--method gfpgan needs --weights FILE"),
-        (["--method", "gfpgan", "--weights", "nowhere.pth"], "nowhere.pth is not there"),
-        (["--restored", "celeba-test"], "is not of the form celeba-test=FOLDER"),
-        (["--restored", "wider-test=x"], "--restored wider-test: the configured benchmarks are celeba-test, lfw-test"),
-        (["--restored", "celeba-test=nowhere"], "--restored=nowhere does not exist"),
-        (["--model", "nowhere", "--benchmark", "wider-test"], "--benchmark wider-test: the configured benchmarks are"),
-        (["evaluation.benchmarks.celeba-test.lq=nowhere"], "evaluation.benchmarks.celeba-test.lq=nowhere does not"),
+        (["--model", "models:/daefr-restoration@champion"], "'daefr-restoration'"),
+        (["--method", "gfpgan"], "--weights"),
+        (["--method", "gfpgan", "--weights", "nowhere.pth"], "nowhere.pth"),
+        (["--restored", "celeba-test"], "celeba-test=FOLDER"),
+        (["--restored", "wider-test=x"], "celeba-test, lfw-test"),
+        (["--restored", "celeba-test=nowhere"], "--restored=nowhere"),
+        (["--model", "nowhere", "--benchmark", "wider-test"], "celeba-test, lfw-test"),
+        (["evaluation.benchmarks.celeba-test.lq=nowhere"], "evaluation.benchmarks.celeba-test.lq=nowhere"),
         (["evaluation.benchmarks.celeba-test.lqq=x"], "did you mean lq?"),
         (["evaluation.benchmarks.x={}"], "evaluation.benchmarks.x"),
         (["evaluation.metrics=[psnrr]"], "evaluation.metrics.0"),
-        (["evaluation.weights=nowhere"], "nowhere, which the evaluation should use, is not there"),
+        (["evaluation.weights=nowhere"], "nowhere"),
     ],
-)  # fmt: skip
-def test_mistakes_are_told_in_one_line_before_anything_is_evaluated(
+)
+def test_errors_are_one_line_and_come_before_any_evaluation(
     places: Path, options: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _command(places, options) == 2
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("error: ")
-    assert problem in told
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    assert problem in message
     assert not list(places.glob("run/steps/evaluate-*"))
 
 
-def test_names_that_differ_in_their_suffix_alone_are_refused(places: Path, tmp_path: Path) -> None:
+def test_names_that_differ_only_in_their_suffix_are_an_error(places: Path, tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg"):
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"a\.jpg and a\.png have one name but for the suffix"):
+    with pytest.raises(UserError, match=r"a\.jpg.*a\.png"):
         open_benchmark("celeba-test", BenchmarkConfig(lq=str(tmp_path)))
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(UserError, match="there is a here and 00 there"):
+    with pytest.raises(UserError, match=r"lq.*gt"):
         open_benchmark("celeba-test", BenchmarkConfig(lq=str(tmp_path), gt=str(places / "gt")))

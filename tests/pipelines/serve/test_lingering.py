@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request, Response
 from pipelines.serve import lingering
 from pipelines.serve.budget import Budget
 from pipelines.serve.lingering import LingeringResponse
-from pipelines.serve.refusal import RefusedError
+from pipelines.serve.rejection import RequestRejectedError
 from pipelines.serve.settings import ServeConfig
 from pipelines.serve.uploads import read_upload
 
@@ -36,8 +36,8 @@ def port() -> Iterator[int]:
         with budget.account() as held:
             return Response(await read_upload(request, LIMITS, held))
 
-    @app.exception_handler(RefusedError)
-    async def refuse(_: Request, error: RefusedError) -> Response:
+    @app.exception_handler(RequestRejectedError)
+    async def refuse(_: Request, error: RequestRejectedError) -> Response:
         assert error.closes
         return LingeringResponse({"error": str(error)}, error.status, error.headers)
 

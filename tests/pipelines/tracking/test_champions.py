@@ -1,4 +1,4 @@
-"""The champion is moved by one process at a time, back again, and by hand; what happened is remembered."""
+"""The champion is moved by one process at a time, rolled back, and moved by hand; the history records everything."""
 
 import multiprocessing
 import time
@@ -13,7 +13,7 @@ from pipelines.commands import main
 from pipelines.tracking import champions, registry
 from pipelines.tracking.champions import ROLLED_BACK
 from pipelines.tracking.client import Tracking
-from pipelines.tracking.promotions import JOURNAL, Entry, Journal
+from pipelines.tracking.promotions import HISTORY_RUN, ChampionChange, ChampionHistory
 
 ROUNDS = 6
 QUALITY = {3: 0, 1: 1, 2: 2}
@@ -35,8 +35,8 @@ def _register(tracking: Tracking, stage: str, folder: Path, versions: int) -> st
     return registry.MODELS[stage]
 
 
-def _entry(now: champions.ChampionState, version: int, why: str = "better") -> Entry:
-    return Entry(kind="promoted", champion=version, replaces=now.champion, previous=now.champion, why=why)
+def _entry(now: champions.ChampionState, version: int, why: str = "better") -> ChampionChange:
+    return ChampionChange(kind="promoted", champion=version, replaces=now.champion, previous=now.champion, why=why)
 
 
 def _promote(tracking: Tracking, model: str, version: int) -> None:
@@ -62,7 +62,7 @@ def test_the_champion_moves_and_the_one_before_is_remembered(tracking: Tracking,
     assert registry.version(tracking, "hq_codebook", 3).tags[ROLLED_BACK].endswith(": it squints")
     champions.roll_back(tracking, model, "so does this")
     assert _aliases(tracking, model) == (1, None)
-    with pytest.raises(UserError, match="before its champion there was none"):
+    with pytest.raises(UserError, match=model):
         champions.roll_back(tracking, model, "and this")
 
     entries = champions.champion_state(tracking, model).entries
@@ -91,9 +91,9 @@ def test_what_a_killed_process_left_half_done_is_finished_by_the_next(tracking: 
     model = _register(tracking, "association", tmp_path, 2)
     _promote(tracking, model, 1)
     now = champions.champion_state(tracking, model)
-    assert Journal.of(tracking, model).append(1, _entry(now, 2))  # and is killed before it moves the alias
+    assert ChampionHistory.open(tracking, model).append(1, _entry(now, 2))  # killed before it moves the alias
     assert _aliases(tracking, model) == (1, None)
-    assert not champions.promote(tracking, now, _entry(now, 2)), "what it decided on is no more"
+    assert not champions.promote(tracking, now, _entry(now, 2)), "the champion has changed"
     assert champions.champion_state(tracking, model).champion == 2
     assert _aliases(tracking, model) == (2, 1)
 
@@ -106,7 +106,7 @@ def _race(tracking: Tracking, model: str, version: int, start: Any, answers: Any
 
 
 def _race_through_the_gates(tracking: Tracking, model: str, version: int, start: Any, answers: Any) -> None:
-    """As the step does: the loser is measured again, beside the new champion."""
+    """Like the step: the loser is compared again, with the new champion."""
     start.wait()
     decisions = 0
     while True:
@@ -125,10 +125,10 @@ def _at_the_same_moment(race: Any, tracking: Tracking, model: str, versions: lis
     processes = [context.Process(target=race, args=(copy, model, version, start, answers)) for version in versions]
     for process in processes:
         process.start()
-    told = [answers.get(timeout=60) for _ in versions]
+    results = [answers.get(timeout=60) for _ in versions]
     for process in processes:
         process.join(60)
-    return {version: (won, number) for version, won, number in told}
+    return {version: (won, number) for version, won, number in results}
 
 
 def test_of_two_promotions_at_the_same_moment_one_wins(tracking: Tracking, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_of_two_promotions_at_the_same_moment_one_wins(tracking: Tracking, tmp_p
     _promote(tracking, model, 3)
     winners: Counter[int] = Counter()
     for number in range(ROUNDS):
-        told = _at_the_same_moment(_race, tracking, model, [1, 2])
-        (winner,) = [version for version, (won, _) in told.items() if won]
+        results = _at_the_same_moment(_race, tracking, model, [1, 2])
+        (winner,) = [version for version, (won, _) in results.items() if won]
         winners[winner] += 1
         entries = champions.champion_state(tracking, model).entries
         assert len(entries) == 2 * number + 2
@@ -150,8 +150,8 @@ def test_of_two_promotions_at_the_same_moment_one_wins(tracking: Tracking, tmp_p
 def test_the_loser_is_judged_again_beside_the_new_champion(tracking: Tracking) -> None:
     model = registry.MODELS["restoration"]
     for _ in range(ROUNDS):
-        told = _at_the_same_moment(_race_through_the_gates, tracking, model, [1, 2])
-        assert told[2][0], "the better one is champion in the end, whoever came first"
+        results = _at_the_same_moment(_race_through_the_gates, tracking, model, [1, 2])
+        assert results[2][0], "the better one must win, whoever is first"
         assert _aliases(tracking, model)[0] == 2
         assert champions.champion_state(tracking, model).entries[-1].champion == 2
         _promote(tracking, model, 3)
@@ -177,7 +177,7 @@ def test_models_that_are_made_at_the_same_moment_have_one_journal(tracking: Trac
             process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert len(tracking.client.search_model_versions("name = 'daefr-new'")) == 3
-    journal = tracking.client.get_registered_model("daefr-new").tags[JOURNAL]
+    journal = tracking.client.get_registered_model("daefr-new").tags[HISTORY_RUN]
     (run,) = tracking.client.search_runs([tracking.experiment_id], "tags.`daefr.model` = 'daefr-new'")
     assert run.info.run_id == journal
 
@@ -189,25 +189,27 @@ def test_the_command_rolls_back_and_tells_the_history(tracking: Tracking, capsys
 
     code, _, err = command("--rollback", "hq_codebook", "--why", "again")
     assert code == 2
-    assert "before its champion there was none" in err
+    assert "daefr-hq-codebook" in err
     code, out, _ = command("history", "hq_codebook")
     assert code == 0
-    assert "models:/daefr-hq-codebook/2 rolled back, before it 3\n    it squints\n" in out
+    (line,) = [line for line in out.splitlines() if "models:/daefr-hq-codebook/2 rolled back" in line]
+    assert line.endswith("3")
+    assert "    it squints\n" in out
     code, out, _ = command("approve", "models:/daefr-hq-codebook/2")
     assert code == 0
     assert registry.version(tracking, "hq_codebook", 2).tags[champions.APPROVED]
     code, _, err = command("history", "restoration", "workdir=/nowhere", uri="null")
     assert code == 2
-    assert "there is no /nowhere/mlflow.db" in err
+    assert "/nowhere/mlflow.db" in err
 
 
-def test_a_deleted_journal_is_told(tracking: Tracking, tmp_path: Path) -> None:
+def test_a_deleted_history_is_an_error(tracking: Tracking, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.MODELS, "other", "daefr-other")
         model = _register(tracking, "other", tmp_path, 1)
-    tracking.client.delete_run(tracking.client.get_registered_model(model).tags[JOURNAL])
+    tracking.client.delete_run(tracking.client.get_registered_model(model).tags[HISTORY_RUN])
     now = champions.champion_state(tracking, model)
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"journal of promotions, MLflow's run .* cannot be written to"):
+    with pytest.raises(UserError, match=tracking.client.get_registered_model(model).tags[HISTORY_RUN]):
         champions.promote(tracking, now, _entry(now, 1))
     assert time.monotonic() - started < 10

@@ -56,27 +56,27 @@ def test_upload_that_broke_off_is_completed(
 
 def test_incomplete_checkpoint_is_refused(tracking: Tracking, checkpoint: Path) -> None:
     (checkpoint / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"no manifest\.json"):
+    with pytest.raises(UserError, match=r"manifest\.json"):
         register(tracking, "hq_codebook", checkpoint, "incomplete")
 
 
 @pytest.mark.parametrize(
-    ("address", "sentence"),
+    ("address", "names"),
     [
-        ("daefr-association", "write models:/NAME@ALIAS or models:/NAME/NUMBER"),
-        ("models:/daefr-association/latest", "write models:/NAME@ALIAS or models:/NAME/NUMBER"),
-        ("models:/daefr-asociation@champion", "the registry has .*daefr-association"),
-        ("models:/daefr-association@champion", "no alias 'champion': it has candidate"),
-        ("models:/daefr-association/9", "no version 9: it has 1"),
+        ("daefr-association", "models:/NAME@ALIAS"),
+        ("models:/daefr-association/latest", "models:/NAME@ALIAS"),
+        ("models:/daefr-asociation@champion", "'daefr-asociation'.*daefr-association"),
+        ("models:/daefr-association@champion", "'champion'.*candidate"),
+        ("models:/daefr-association/9", r"9\b.*\b1\b"),
     ],
 )
-def test_unknown_address_lists_what_exists(tracking: Tracking, checkpoint: Path, address: str, sentence: str) -> None:
+def test_unknown_address_lists_what_exists(tracking: Tracking, checkpoint: Path, address: str, names: str) -> None:
     register(tracking, "association", checkpoint, "address")
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=names):
         registry.resolve(tracking, address)
 
 
-def test_local_checkpoint_is_used_where_it_lies(tracking: Tracking, checkpoint: Path, tmp_path: Path) -> None:
+def test_local_checkpoint_is_used_in_place(tracking: Tracking, checkpoint: Path, tmp_path: Path) -> None:
     version = register(tracking, "lq_codebook", checkpoint, "download")
     folder = registry.download(tracking, version, tmp_path / "into")
     assert str(folder) == version.source

@@ -1,5 +1,6 @@
 import logging
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -68,20 +69,19 @@ def test_relative_database_is_made_absolute(tracking: Tracking, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense://server", "mlruns", "sqlite:///{tmp}/text.db"])
-def test_server_that_cannot_be_used_is_one_sentence(uri: str, tmp_path: Path) -> None:
+def test_an_unusable_server_is_an_error_of_one_line(uri: str, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("not a database, but long enough to be taken for one by its size\n" * 20)
     start = time.monotonic()
-    with pytest.raises(UserError) as caught:
-        Tracking.open(uri.format(tmp=tmp_path), "faces", str(tmp_path))
+    uri = uri.format(tmp=tmp_path)
+    with pytest.raises(UserError, match=rf"^.*{re.escape(uri)}.*$"):
+        Tracking.open(uri, "faces", str(tmp_path))
     assert time.monotonic() - start < 10
-    assert "cannot be used" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_deleted_experiment_is_refused(tracking: Tracking, tmp_path: Path) -> None:
     gone = Tracking.open(tracking.uri, "gone", str(tmp_path))
     gone.client.delete_experiment(gone.experiment_id)
-    with pytest.raises(UserError, match="deleted"):
+    with pytest.raises(UserError, match="gone"):
         Tracking.open(tracking.uri, "gone", str(tmp_path))
 
 
@@ -171,10 +171,10 @@ def test_writer_delivers_after_an_outage(
     for name in ("loss/total", "lr"):
         history = tracking.client.get_metric_history(run_id, name)
         assert sorted(point.step for point in history) == list(range(1200))
-    assert [record.getMessage().count("the server is away") for record in caplog.records] == [1]
+    assert [record.getMessage().count("the server is away") for record in caplog.records] == [1], "one log per outage"
 
 
-def test_close_gives_up_aloud(
+def test_close_logs_what_is_lost(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def away(*_: Any, **__: Any) -> None:
@@ -186,16 +186,17 @@ def test_close_gives_up_aloud(
     writer.log(1, {"loss": 1.0})
     writer.image("val", 1, np.zeros((8, 8, 3), np.uint8))
     writer.close(timeout=0.2)
-    assert "lacks its last 1 metric values and 1 images" in caplog.text
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.args == (run_id, tracking.uri, 1, 1, 0.2)
 
 
-def test_values_and_names_that_mlflow_spoils_are_left_out(tracking: Tracking, caplog: pytest.LogCaptureFixture) -> None:
+def test_values_and_names_that_mlflow_rejects_are_skipped(tracking: Tracking, caplog: pytest.LogCaptureFixture) -> None:
     run_id = tracking.start_run("training", "nan")
     with MetricWriter(tracking, run_id) as writer:
         for step in range(3):
             writer.log(step, {"loss": float("nan"), "gan": float("inf"), "../bad": 1.0, "good": 2.0})
     assert tracking.client.get_run(run_id).data.metrics == {"good": 2.0}
-    assert caplog.text.count("is not recorded") == 3
+    assert [record.args[0] for record in caplog.records if record.args] == ["loss", "gan", "../bad"]
 
 
 def test_images_are_artifacts_that_a_resumed_run_overwrites(tracking: Tracking, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daefr.checkpoint import digest_of
+from daefr.checkpoint import checkpoint_digest
 from pipelines.chain import open_chain
 from pipelines.config import load_config
 from pipelines.train.publish import CHECKPOINT
@@ -17,7 +17,7 @@ def _train(workdir: Path, *overrides: str) -> str:
     steps = ["stages.hq_codebook.steps=8", "stages.hq_codebook.validate_every_n_steps=4"]
     config = load_config(TINY, [f"workdir={workdir}", *steps, *overrides])
     with open_chain(config, "train") as chain:
-        return digest_of(chain.train("hq_codebook", chain.synthesize(), {}).folder / CHECKPOINT)
+        return checkpoint_digest(chain.train("hq_codebook", chain.synthesize(), {}).folder / CHECKPOINT)
 
 
 def test_a_training_with_processes_that_decode_gives_the_same_weights(tmp_path: Path) -> None:

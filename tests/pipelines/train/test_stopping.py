@@ -49,7 +49,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     for name in ("MetricWriter", "MachineMetrics"):
         monkeypatch.setattr(reporting, name, Mock(**{"return_value.unsent.return_value": []}))
     monkeypatch.setattr(reporting, "barrier", lambda: None)
-    monkeypatch.setattr(stopping, "EVERY", 0.01)
+    monkeypatch.setattr(stopping, "POLL_INTERVAL", 0.01)
     monkeypatch.setattr(stopping.ray, "get", lambda *_, **__: made.asked)
 
     def news() -> Any:

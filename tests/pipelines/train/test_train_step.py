@@ -130,20 +130,20 @@ def test_intermediate_checkpoints_are_in_the_run_directory_or_below_the_place_th
     stage: TrainStage, tmp_path: Path, place: str | None, expected: str
 ) -> None:
     found = replace(stage, intermediate=place).intermediate_checkpoints(tmp_path)
-    assert found.place.startswith(expected.format(workdir=tmp_path) + HQ)
+    assert found.location.startswith(expected.format(workdir=tmp_path) + HQ)
 
 
 def test_only_trainings_that_are_equal_until_the_shorter_one_ends_share_their_checkpoints(
     stage: TrainStage, tmp_path: Path
 ) -> None:
-    def place(**changes: Any) -> str:
+    def location(**changes: Any) -> str:
         changed = replace(stage, training=tiny.settings(HQ, **{"steps": 3, "milestones": (), **changes}))
-        return changed.intermediate_checkpoints(tmp_path).place
+        return changed.intermediate_checkpoints(tmp_path).location
 
-    assert place(steps=4) == place(steps=3) == place(log_every_n_steps=7)
-    assert place(global_batch_size=8) != place()
-    assert place(lr_scheduler="cosine", steps=4) != place(lr_scheduler="cosine", steps=3)
-    assert replace(stage, seed=7).intermediate_checkpoints(tmp_path).place != place()
+    assert location(steps=4) == location(steps=3) == location(log_every_n_steps=7)
+    assert location(global_batch_size=8) != location()
+    assert location(lr_scheduler="cosine", steps=4) != location(lr_scheduler="cosine", steps=3)
+    assert replace(stage, seed=7).intermediate_checkpoints(tmp_path).location != location()
 
 
 def test_weights_of_a_loss_count_by_their_content(stage: TrainStage, tmp_path: Path) -> None:

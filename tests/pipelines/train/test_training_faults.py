@@ -1,6 +1,7 @@
 """What befalls a training in a real Ray: workers die, checkpoints and shards are damaged, numbers end, time is up."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -86,19 +87,16 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint_that_is_whole(
     meanwhile.start()
     disturbed = _train(workdir, *STEPS)
     assert meanwhile.acted
-    told = capfd.readouterr().err
-    assert "resuming from the last checkpoint" in told
-    assert "is damaged: model.safetensors does not have the digest of its manifest: one before it is used" in told
+    assert re.search(r"step-\d{9} is damaged: model.safetensors", capfd.readouterr().err)
     undisturbed = _train(tmp_path, *STEPS)
     assert file_digest(disturbed.folder / "checkpoint" / MODEL) == file_digest(
         undisturbed.folder / "checkpoint" / MODEL
     )
 
 
-def test_no_number_ends_the_run_with_its_cause_at_once(workdir: Path) -> None:
-    with pytest.raises(StepFailedError, match="not a finite number at step") as caught:
+def test_a_non_finite_loss_fails_the_run_at_once(workdir: Path) -> None:
+    with pytest.raises(StepFailedError, match=r"^hq_codebook: .* at step \d+: .*$") as caught:
         _train(workdir, "stages.hq_codebook.base_learning_rate=1e30")
-    assert "\n" not in str(caught.value)
     assert _reason(workdir) == str(caught.value)
 
 
@@ -111,36 +109,37 @@ def test_a_shard_that_is_gone_for_one_rank_only_ends_all(workdir: Path) -> None:
     try:
         with (
             open_chain(load_config(TINY, [f"workdir={workdir}", "compute.hq_codebook.workers=2"]), "train") as chain,
-            pytest.raises(UserError, match=f"{shard.name} is missing"),
+            pytest.raises(UserError, match=shard.name),
         ):
             chain.train("hq_codebook", dataset, {})
     finally:
         shard.with_suffix(".away").rename(shard)
 
 
-def test_a_stage_that_waits_for_what_others_hold_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_resources_of_other_jobs_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "SECONDS_TO_FREE", 0.2)
     cpus = cluster.cpus()
     other = ray.remote(ProgressActor).options(num_cpus=cpus).remote()
     ray.get(other.snapshot.remote())
-    told, entered = list[str](), threading.Event()
+    log, entered = list[str](), threading.Event()
 
     def enter() -> None:
-        with cluster.reserve("association", {"CPU": cpus}, told.append):
+        with cluster.reserve("association", {"CPU": cpus}, log.append):
             entered.set()
 
     threading.Thread(target=enter, daemon=True).start()
-    while not told:
+    while not log:
         assert not entered.is_set()
         time.sleep(0.05)
-    assert told == [f"association: waiting for {cpus:g} CPU, which others hold: 0 CPU free"]
+    (line,) = log
+    assert f"{cpus:g} CPU" in line and "0 CPU free" in line
     ray.kill(other)
     assert entered.wait(30)
 
 
-def test_a_stage_that_no_node_has_room_for_is_told_at_once() -> None:
+def test_a_stage_that_needs_more_than_the_cluster_fails_at_once() -> None:
     with (
-        pytest.raises(UserError, match="needs 1000 CPU, but the cluster has"),
+        pytest.raises(UserError, match="1000 CPU"),
         cluster.reserve("x", {"CPU": 1000}, print),
     ):
         pass

@@ -1,4 +1,4 @@
-"""Validation metrics of a model for gates: as training recorded them, or measured again on the candidate's images."""
+"""Validation metrics for gates: as recorded by training, or computed again on the candidate's validation faces."""
 
 import tempfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from daefr.data.manifest import Fetch, load_manifest
 from daefr.settings.training import TrainingConfig
 from daefr.stages import stage_from_checkpoint
 from daefr.training.validation import validate
-from pipelines.engine.computed import Computed
+from pipelines.engine.compute_info import ComputeInfo
 from pipelines.engine.validation import ValidationMetrics
 from pipelines.promote.gates import GateMetric
 from pipelines.promote.settings import Gate
@@ -19,17 +19,14 @@ from pipelines.tracking import registry
 from pipelines.tracking.client import Tracking
 from pipelines.tracking.registry import Version
 
-COMPUTED = Computed(device="cpu")
-"""How `measure_version` computes: everywhere in the same way, whatever the cluster trains on."""
+COMPUTED = ComputeInfo(device="cpu")
+"""How `validate_version` computes, whatever the cluster trains on."""
 
 
-def measure_version(
+def validate_version(
     tracking: Tracking, version: Version, training: TrainingConfig, dataset: Path, fetch: Fetch | None
 ) -> ValidationMetrics | None:
-    """Validate a version on the validation faces of a dataset; None where it does not take images of that size.
-
-    It is computed as `COMPUTED` says.
-    """
+    """Validate a version on a dataset's validation faces; None if it is for another resolution."""
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = load_checkpoint(registry.download(tracking, version, Path(scratch)))
         if checkpoint.network.autoencoder.resolution != load_manifest(dataset).resolution:
@@ -40,7 +37,7 @@ def measure_version(
     return metrics
 
 
-def validation_metric(metrics: ValidationMetrics, gate: Gate, computed: Computed | None) -> GateMetric:
-    """Return the validation metric that a gate asks for."""
+def validation_metric(metrics: ValidationMetrics, gate: Gate, computed: ComputeInfo | None) -> GateMetric:
+    """Return the validation metric that a gate needs."""
     value = metrics.get(gate.metric, metrics.get(f"validation_{gate.metric}"))
-    return GateMetric(value, "" if value is not None else "training did not measure it", computed=computed)
+    return GateMetric(value, "" if value is not None else "it was not computed in training", computed=computed)

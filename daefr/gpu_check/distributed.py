@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from daefr import ranks
 from daefr.data.dataset import Batch
-from daefr.gpu_check.checks import Check, Figures, NotAvailableError, Outcome
+from daefr.gpu_check.checks import Check, CheckResult, Metrics, NotAvailableError
 from daefr.gpu_check.context import Context
 from daefr.gpu_check.workload import Mode, Workload
 from daefr.profiling import random_images
@@ -24,7 +24,7 @@ STAGES: tuple[StageName, ...] = ("restoration", "association")
 ROUNDING = 1e-3
 """Largest relative difference of losses and gradient norms between two ranks and one."""
 SAME = ("restoration",)
-"""Stages that compute the same with any number of ranks; the others' BatchNorm sees a rank's own samples."""
+"""Stages whose results do not depend on the number of ranks; the others have a BatchNorm per rank."""
 
 
 def checks(context: Context) -> Iterator[Check]:
@@ -33,14 +33,14 @@ def checks(context: Context) -> Iterator[Check]:
     yield Check("NCCL with one rank", lambda: _nccl(context), seconds=60)
 
 
-def _two_ranks(context: Context) -> Outcome:
+def _two_ranks(context: Context) -> CheckResult:
     folder = context.folder / "ranks"
     folder.mkdir()
     start = time.perf_counter()
     _spawn(_train_as_rank, (context.for_process(), folder), RANKS)
     seconds = time.perf_counter() - start
     results = [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(RANKS)]
-    figures: Figures = {"seconds": seconds}
+    metrics: Metrics = {"seconds": seconds}
     problems: list[str] = []
     for name in _stages(context):
         first, second = (result[name] for result in results)
@@ -49,16 +49,16 @@ def _two_ranks(context: Context) -> Outcome:
         ]
         if different:
             problems.append(f"{name}: {len(different)} parameters differ between the ranks, such as {different[0]}")
-        figures[f"{name}_seconds_per_step"] = first["seconds"]
+        metrics[f"{name}_seconds_per_step"] = first["seconds"]
         if name in SAME:
             alone = _train(context, name, _batch(context))
             for term in ("loss", "gradient_norm"):
                 values = torch.tensor([result[name][term] for result in results]).mean(0)
                 difference = float((values / torch.tensor(alone[term]) - 1).abs().max())
-                figures[f"{name}_{term}_differs_by"] = difference
+                metrics[f"{name}_{term}_differs_by"] = difference
                 if not difference <= ROUNDING:
                     problems.append(f"{name}: {term} differs by {difference:.1e} from one rank's")
-    return Outcome(figures, problems)
+    return CheckResult(metrics, problems)
 
 
 def _train_as_rank(rank: int, context: Context, folder: Path) -> None:
@@ -89,15 +89,15 @@ def _batch(context: Context) -> Batch:
     return random_images(context.network.autoencoder.resolution, RANKS)
 
 
-def _nccl(context: Context) -> Outcome:
+def _nccl(context: Context) -> CheckResult:
     if not context.on_gpu:
         raise NotAvailableError("NCCL needs a GPU")
     folder = context.folder / "nccl"
     folder.mkdir()
     start = time.perf_counter()
     _spawn(_train_over_nccl, (context.for_process(), folder), 1)
-    figures: Figures = {"seconds": time.perf_counter() - start}
-    return Outcome(figures | torch.load(folder / "result.pt", weights_only=True))
+    metrics: Metrics = {"seconds": time.perf_counter() - start}
+    return CheckResult(metrics | torch.load(folder / "result.pt", weights_only=True))
 
 
 def _train_over_nccl(rank: int, context: Context, folder: Path) -> None:
@@ -113,9 +113,9 @@ def _train_over_nccl(rank: int, context: Context, folder: Path) -> None:
     dist.all_reduce(reduced)
     context.synchronize()
     seconds = time.perf_counter() - start
-    everyone = ranks.gather("answer")
+    answers = ranks.gather("answer")
     dist.barrier()
-    torch.save({"all_reduce_1_gib_seconds": seconds, "answers": len(everyone)}, folder / "result.pt")
+    torch.save({"all_reduce_1_gib_seconds": seconds, "answers": len(answers)}, folder / "result.pt")
     dist.destroy_process_group()
 
 
@@ -124,7 +124,7 @@ def _join(backend: str, rank: int, count: int, folder: Path, context: Context) -
         torch.cuda.set_device(context.device)
     else:
         torch.set_num_threads(1)
-    dist.init_process_group(backend, init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=count)
+    dist.init_process_group(backend, init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=count)
 
 
 def _spawn(function: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:

@@ -1,16 +1,16 @@
-"""A cost model of the public reference: the same network, losses and gradients, computed the way it computes them.
+"""An imitation of the public reference: the same network, losses and gradients, computed as inefficiently.
 
-What it does otherwise than we do, as its lineage (VQGAN, in the training loop of PyTorch Lightning 1.0) does:
+Like VQGAN in the training loop of PyTorch Lightning 1.0, it differs from our implementation as follows:
 
-- Every optimizer runs the whole forward pass again, of both autoencoders in the association: two passes a step in
-  stage 1, four in stage 2. As that loop does, only what the optimizer in turn trains gets gradients.
-- The adaptive weight takes both losses' gradients of the last layer from the losses on, through the perceptual network
-  and the discriminator, and the backward pass goes there a second time.
-- The perceptual network is set to train with all the rest, so that its channel weights drop half of the differences.
-- Stage 3 decodes the image, with a graph to the fused feature and the decoder's weights, though no loss ever uses it.
-- Codes are looked up by a one-hot matrix (tokens x codes) times the codebook, at distances that include every term;
-  attention is written out as two products and a softmax; positions are repeated before the convolution that follows;
-  nothing is stored twice as briefly to be computed again. Channels first, float32.
+- Every optimizer runs the complete forward pass again, of both autoencoders in the association: two passes per step in
+  stage 1, four in stage 2. Only the parameters of that optimizer get gradients.
+- The adaptive weight computes both losses' gradients of the last layer by a backward pass through the perceptual
+  network and the discriminator, which is repeated for the training step.
+- The perceptual network is in train mode, so that dropout removes half of the differences.
+- Stage 3 decodes the image, with a graph to the fused feature and the decoder's weights, although no loss uses it.
+- Codes are looked up by the product of a one-hot matrix (tokens x codes) and the codebook, with all terms of the
+  distances; attention consists of two products and a softmax; upsampling is explicit; no activations are recomputed.
+  Channels first, float32.
 """
 
 from dataclasses import replace
@@ -40,11 +40,11 @@ from daefr.training.state import TrainingState
 Side = Literal["ours", "reference"]
 
 SPEED = Speed(channels_last=False, autocast="off", compile=False, retain_freed_memory=False)
-"""The reference's: float32, channels first and not compiled; it keeps no freed memory."""
+"""The options of the reference: float32, channels first, not compiled."""
 
 
 def build_side(case: Case, side: Side) -> tuple[Stage, TrainingConfig]:
-    """Build one side's stage, and what it is trained with; both sides have the same weights."""
+    """Build one side's stage and the settings of its training; both sides have the same weights."""
     if side == "ours":
         return case.build()
     stage, training = replace(case, speed=SPEED).build()
@@ -68,7 +68,7 @@ def prepare_side(case: Case, side: Side) -> Run:
 
 
 def compute_as_reference(stage: Stage) -> None:
-    """Make a stage's networks compute, in place, the way the reference does."""
+    """Replace methods of a stage's networks with those of the reference, in place."""
     for module in stage.modules():
         for kind, methods in REPLACED_METHODS.items():
             if isinstance(module, kind):
@@ -83,10 +83,10 @@ def restore_as_reference(model: RestorationModel, lq: Tensor) -> Tensor:
 
 
 class ReferenceOptimization:
-    """Takes training steps as the reference does: one optimizer after the other, each with passes of its own."""
+    """Performs training steps like the reference: one optimizer after the other, each with its own passes."""
 
     def __init__(self, state: TrainingState) -> None:
-        """Take over the weights and the settings of a training, on one device."""
+        """Use the weights and the settings of a training, on one device."""
         self._state, self._stage = state, state.stage
         training = state.training
         self._optimizers = {
@@ -98,12 +98,12 @@ class ReferenceOptimization:
             for name, module in self._turns().items()
         }
         if isinstance(self._stage, RestorationStage):
-            # no optimizer has them, but nothing tells the graph so
+            # not trained, but the reference does not freeze them
             self._stage.generator.decoder.requires_grad_(True)
             self._stage.generator.post_quant_conv.requires_grad_(True)
 
     def step(self, images: Batch) -> tuple[None, dict[str, Tensor]]:
-        """Train on one batch; return every scalar, by the names that our own step gives them."""
+        """Train on one batch; return the scalars, with the names of our step."""
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=images["hq"].device)
         for turn, optimizer in self._optimizers.items():
@@ -116,11 +116,11 @@ class ReferenceOptimization:
             if not turn.startswith("discriminator"):
                 total = total + loss.total.detach()
         if "contrastive" in terms:
-            total = total - terms["contrastive"]  # which each autoencoder's loss holds, ours once
+            total = total - terms["contrastive"]  # part of both autoencoders' losses, but only once of ours
         self._state.step += 1
         return None, terms | {"loss": total}
 
-    def _decode_in_vain(self, model: RestorationModel, output: RestorationOutput) -> None:
+    def _decode_unused_image(self, model: RestorationModel, output: RestorationOutput) -> None:
         codes = model.codebook.lookup(output.logits.argmax(2), output.feature.shape[2])
         model.decoder(model.post_quant_conv(output.feature + (codes - output.feature).detach()))
 
@@ -146,13 +146,13 @@ class ReferenceOptimization:
             return _autoencoder_loss(stage, self._state.training, kind, branch, images)
         assert isinstance(stage, RestorationStage)  # noqa: S101  # there is no other kind
         output = stage.generator(stage.generator_input(images))
-        self._decode_in_vain(stage.generator, output)
+        self._decode_unused_image(stage.generator, output)
         return stage.generator_loss(output, images, adversarial=False, average=ranks.average)
 
 
 def _autoencoder_loss(stage: AutoencoderStage, training: Any, kind: str, branch: str, images: Batch) -> Loss:
-    """The loss of one optimizer's turn, after a whole forward pass of its own."""
-    assert isinstance(training, AutoencoderTraining)  # noqa: S101  # by the stage
+    """Return the loss of one optimizer, after a complete forward pass."""
+    assert isinstance(training, AutoencoderTraining)  # noqa: S101  # for the type checker
     outputs = stage.generator(stage.generator_input(images))
     terms: dict[str, Tensor] = {}
     contrastive = torch.zeros((), device=images[branch].device)
@@ -210,7 +210,7 @@ def _attention(self: AttentionBlock, x: Tensor, y: Tensor | None = None) -> Tens
 def _predictor_layer(self: PredictorLayer, x: Tensor, position: Tensor) -> Tensor:
     normed = self.norm1(x)
     placed = normed + position
-    # as the attention weights are returned, they are written out
+    # returning the attention weights prevents the use of a fused kernel
     x = x + self.self_attn(placed, placed, normed, need_weights=True)[0]
     return x + self.linear2(F.gelu(self.linear1(self.norm2(x))))  # type: ignore[no-any-return]
 
@@ -256,4 +256,4 @@ REPLACED_METHODS: dict[type[nn.Module], dict[str, Any]] = {
     Quantizer: {"forward": _quantize, "assign": _assign, "lookup": _one_hot_lookup},
     PerceptualLoss: {"forward": _perceptual, "train": nn.Module.train},
 }
-"""What replaces the methods of our own parts."""
+"""The reference's methods, by our modules."""

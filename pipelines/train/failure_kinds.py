@@ -1,4 +1,4 @@
-"""What the error of a worker is a symptom of, by its type and by the phrases of PyTorch, gloo, NCCL and CUDA."""
+"""Classifies the errors of workers, by type and by the messages of PyTorch, gloo, NCCL and CUDA."""
 
 from collections.abc import Iterable
 from enum import IntEnum
@@ -10,25 +10,25 @@ from daefr.errors import UserError
 from daefr.training.errors import NonFiniteLossError, StoppedError
 
 
-class Symptom(IntEnum):
-    """What an error says. Where several workers fail, the lowest is the cause and the others follow from it.
+class FailureKind(IntEnum):
+    """Kinds of failures. If several workers fail, the one with the lowest kind is the cause of the others.
 
-    Under NCCL a worker that loses its peers raises an error or is aborted by PyTorch's watchdog, so that a worker that
-    died explains less than an exception of its own does.
+    With NCCL, PyTorch's watchdog aborts workers that have lost a peer, so a dead worker is a less likely cause than an
+    exception.
     """
 
     FINAL = 0
-    """A mistake of the user, a loss that is not finite, or a requested stop."""
+    """A user error, a non-finite loss, or a requested stop."""
     OUT_OF_MEMORY = 1
-    """The GPU's memory does not suffice: it would not suffice again."""
+    """The GPU is out of memory, which a retry would not change."""
     HARDWARE = 2
-    """The GPU or its link has failed: another one may work."""
-    OWN = 3
-    """Anything else that the worker itself did."""
+    """The GPU or its link has failed; another one may work."""
+    WORKER = 3
+    """Any other error in the worker."""
     DIED = 4
-    """A process or a node is gone."""
+    """A process or a node was lost."""
     LOST_PEER = 5
-    """The only trouble of this worker is that another one is gone or unreachable."""
+    """The worker lost the connection to another one."""
 
 
 _LOST_PEER = (
@@ -38,7 +38,7 @@ _LOST_PEER = (
     "connection refused",
     "broken pipe",
     "socket timeout",
-    # NCCL, whose errors reach Python as a RuntimeError where a library or another process repeats them
+    # NCCL, also when another library repeats the message in a RuntimeError
     "closed by remote peer",
     "ncclremoteerror",
     "ncclsystemerror",
@@ -48,7 +48,7 @@ _LOST_PEER = (
     "watchdog caught collective operation timeout",
 )
 _NOT_OF_A_PEER = (
-    # what NCCL and PyTorch raise as a DistBackendError although no other worker is gone
+    # raised as a DistBackendError although no other worker is lost
     "unhandled cuda error",
     "ncclunhandledcudaerror",
     "invalid usage",
@@ -81,27 +81,27 @@ _HARDWARE = (
 _LOST_DATALOADER = ("is killed by signal", "exited unexpectedly")
 
 
-def symptom(error: BaseException) -> Symptom:
-    """Return what a worker's error, as Ray Train gives it, is a symptom of."""
+def classify(error: BaseException) -> FailureKind:
+    """Return the kind of a worker's error as reported by Ray Train."""
     if isinstance(error, UserError | NonFiniteLossError | StoppedError):
-        return Symptom.FINAL
+        return FailureKind.FINAL
     if type(error).__module__.startswith("ray."):
-        return Symptom.DIED
-    return _of_runtime_error(error) if isinstance(error, RuntimeError) else Symptom.OWN
+        return FailureKind.DIED
+    return _classify_runtime_error(error) if isinstance(error, RuntimeError) else FailureKind.WORKER
 
 
-def _of_runtime_error(error: RuntimeError) -> Symptom:
+def _classify_runtime_error(error: RuntimeError) -> FailureKind:
     text = str(error).lower()
     names_a_peer = isinstance(error, DistError) or _any(_LOST_PEER, text)
     names_another_cause = not isinstance(error, DistNetworkError) and _any(_NOT_OF_A_PEER, text)
-    # first what names the GPU's trouble: NCCL repeats errors of CUDA that it happens to meet
-    signs = {
-        Symptom.OUT_OF_MEMORY: isinstance(error, OutOfMemoryError) or _any(_OUT_OF_MEMORY, text),
-        Symptom.HARDWARE: _any(_HARDWARE, text),
-        Symptom.DIED: text.startswith("dataloader worker") and _any(_LOST_DATALOADER, text),
-        Symptom.LOST_PEER: names_a_peer and not names_another_cause,
+    # errors of the GPU first, because NCCL repeats them
+    matches = {
+        FailureKind.OUT_OF_MEMORY: isinstance(error, OutOfMemoryError) or _any(_OUT_OF_MEMORY, text),
+        FailureKind.HARDWARE: _any(_HARDWARE, text),
+        FailureKind.DIED: text.startswith("dataloader worker") and _any(_LOST_DATALOADER, text),
+        FailureKind.LOST_PEER: names_a_peer and not names_another_cause,
     }
-    return next((found for found, is_it in signs.items() if is_it), Symptom.OWN)
+    return next((kind for kind, matched in matches.items() if matched), FailureKind.WORKER)
 
 
 def _any(phrases: Iterable[str], text: str) -> bool:
