@@ -36,7 +36,7 @@ class RestorationModel(PythonModel):
     ) -> pd.DataFrame:
         """Restore each row's `image`, the bytes of a file, or the file at its `path`, of any kind that is read.
 
-        Returns for each row `image` (the bytes of a PNG, or of a TIFF where the parameter `pages` is "all" and there are
+        Returns for each row `image` (the bytes of a PNG, of a TIFF where the parameter `pages` is "all" and there are
         several; None if there is a problem), `faces` (the number of restored faces) and `problem` (an error message, or
         empty).
         """
