@@ -14,6 +14,8 @@ from daefr.errors import UserError
 from daefr.settings.faces import CROP_SIDE, FaceFilters
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT
 
+DEFAULTS = {"min_size": "the crops' side", "min_face": "an eighth of --min-size"}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options; every filter of faces is one."""
@@ -22,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", metavar="PATH", type=Path, help="RetinaFace weights (default: facexlib's)")
     parser.add_argument("--side", type=int, default=CROP_SIDE, help="of the crops, in pixels (default %(default)s)")
     for name, setting in FaceFilters.model_fields.items():
-        default = "the crops' side" if setting.default is None else f"{setting.default:g}"
+        default = DEFAULTS[name] if setting.default is None else f"{setting.default:g}"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             metavar="X",
@@ -31,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, default=MAX_PIXELS, help="larger images are not decoded (default %(default)s)"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with what became of each face")
     add_conflict_option(parser)
     add_device_option(parser)
 

@@ -18,6 +18,7 @@ from typing import get_args
 from daefr.cli.outputs import add_conflict_option
 from daefr.device import add_device_option, resolve_device
 from daefr.locate import find_model
+from daefr.settings.faces import MIN_FACE
 from daefr.settings.images import Pages
 from daefr.settings.restore import BATCH_SIZE, SCALES, Format, Metadata
 
@@ -45,6 +46,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upscale", type=int, choices=SCALES, default=1, help="enlarge photographs this many times (default 1)"
     )
+    parser.add_argument(
+        "--min-face",
+        metavar="PIXELS",
+        type=int,
+        default=MIN_FACE,
+        help="smallest face that is looked for; the larger, the faster (default %(default)s)",
+    )
     parser.add_argument("--upscaler", metavar="PATH", type=Path, help="spandrel model (default: resampling)")
     parser.add_argument("--detector", metavar="PATH", type=Path, help="RetinaFace weights (default: facexlib's)")
     parser.add_argument("--parser", metavar="PATH", type=Path, help="ParseNet weights, for tighter masks")
@@ -67,6 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--suffix", default="", help="inserted before the last suffix of a result's name")
     parser.add_argument("--side-by-side", action="store_true", help="write before and after beside each other")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, with each photograph's faces")
     add_conflict_option(parser)
     parser.add_argument(
         "--batch", type=int, default=BATCH_SIZE, help="photographs and faces at once (default %(default)s)"

@@ -58,6 +58,8 @@ class AlignmentResult:
 
     crops: dict[str, AlignedFace]
     rejected: list[Rejection]
+    faces: int
+    """How many were found."""
     pages_left: int = 0
 
 
@@ -85,9 +87,9 @@ class Aligner:
         """
         photograph = read_photograph(data, self._max_pixels)
         image = photograph.srgb
-        faces = self._detector.detect(image)
+        faces = self._detector.find(image)
         rejected = [] if faces else [Rejection(source=name, reason=NO_FACE)]
-        found = AlignmentResult({}, rejected, photograph.page_count - 1)
+        found = AlignmentResult({}, rejected, len(faces), photograph.page_count - 1)
         for index, face in enumerate(faces):
             result = self._cut(image, face)
             if isinstance(result, str):

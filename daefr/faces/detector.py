@@ -14,6 +14,7 @@ from daefr.faces.detected import DetectedFace
 from daefr.faces.search import find_faces
 from daefr.files import file_digest
 from daefr.images import Image
+from daefr.settings.faces import MIN_FACE
 
 RETINAFACE_NAME = "detection_Resnet50_Final.pth"
 RETINAFACE_URL = f"https://github.com/xinntao/facexlib/releases/download/v0.1.0/{RETINAFACE_NAME}"
@@ -32,8 +33,7 @@ NETWORKS = {"body.layer1.0.conv1.weight": "resnet50", "body.stage1.0.0.weight": 
 WRAPPED = "module."
 
 DETECTION_SIDE = 640
-"""A photograph is shrunk to this long side, in pixels, before faces are looked for. Those of some 16 pixels are still
-found, and a face that is large enough for a crop shrinks to more than that."""
+"""The first look at a photograph is at no more than this long side, in pixels."""
 MIN_SCORE = 0.5
 NMS_OVERLAP = 0.4
 ROW = 15
@@ -42,16 +42,18 @@ ROW = 15
 class Detector:
     """A face detector that is ready to use."""
 
-    def __init__(self, network: Any, side: int = DETECTION_SIDE) -> None:
+    def __init__(self, network: Any, side: int = DETECTION_SIDE, min_face: int = MIN_FACE) -> None:
         """Use a `facexlib.detection.retinaface.RetinaFace` on photographs of that long side; `load` makes one."""
-        self._network, self.side = network, side
+        if min_face < 1:
+            raise UserError(f"a smallest face of {min_face} pixels is not possible; give 1 or more")
+        self._network, self.side, self._min_face = network, side, min_face
 
     @classmethod
-    def load(cls, path: Path | None = None, device: torch.device | None = None) -> "Detector":
+    def load(cls, path: Path | None = None, device: torch.device | None = None, min_face: int = MIN_FACE) -> "Detector":
         """Load the weights at `path`, or without one facexlib's (see `find_detector`), by default onto the CPU.
 
-        Their names tell the network, ResNet50 or MobileNet0.25. Raises `UserError` when they are missing or no
-        RetinaFace.
+        Their names tell the network, ResNet50 or MobileNet0.25. `min_face` is that of `daefr.faces.search.find_faces`.
+        Raises `UserError` when the weights are missing or no RetinaFace.
         """
         path, device = find_detector(path), device or torch.device("cpu")
         weights = _read(path)
@@ -66,12 +68,12 @@ class Detector:
             raise UserError(f"{path} is no RetinaFace {kinds[0]}: {problem[:200]}") from None
         if file_digest(path) == LIGHT_SHA256:
             _make_light(network)
-            return cls(network.eval(), LIGHT_SIDE)
-        return cls(network.eval())
+            return cls(network.eval(), LIGHT_SIDE, min_face)
+        return cls(network.eval(), min_face=min_face)
 
     def find(self, image: Image) -> list[DetectedFace]:
         """Return every face of a photograph, small and turned ones too: several looks where `detect` takes one."""
-        return find_faces(self, image)
+        return find_faces(self, image, self._min_face)
 
     def detect(self, image: Image, side: int | None = None) -> list[DetectedFace]:
         """Return the faces of a photograph, (H, W, 3) uint8 RGB, in the order of reading: left to right.

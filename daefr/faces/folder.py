@@ -21,6 +21,8 @@ class AlignmentOutcome:
     rejected: list[Rejection] = field(default_factory=list)
     problem: str = ""
     pages_left: int = 0
+    faces: int = 0
+    """How many were found."""
 
 
 def list_photographs(source: Path, target: Path, passed_over: PassedOver | None = None) -> list[Path]:
@@ -54,7 +56,7 @@ def align_files(
         except (OSError, ValueError) as error:
             yield AlignmentOutcome(path, problem=str(error))
             continue
-        outcome = AlignmentOutcome(path, rejected=found.rejected, pages_left=found.pages_left)
+        outcome = AlignmentOutcome(path, rejected=found.rejected, pages_left=found.pages_left, faces=found.faces)
         for crop_name, crop in found.crops.items():
             result = f"{crop_name}.png"
             try:

@@ -3,15 +3,10 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from daefr.images import Image
 from daefr.photographs.colours import Colours
 from daefr.photographs.deep import Channel, Pixels, to_8_bit
 from daefr.photographs.hidden import fade_hidden, fill_hidden
-
-ONE_TONE = 3.0
-"""By how much, in levels of 255, the colours of a black and white photograph deviate from its tone, in a JPEG."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +55,3 @@ class Photograph:
     def pixel_count(self) -> int:
         """How many pixels it has, with those of `further` pages."""
         return sum(page.pixels.shape[0] * page.pixels.shape[1] for page in (self, *self.further))
-
-    @property
-    def is_monochrome(self) -> bool:
-        """Whether all its colours are of one tone, such as gray."""
-        red, green, blue = (self.srgb[..., channel].astype(np.int16) for channel in range(3))
-        return self.one_channel or bool(max((red - green).std(), (green - blue).std()) <= ONE_TONE)

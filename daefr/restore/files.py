@@ -60,13 +60,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: where its result is, or why there is none; and how many pages were not looked at."""
+    """What became of one file: where its result is, or why there is none.
+
+    `pages_left`: how many pages were not looked at. `faces`: how many were restored, where that is known.
+    """
 
     source: Path
     status: Status
     target: Path | None = None
     problem: str = ""
     pages_left: int = 0
+    faces: int | None = None
 
 
 def list_files(source: Path, target: Path, passed_over: PassedOver | None = None) -> list[Path]:
@@ -241,8 +245,9 @@ class _Written:
             if error.errno in OF_ONE_NAME:
                 return Outcome(source, "failed", problem=f"its result cannot be written: {error.strerror}")
             raise UserError(f"{self._folder / name} cannot be written: {error.strerror}") from None
-        status: Status = "restored" if restoration.face_count else "no face"
-        return Outcome(source, status, self._folder / written, pages_left=restoration.pages_left)
+        faces = restoration.face_count
+        status: Status = "restored" if faces else "no face"
+        return Outcome(source, status, self._folder / written, pages_left=restoration.pages_left, faces=faces)
 
     def _name_of(self, source: Path) -> str:
         return path_from(source, self._folder)

@@ -12,7 +12,7 @@ import torch
 
 from daefr.device import choose_device
 from daefr.errors import UserError
-from daefr.faces.alignment import Matrix, alignment_matrix, warp
+from daefr.faces.alignment import Matrix, alignment_matrix, scale_of, warp
 from daefr.faces.detected import DetectedFace
 from daefr.faces.detector import Detector
 from daefr.faces.template import template_landmarks
@@ -25,7 +25,9 @@ from daefr.restore.masks import FaceParser, Mask, find_parser, whole_mask
 from daefr.restore.model import FOR_RESTORING, CropRestorer, open_model
 from daefr.restore.paste import Patch, match_colours, paste
 from daefr.restore.sources import AnySource, as_source
+from daefr.restore.tones import find_tone
 from daefr.restore.upscale import Upscaler, upscale_image
+from daefr.settings.faces import MIN_FACE
 from daefr.settings.images import MAX_PIXELS, PIXEL_LIMIT, Pages
 from daefr.settings.restore import BATCH_SIZE, SCALES
 from daefr.settings.speed import Speed
@@ -125,6 +127,7 @@ class Restorer:
         upscaler: Upscaler | None = None,
         batch: int = BATCH_SIZE,
         max_pixels: int = MAX_PIXELS,
+        min_face: int = MIN_FACE,
     ) -> None:
         """Use the model of a stage; `load` makes one from a checkpoint, and tells what the arguments are."""
         if batch < 1:
@@ -132,6 +135,7 @@ class Restorer:
         self._crops = CropRestorer(stage, device, speed)
         self._device, self._batch, self._max_pixels = device, batch, max_pixels
         self._detector, self._parser, self._upscaler = detector, parser, upscaler
+        self._min_face = min_face
         self._lock = threading.Lock()
 
     @classmethod
@@ -145,6 +149,7 @@ class Restorer:
         *,
         batch: int = BATCH_SIZE,
         max_pixels: int = MAX_PIXELS,
+        min_face: int = MIN_FACE,
         speed: Speed = FOR_RESTORING,
     ) -> "Restorer":
         """Load a model, and what goes with it.
@@ -159,6 +164,7 @@ class Restorer:
             upscaler: a model file that spandrel reads, for `upscale`; by default pixels are resampled.
             batch: how many faces the network restores at once.
             max_pixels: larger photographs are refused before they are decoded.
+            min_face: the smallest face that is looked for, see `daefr.faces.search.find_faces`.
             speed: autocast, memory layout and compilation.
 
         Raises:
@@ -178,6 +184,7 @@ class Restorer:
             upscaler=None if upscaler is None else Upscaler.load(Path(upscaler), device),
             batch=batch,
             max_pixels=max_pixels,
+            min_face=min_face,
         )
 
     @property
@@ -192,7 +199,7 @@ class Restorer:
         """
         with self._lock:
             if self._detector is None or isinstance(self._detector, Path):
-                self._detector = Detector.load(self._detector, self._device)
+                self._detector = Detector.load(self._detector, self._device, self._min_face)
             return self._detector
 
     def __call__(
@@ -325,33 +332,29 @@ class Restorer:
         return opened
 
     def _finish(self, opened: Opened, restored: Sequence[Image | ImageError]) -> Restoration | ImageError:
-        images: list[Image] = []
-        for image in restored:
+        faces, images = [], []
+        for (face, matrix), crop, image in zip(opened.faces, opened.crops, restored, strict=True):
             if isinstance(image, ImageError):
                 return image
-            images.append(image)
-        faces = [
-            RestoredFace(face.box, face.landmarks, face.score, crop, image, matrix)
-            for (face, matrix), crop, image in zip(opened.faces, opened.crops, images, strict=True)
-        ]
+            faces.append(RestoredFace(face.box, face.landmarks, face.score, crop, image, matrix))
+            tone = find_tone(crop, scale_of(matrix))
+            matched = image if opened.aligned else match_colours(image, crop)
+            images.append(matched if tone is None else tone.apply(matched))
         if opened.aligned:
             return Restoration(self._restored_crop(opened.photograph, images[0]), faces, opened.photograph)
-        return Restoration(self._paste(opened, faces, opened.scale), faces, opened.photograph, opened.scale)
+        return Restoration(self._paste(opened, faces, images), faces, opened.photograph, opened.scale)
 
     def _restored_crop(self, photograph: Photograph, image: Image) -> Photograph:
         alpha = None if photograph.alpha is None else self._crops.resize(to_8_bit(photograph.alpha))
         return replace(photograph, pixels=image, alpha=alpha, profile=None, one_channel=False, further=())
 
-    def _paste(self, opened: Opened, faces: Sequence[RestoredFace], scale: int) -> Photograph:
-        photograph = opened.photograph
-        is_monochrome = bool(faces) and photograph.is_monochrome
+    def _paste(self, opened: Opened, faces: Sequence[RestoredFace], images: Sequence[Image]) -> Photograph:
+        photograph, scale = opened.photograph, opened.scale
         patches = []
-        for face in faces:
-            image = match_colours(face.restored, face.crop)
-            image = photograph.colours.from_srgb(_in_tone_of(face.crop, image) if is_monochrome else image)
+        for face, image in zip(faces, images, strict=True):
             matrix = face.matrix.copy()
             matrix[:, :2] /= scale
-            patches.append(Patch(image, self._mask(face.restored), matrix))
+            patches.append(Patch(photograph.colours.from_srgb(image), self._mask(face.restored), matrix))
         background, alpha = photograph.pixels, photograph.alpha
         if scale > 1:  # each pixel takes from its neighbours
             background = upscale_image(photograph.filled, scale, self._upscaler)
@@ -381,9 +384,3 @@ def _check_square(photograph: Photograph) -> None:
 def _distance(face: DetectedFace, x: float, y: float) -> float:
     left, top, right, bottom = face.box.tolist()
     return float(np.hypot((left + right) / 2 - x, (top + bottom) / 2 - y))
-
-
-def _in_tone_of(crop: Image, image: Image) -> Image:
-    """Return an image with its own light and the colours of the crop that it was made from."""
-    lighter = (image.astype(np.float64) - crop) @ np.array([0.299, 0.587, 0.114])
-    return np.asarray(np.clip(crop + np.rint(lighter)[..., None], 0, 255), np.uint8)

@@ -9,6 +9,9 @@ from daefr.settings.base import Settings
 CROP_SIDE = 512
 """Side in pixels of the largest crop, and of the crops that the template and the sizes of components are stated for."""
 
+MIN_FACE = 16
+"""Pixels of the smallest face that is looked for, unless another is asked for: about the smallest that is found."""
+
 
 class FaceFilters(Settings):
     """What a face must be like. A reason's part before the colon is what it is counted under."""
@@ -20,6 +23,11 @@ class FaceFilters(Settings):
         None,
         description="Smallest side, in pixels of the photograph, of the square that becomes a crop. By default, the "
         "configured resolution, so that no crop is enlarged.",
+    )
+    min_face: PositiveInt | None = Field(
+        None,
+        description="Smallest face that is looked for, by the longer side of its box in pixels of the photograph; the "
+        "larger, the faster. By default, an eighth of the smallest crop that is used.",
     )
     max_outside: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1,
@@ -36,6 +44,10 @@ class FaceFilters(Settings):
         description="Lowest sharpness of a crop (daefr.faces.quality.sharpness); FFHQ has 0.2 to 0.5 at 512 pixels; 0 "
         "turns the filter off.",
     )
+
+    def smallest_face(self, resolution: int) -> int:
+        """Return how small the faces are, in pixels, that are looked for to make crops of that resolution."""
+        return self.min_face or max(MIN_FACE, (self.min_size or resolution) // 8)
 
     def against_face(self, score: float, size: float, out: float, turned: float, resolution: int) -> str | None:
         """Return why a face is not wanted, as far as can be told before its crop is cut; None if it is."""

@@ -2,9 +2,10 @@
 
 from typing import Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from daefr.settings.base import LocalPath, Place, Settings
+from daefr.settings.faces import MIN_FACE
 from pipelines.storage.paths import absolute
 
 
@@ -21,6 +22,11 @@ class RestorationSettings(Settings):
     )
     only_center_face: bool = Field(
         False, description="Whether only the face nearest to the center of each photograph is restored."
+    )
+    min_face: PositiveInt = Field(
+        MIN_FACE,
+        description="Smallest face that is looked for, by the longer side of its box in pixels of the photograph; the "
+        "larger, the faster.",
     )
     detector: LocalPath | None = Field(
         None, description="RetinaFace weights file. By default, facexlib's weights are downloaded."

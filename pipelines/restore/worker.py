@@ -109,6 +109,7 @@ class Restoring:
             settings.upscaler,
             batch=compute.batch_size,
             max_pixels=settings.max_pixels,
+            min_face=settings.min_face,
         )
         if not settings.aligned:
             restorer.load_detector()

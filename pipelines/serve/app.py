@@ -275,6 +275,7 @@ def _load(config: ReplicaConfig, model: Path) -> Restorer:
         settings.upscaler,
         batch=config.serve.max_batch_size,
         max_pixels=config.serve.max_pixels,
+        min_face=settings.min_face,
     )
     if not settings.aligned:
         restorer.load_detector()  # fail now rather than with the first request

@@ -56,5 +56,5 @@ def _aligner(photographs: Photographs, resolution: int, max_pixels: int) -> "Ali
     from daefr.faces.detector import Detector  # noqa: PLC0415
 
     torch.set_num_threads(1)  # a task has one CPU
-    detector = Detector.load(photographs.detector, choose_device())
+    detector = Detector.load(photographs.detector, choose_device(), photographs.filters.smallest_face(resolution))
     return Aligner(detector, photographs.filters, resolution, max_pixels)

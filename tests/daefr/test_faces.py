@@ -350,7 +350,9 @@ def test_a_folder_becomes_a_folder_of_crops(tmp_path: Path, capsys: pytest.Captu
         (photographs / place).write_bytes(_file(photograph()[0]))
     options = [str(photographs), str(crops), "--device", "cpu", "--side", "100", "--min-sharpness", "0"]
     assert main(["align", *options]) == 0
-    assert capsys.readouterr().out == "2 crops of 2 photographs, 2 low score, 0 failed\n"
+    out, err = capsys.readouterr()
+    assert out == "2 crops of 2 photographs, 2 low score, 0 failed\n"
+    assert err == "".join(f"2 faces: {photographs / name}\n" for name in ("a/b/two.png", "one.png"))
     written = {str(path.relative_to(crops)) for path in crops.rglob("*") if path.is_file()}
     assert written == {"one.png#0.png", "a/b/two.png#0.png", RECORD}
     image, face = photograph()

@@ -185,7 +185,7 @@ def test_photographs_are_restored_and_those_without_a_face_copied(
     assert main(command) == 0
     captured = capsys.readouterr()
     assert captured.out == "1 restored, 1 without a face, 0 skipped, 0 failed\n"
-    assert captured.err == f"no face, copied: {source / 'nobody.jpg'}\n"
+    assert captured.err == f"1 face: {source / 'a' / 'someone.png'}\nno face, copied: {source / 'nobody.jpg'}\n"
     assert _results(out) == {"a/someone.png", "nobody.jpg.png"}
     copy = decode_image((out / "nobody.jpg.png").read_bytes())
     assert np.array_equal(copy, read_photograph(source / "nobody.jpg").pixels)

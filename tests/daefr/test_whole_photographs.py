@@ -19,6 +19,7 @@ from daefr.faces.detector import Detector
 from daefr.images import encode_png
 from daefr.restore.masks import FaceParser, face_mask, whole_mask
 from daefr.restore.paste import Patch, match_colours, paste
+from daefr.restore.tones import LUMA
 from daefr.stages import RestorationStage
 from tests.daefr import tiny
 from tests.daefr.photographs import SHARED, WEIGHTS, Told, needs_detector, needs_faces, photograph
@@ -300,6 +301,29 @@ def test_a_photograph_of_one_tone_keeps_it() -> None:
     plain = (result.min(axis=2) > 5) & (result.max(axis=2) < 250)
     assert np.abs(result[..., 0] - result[..., 1] - 9)[plain].max() <= 1
     assert np.abs(result[..., 1] - result[..., 2] - 7)[plain].max() <= 1
+
+
+@needs_detector
+@pytest.mark.parametrize("name", ["sepia.png", "gray_in_wooden_frame.png"])
+def test_a_toned_or_framed_photograph_keeps_its_colours(detector: Detector, name: str) -> None:
+    path = SHARED / "field" / "photographs" / name
+    if not path.is_file():
+        pytest.skip(f"there is no photograph at {path}")
+    image = np.asarray(PIL.Image.open(path))
+    restorer = Restorer(_stage(), CPU, detector=detector)
+    result = restorer(image)
+    assert len(result.faces) == 4
+    for face in result.faces:
+        left, top, right, bottom = face.box.astype(int)
+        for before, after in (
+            (image[top:bottom, left:right], result.image[top:bottom, left:right]),
+            (face.crop, restorer(face.crop, aligned=True).image),
+        ):
+            light, lighter = before @ LUMA, after @ LUMA
+            middle = (lighter > np.quantile(light, 0.05)) & (lighter < np.quantile(light, 0.95))
+            for channel in range(3):
+                curve = np.polynomial.Polynomial.fit(light.ravel(), (before[..., channel] - light).ravel(), 4)
+                assert abs((after[..., channel] - lighter - curve(lighter))[middle].mean()) < 3
 
 
 def test_a_photograph_is_turned_upright_before_faces_are_looked_for() -> None:

@@ -25,7 +25,10 @@ class RestorationModel(PythonModel):
     """Restores photographs, or aligned crops with the parameter `aligned`, exactly like `daefr restore`."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint; `model_config` may set device, detector, parser and upscaler of `Restorer.load`."""
+        """Load the checkpoint.
+
+        `model_config` may set device, detector, parser, upscaler and min_face of `Restorer.load`.
+        """
         self._restorer = Restorer.load(context.artifacts["checkpoint"], **(context.model_config or {}))
 
     def predict(

@@ -14,6 +14,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 import daefr
 import degradations
 from daefr.images import Image, encode_png
+from daefr.settings.faces import MIN_FACE
 from daefr.version import LICENSE, license_text
 from pipelines.tracking.registry import Package
 
@@ -60,7 +61,7 @@ SIGNATURE = ModelSignature(
 )
 
 # when a model is loaded, MLflow ignores keys that were not declared when it was saved
-CONFIG = dict.fromkeys(("device", "detector", "parser", "upscaler"))
+CONFIG = {**dict.fromkeys(("device", "detector", "parser", "upscaler")), "min_face": MIN_FACE}
 
 USAGE = """Restores photographs, or with `aligned` square crops of faces:
 
@@ -68,8 +69,8 @@ USAGE = """Restores photographs, or with `aligned` square crops of faces:
     model.predict(pandas.DataFrame({"path": ["face.png"]}), params={"aligned": True})
 
 Instead of `path`, `image` takes a file's bytes (base64 in `mlflow models serve`). `model_config=` of `load_model` may
-set the paths of `detector`, `parser` and `upscaler`, and a `device`. `daefr restore --model` takes the directory
-`artifacts/checkpoint`."""
+set the paths of `detector`, `parser` and `upscaler`, a `device`, and `min_face` in pixels. `daefr restore --model`
+takes the directory `artifacts/checkpoint`."""
 
 
 def pack(faces: Sequence[str], checkpoint: Path, target: Path) -> Package:
