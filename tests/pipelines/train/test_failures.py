@@ -17,7 +17,7 @@ from daefr.training.errors import NonFiniteLossError
 from pipelines.errors import StepFailedError
 from pipelines.storage.s3 import StorageError
 from pipelines.train.failure_kinds import FailureKind, classify
-from pipelines.train.failures import FailFastCallback, root_cause, translate
+from pipelines.train.failures import FailFastCallback, find_cause, translate
 from pipelines.train.fit import collective_timeout
 from pipelines.train.settings import StageCompute
 
@@ -189,8 +189,8 @@ def test_a_lost_peer_or_a_broken_gpu_is_tried_as_often_as_is_allowed(error: Exce
 def test_the_error_of_one_rank_is_the_cause_although_nccl_aborted_the_others() -> None:
     died = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
     failures = {0: died, 1: DistBackendError(NCCL_LOST), 2: ValueError("bad number"), 3: died}
-    assert root_cause(failures) == (2, failures[2])
-    assert root_cause({0: DistBackendError(NCCL_LOST), 1: died}) == (1, died)
+    assert find_cause(failures) == (2, failures[2])
+    assert find_cause({0: DistBackendError(NCCL_LOST), 1: died}) == (1, died)
     with pytest.raises(UserError, match="the shard is missing"):
         FailFastCallback("association", Mock()).after_exception(None, failures | {3: UserError("the shard is missing")})
 

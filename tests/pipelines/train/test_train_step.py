@@ -161,13 +161,13 @@ def test_a_start_is_a_checkpoint_or_a_version_and_a_missing_champion_an_error(
     tracking: Tracking, tmp_path: Path
 ) -> None:
     folder = tiny.checkpoint(tmp_path / "checkpoint", tiny.build(HQ)).path
-    assert InitialWeights.find(tracking, HQ, str(folder)).start == folder
+    assert InitialWeights.find(tracking, HQ, str(folder)).checkpoint == folder
     assert set(InitialWeights(folder).inputs()) == {"start"}
     released = tmp_path / "released.ckpt"
     torch.save({"params": {"module.loss.discriminator.main.0.weight": torch.ones(1)}}, released)
     start = InitialWeights.find(tracking, HQ, str(released))
-    assert (start.start, start.inputs()["start"].origin) == (released, str(released))
-    with pytest.raises(UserError, match="is a checkpoint of hq_codebook or lq_codebook, not of restoration"):
+    assert (start.checkpoint, start.inputs()["start"].origin) == (released, str(released))
+    with pytest.raises(UserError, match=r"hq_codebook.*restoration"):
         InitialWeights.find(tracking, "restoration", str(released))
     assert InitialWeights(folder).tags() == {"daefr.start": str(folder)}
     assert InitialWeights.find(tracking, HQ, None) == InitialWeights()
@@ -238,6 +238,6 @@ def test_a_job_has_what_the_workers_need(
 ) -> None:
     monkeypatch.setattr(train_step, "ray", Mock())
     job = stage.job(StepContext(tmp_path, tmp_path, tracking, "run", "parent"))
-    assert (job.stage, job.seed, job.run_id, job.refresh, job.start) == (HQ, 1, "run", None, None)
+    assert (job.stage, job.seed, job.run_id, job.refresh, job.initial_checkpoint) == (HQ, 1, "run", None, None)
     assert job.dataset == stage.dataset.folder
     assert job.fetch is None, "the shards are beside their manifest"
