@@ -36,13 +36,21 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_text_files(tmp_path: Path) -> None:
-    faces = tmp_path / "faces"
-    faces.mkdir()
-    for number in range(8):
-        (faces / f"{number}.txt").write_text("not a face")
-    finished = run("full", tmp_path / "run", f"data.faces={faces}")
+    finished = run("full", tmp_path / "run", f"data.faces={_texts(tmp_path / 'faces', '.txt')}")
+    _is_one_line(finished, "8 other files")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_files_that_only_look_like_images(tmp_path: Path) -> None:
+    finished = run("full", tmp_path / "run", f"data.faces={_texts(tmp_path / 'faces', '.jpg')}")
     _is_one_line(finished, "8 of 8 faces were rejected")
-    assert "not a readable image" in finished.err
+
+
+def _texts(folder: Path, suffix: str) -> Path:
+    folder.mkdir()
+    for number in range(8):
+        (folder / f"{number}{suffix}").write_text("not a face")
+    return folder
 
 
 def test_an_unknown_stage(tmp_path: Path) -> None:
