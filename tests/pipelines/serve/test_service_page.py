@@ -244,6 +244,7 @@ def _open(browser: Any, service: Service, **options: Any) -> Any:
     page = browser.new_context(**options).new_page()
     page.set_default_timeout(120_000)  # other tests run beside this one
     page.faults = []
+    page.on("filechooser", lambda _: None)  # intercepted from the start: expect_file_chooser alone races the key press
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.on(
         "request",
