@@ -156,7 +156,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     image, face = photograph()
     loads: list[Path | None] = []
     detector = Told([face, replace(face, score=0.6)])
-    monkeypatch.setattr(Detector, "load", lambda path, _: loads.append(path) or detector)
+    monkeypatch.setattr(Detector, "load", lambda path, *_: loads.append(path) or detector)
     photographs._aligner.cache_clear()
     path = tmp_path / "photo.png"
     path.write_bytes(encode_png(image))
