@@ -125,8 +125,8 @@ def test_what_is_done_is_not_run_again(finished: tuple[Finished, Path], cluster:
     assert finished[0].code == 0
     again = cluster.submit(ROOT, "pipelines/full.py", *arguments)
     assert again.returncode == 0
-    assert " starts, " not in again.stdout
-    assert "restoration: kept" in again.stdout
+    assert " starting, " not in again.stdout
+    assert "restoration: up to date" in again.stdout
 
 
 def test_who_has_no_token_is_refused(cluster: Nodes, tmp_path: Path) -> None:
