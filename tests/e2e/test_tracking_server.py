@@ -181,9 +181,9 @@ def _refused(database: str | None, *arguments: str) -> str:
 
 
 def test_what_the_server_cannot_start_with_is_one_sentence(tmp_path: Path) -> None:
-    assert "set MLFLOW_BACKEND_STORE_URI" in _refused(None, "--artifacts", str(tmp_path))
+    assert "MLFLOW_BACKEND_STORE_URI" in _refused(None, "--artifacts", str(tmp_path))
     assert "--artifacts" in _refused("sqlite://")
     away = f"postgresql+psycopg2://mlflow@127.0.0.1:{free_port()}/mlflow"
-    assert "cannot be used: " in _refused(away, "--artifacts", str(tmp_path))
+    assert "127.0.0.1" in _refused(away, "--artifacts", str(tmp_path))
     here = f"sqlite:///{tmp_path}/mlflow.db"
-    assert "wants --allowed-hosts" in _refused(here, "--artifacts", str(tmp_path), "--host", "0.0.0.0")
+    assert "--allowed-hosts" in _refused(here, "--artifacts", str(tmp_path), "--host", "0.0.0.0")
