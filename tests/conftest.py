@@ -1,8 +1,13 @@
+import os
+import secrets
 from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests import s3_server
+
+# Ray reads its token once a process, so all of its clusters in this one must have the same, whoever starts them.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 SLOW = {
     "test_bench_data",
