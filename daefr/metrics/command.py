@@ -6,8 +6,8 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,9 @@ def measure(options: argparse.Namespace) -> int:
             measured += len(batch)
             for images, row in zip(batch, meter.update(batch), strict=True):
                 table({"name": images.name} | {name: _cell(value) for name, value in row.items()})
-    figures = meter.figures()
-    write = _write_json if options.json else _write_text
-    write(options.protocol, figures, measured, unusable, passed_over)
-    return 0 if not unusable and all(_left_out(figure, measured) == 0 for figure in figures.values()) else 1
+    report = Report(options.protocol, meter.figures(), measured, unusable, passed_over)
+    sys.stdout.write(report.as_json() if options.json else report.as_text())
+    return 0 if report.is_complete else 1
 
 
 def compute_statistics(options: argparse.Namespace) -> int:
@@ -134,62 +133,65 @@ def _cell(value: float) -> float | str:
     return "" if math.isnan(value) else value
 
 
-def _write_text(
-    protocol: str,
-    figures: dict[str, MetricValue],
-    measured: int,
-    unusable: Sequence[Unusable],
-    passed_over: PassedOver,
-) -> None:
-    missing = sum(each.missing for each in unusable)
-    counts = f"{measured} measured, {missing} missing, {len(unusable) - missing} failed{passed_over.summary()}"
-    sys.stdout.write(f"protocol {protocol}; images: {counts}\n")
-    for name, figure in figures.items():
-        if figure.value is None:
-            sys.stdout.write(f"{name:>9}  unavailable: {figure.problem}\n")
-            continue
-        unit = METRIC_KINDS[name].unit if name in METRIC_KINDS else ""
-        notes = "".join(f"  ({note})" for note in _notes(name, figure, measured))
-        sys.stdout.write(f"{name:>9} {figure.value:>10.4f} {unit}".rstrip() + f"{notes}\n")
+@dataclass(frozen=True)
+class Report:
+    """What was measured: the metrics of so many images, and what is in none of them."""
 
+    protocol: str
+    metrics: Mapping[str, MetricValue]
+    measured: int
+    unusable: Sequence[Unusable]
+    passed_over: PassedOver
 
-def _left_out(figure: MetricValue, measured: int) -> int:
-    return measured - figure.count - figure.identical
+    @property
+    def is_complete(self) -> bool:
+        """Whether every image is in every metric."""
+        return not self.unusable and not any(self._left_out(metric) for metric in self.metrics.values())
 
+    def as_text(self) -> str:
+        """Return the lines for people."""
+        missing = sum(each.missing for each in self.unusable)
+        failed = len(self.unusable) - missing
+        counts = f"{self.measured} measured, {missing} missing, {failed} failed{self.passed_over.summary()}"
+        lines = [f"protocol {self.protocol}; images: {counts}"]
+        for name, metric in self.metrics.items():
+            if metric.value is None:
+                lines.append(f"{name:>9}  unavailable: {metric.problem}")
+                continue
+            unit = METRIC_KINDS[name].unit if name in METRIC_KINDS else ""
+            notes = "".join(f"  ({note})" for note in self._notes(name, metric))
+            lines.append(f"{name:>9} {metric.value:>10.4f} {unit}".rstrip() + notes)
+        return "\n".join([*lines, ""])
 
-def _notes(name: str, figure: MetricValue, measured: int) -> Iterator[str]:
-    if figure.count < measured and figure.count:
-        yield f"of {figure.count} images"
-    if figure.identical:
-        yield f"{figure.identical} identical to the ground truth"
-    if _left_out(figure, measured):
-        yield f"{_left_out(figure, measured)} left out: it needs {requirement(name)}"
-    if figure.caution:
-        yield figure.caution
+    def as_json(self) -> str:
+        """Return one object for programs."""
+        content = {
+            "protocol": self.protocol,
+            "measured": self.measured,
+            "missing": [each.name for each in self.unusable if each.missing],
+            "failed": {each.name: each.problem for each in self.unusable if not each.missing},
+            "passed_over": asdict(self.passed_over),
+            "metrics": {name: self._metric_as_json(name, metric) for name, metric in self.metrics.items()},
+        }
+        return json.dumps(content, indent=2) + "\n"
 
+    def _metric_as_json(self, name: str, metric: MetricValue) -> dict[str, Any]:
+        if metric.value is None:
+            return {"unavailable": metric.problem}
+        # JSON knows no infinity, which PSNR has for equal images
+        found = {"value": "inf" if math.isinf(metric.value) else metric.value, "images": metric.count}
+        notes = {"identical": metric.identical, "notes": list(self._notes(name, metric))}
+        return found | {key: value for key, value in notes.items() if value}
 
-def _write_json(
-    protocol: str,
-    figures: dict[str, MetricValue],
-    measured: int,
-    unusable: Sequence[Unusable],
-    passed_over: PassedOver,
-) -> None:
-    content = {
-        "protocol": protocol,
-        "measured": measured,
-        "missing": [each.name for each in unusable if each.missing],
-        "failed": {each.name: each.problem for each in unusable if not each.missing},
-        "passed_over": asdict(passed_over),
-        "metrics": {name: _as_json(name, figure, measured) for name, figure in figures.items()},
-    }
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    def _left_out(self, metric: MetricValue) -> int:
+        return self.measured - metric.count - metric.identical
 
-
-def _as_json(name: str, figure: MetricValue, measured: int) -> dict[str, Any]:
-    if figure.value is None:
-        return {"unavailable": figure.problem}
-    # JSON knows no infinity, which PSNR has for equal images
-    found = {"value": "inf" if math.isinf(figure.value) else figure.value, "images": figure.count}
-    notes = {"identical": figure.identical, "notes": list(_notes(name, figure, measured))}
-    return found | {key: value for key, value in notes.items() if value}
+    def _notes(self, name: str, metric: MetricValue) -> Iterator[str]:
+        if metric.count < self.measured and metric.count:
+            yield f"of {metric.count} images"
+        if metric.identical:
+            yield f"{metric.identical} identical to the ground truth"
+        if left_out := self._left_out(metric):
+            yield f"{left_out} left out: it needs {requirement(name)}"
+        if metric.caution:
+            yield metric.caution

@@ -82,8 +82,9 @@ def depends_on_length(training: TrainingConfig) -> bool:
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted key."""
+    """Return nested settings by dotted key, such as `speed.compile`."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        nested = isinstance(value, Mapping) and value
+        flat |= flatten_settings(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat

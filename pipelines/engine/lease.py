@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 from daefr.errors import UserError
 from daefr.files import write_atomically, write_bytes
 from pipelines.engine.progress import say
@@ -47,7 +49,7 @@ class Holder:
     @property
     def has_ended(self) -> bool:
         """Whether the lease was released, or its process is known to have died."""
-        return self.released or (self.namespace == _namespace() and not _exists(self.pid))
+        return self.released or (self.namespace == _namespace() and not psutil.pid_exists(self.pid))
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -172,13 +174,3 @@ def _namespace() -> str:
         return f"{boot.strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # not Linux
         return socket.gethostname()
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it belongs to another user
-        return True
-    return True

@@ -91,7 +91,7 @@ class Run:
         )
         start = time.monotonic()
         try:
-            output = step.run(StepContext(folder, self.workdir, self.tracking, run_id, self.run_id))
+            output = step.run(self._context(folder, run_id))
         except BaseException as error:
             _finish_unsuccessful(self.tracking, run_id, error)
             raise
@@ -100,6 +100,9 @@ class Run:
         self.tracking.finish(run_id, "FINISHED")
         say(f"{key.name}: done in {result.manifest.seconds:.0f} s")
         return result
+
+    def _context(self, folder: Path, run_id: str) -> StepContext:
+        return StepContext(folder, self.workdir, self.tracking, run_id, self.run_id, self.wait_for_lease)
 
     def _commit(self, key: StepKey, folder: Path, run_id: str, output: StepOutput, seconds: float) -> StepResult:
         manifest = StepManifest(

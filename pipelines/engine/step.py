@@ -82,6 +82,8 @@ class StepContext:
     tracking: Tracking
     run_id: str
     parent_run_id: str
+    wait_for_lease: bool = True
+    """Whether what another process is working on is waited for; else it is an error."""
 
     def writer(self, run_id: str | None = None) -> MetricWriter:
         """Open a writer for the step's MLflow run, or for another one."""

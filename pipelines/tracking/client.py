@@ -24,6 +24,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from numpy.typing import NDArray
 
 from daefr.errors import UserError, is_disk_full, one_line
+from daefr.settings.result_keys import flatten_settings
 from pipelines.tracking.database import FOLDER, artifact_address, open_database, sqlite_path
 from pipelines.tracking.retry import RetryingClient
 
@@ -293,16 +294,13 @@ class MetricWriter:
                 del self._images[0]
 
 
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested dictionaries as ``{"stages.association.steps": "200"}``; other values as JSON, cut to MLflow's limit."""
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[f"{prefix}{key}"] = text[:_PARAM_LENGTH]
-    return flat
+def flatten(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return parameters by dotted key, values other than texts as JSON, cut to MLflow's limit."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in flatten_settings(params).items()
+    }
+    return {key: text[:_PARAM_LENGTH] for key, text in texts.items()}
 
 
 def _client(uri: str) -> MlflowClient:

@@ -123,7 +123,7 @@ class TrainStage(Step):
         job = self.job(context)
         needed = resources(self.compute)
         with (
-            self._leased_checkpoints(context.workdir),
+            self._leased_checkpoints(context),
             cluster.reserve(self.stage, needed, say, self.unavailable_timeout_s),
             self._refreshing(),
         ):
@@ -173,15 +173,15 @@ class TrainStage(Step):
         return f"{key.folder}-{self.training.last_step}" if depends_on_length(self.training) else key.folder
 
     @contextmanager
-    def _leased_checkpoints(self, workdir: Path) -> Iterator[None]:
-        folder = workdir / CHECKPOINTS / self._checkpoints_name
+    def _leased_checkpoints(self, context: StepContext) -> Iterator[None]:
+        folder = context.workdir / CHECKPOINTS / self._checkpoints_name
         if depends_on_length(self.training) and not folder.exists():
             others = folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*")
             for other in others:
                 say(f"{self.stage}: steps={other.name.rpartition('-')[2]} is not resumed: lr_scheduler=cosine "
                     "makes every step depend on the number of steps")  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
-        with leased(folder, self.stage):
+        with leased(folder, self.stage, wait=context.wait_for_lease):
             yield
 
     @contextmanager
