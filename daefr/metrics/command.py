@@ -46,9 +46,9 @@ def measure(options: argparse.Namespace) -> int:
             measured += len(batch)
             for images, row in zip(batch, meter.update(batch), strict=True):
                 table({"name": images.name} | {name: _cell(value) for name, value in row.items()})
-    report = Report(options.protocol, meter.figures(), measured, unusable, passed_over)
-    sys.stdout.write(report.as_json() if options.json else report.as_text())
-    return 0 if report.is_complete else 1
+    measurement = Measurement(options.protocol, meter.figures(), measured, unusable, passed_over)
+    sys.stdout.write(measurement.as_json() if options.json else measurement.as_text())
+    return 0 if measurement.is_complete else 1
 
 
 def compute_statistics(options: argparse.Namespace) -> int:
@@ -134,7 +134,7 @@ def _cell(value: float) -> float | str:
 
 
 @dataclass(frozen=True)
-class Report:
+class Measurement:
     """What was measured: the metrics of so many images, and what is in none of them."""
 
     protocol: str

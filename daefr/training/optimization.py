@@ -20,7 +20,7 @@ from daefr.training.state import TrainingState
 
 
 @dataclass(frozen=True)
-class StepResult:
+class ComputedStep:
     """The results of a step, on the device."""
 
     output: Any
@@ -60,7 +60,7 @@ class Optimization:
         self.apply(result)
         return result.output, result.terms
 
-    def compute_gradients(self, micro_batches: Sequence[Batch]) -> StepResult:
+    def compute_gradients(self, micro_batches: Sequence[Batch]) -> ComputedStep:
         """Compute the gradients of one batch, given as equal micro-batches, for every network trained at this step."""
         stage, adversarial = self._state.stage, self._state.stage.is_adversarial(self._state.step)
         names = self._networks if adversarial else ("generator",)
@@ -81,7 +81,7 @@ class Optimization:
             for name, values in losses.terms.items()
         }
         terms["loss"] = torch.stack(self._losses["generator"].totals).mean()
-        return StepResult(output, {name: torch.cat(chosen) for name, chosen in indices.items()}, terms)
+        return ComputedStep(output, {name: torch.cat(chosen) for name, chosen in indices.items()}, terms)
 
     def _compute(self, images: Batch, weight: float) -> Any:
         stage, precision = self._state.stage, autocast(self._state.training.speed, self._device)
@@ -102,7 +102,7 @@ class Optimization:
             torch.autograd.backward(loss.total * weight)
         self._losses[name].add(loss)
 
-    def apply(self, result: StepResult) -> None:
+    def apply(self, result: ComputedStep) -> None:
         """Clip the gradients, if configured, and step the optimizers unless a value is not finite.
 
         Raises `NonFiniteLossError` on all ranks, for this step, or with `check_later` for the previous one.
